@@ -1,0 +1,1 @@
+//! lunar, the admin command line.

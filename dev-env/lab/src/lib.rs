@@ -1,0 +1,1 @@
+//! The VM lab: boots virtual machines with a kernel that has ublk.

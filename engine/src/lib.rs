@@ -1,0 +1,1 @@
+//! The sans-I/O volume engine: map, journal, labels.

@@ -1,0 +1,1 @@
+//! The metadata service: the only authority over extent maps and epochs.

@@ -1,0 +1,1 @@
+//! The gRPC protocol: generated code and conversions between wire and domain types.

@@ -1,0 +1,1 @@
+//! A deterministic world that runs engine and metadata over modelled disks.

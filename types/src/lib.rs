@@ -1,0 +1,1 @@
+//! Units, ids, epochs and geometry: plain values, no I/O.

@@ -1,0 +1,1 @@
+//! fs-core, the node daemon: serves volumes as ublk devices.
