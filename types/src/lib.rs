@@ -1,1 +1,31 @@
-//! Units, ids, epochs and geometry: plain values, no I/O.
+//! Units, ids, epochs, geometry and slots: the plain values every other crate speaks in.
+//!
+//! Invariants:
+//! - a unit is a type: a block index, an extent index and a byte count never mix silently;
+//! - a value that exists is valid: constructors check, fields that carry an invariant are private;
+//! - nothing here does I/O, knows time, or allocates beyond what the value holds.
+//!
+//! Deliberately absent: serialisation. On-LUN formats live in `engine`, wire formats in `proto`,
+//! stored values in `metadata`; each of them converts explicitly.
+
+mod address;
+mod geometry;
+mod ids;
+mod names;
+mod presence;
+mod size;
+mod slot;
+
+pub use address::{ExtentAddress, ExtentRun, LogicalExtent, LunIndex, PhysicalExtent};
+pub use geometry::{
+    BLOCK_BYTES, BLOCK_SHIFT, BlockCount, BlockIndex, BlockRange, ExtentSize, ExtentSizeError,
+    LogicalBlockSize, LogicalBlockSizeError, VOLUME_BYTES_MAX, VolumeSize, VolumeSizeError,
+};
+pub use ids::{
+    BootId, ClusterId, Epoch, IdParseError, Incarnation, LayerId, LunId, NodeId, NodeIncarnation,
+    PoolId, VolumeId,
+};
+pub use names::{Name, NameError};
+pub use presence::Presence;
+pub use size::{ByteCount, SizeParseError};
+pub use slot::{Slot, SlotPlace};
