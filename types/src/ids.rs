@@ -96,6 +96,11 @@ uuid_id!(
     BootId,
     "boot"
 );
+uuid_id!(
+    /// One request of a caller: sent again, it is answered again and done once.
+    RequestId,
+    "request"
+);
 
 macro_rules! counter_id {
     ($(#[$doc:meta])* $name:ident, $repr:ty) => {

@@ -23,7 +23,7 @@ pub use geometry::{
 };
 pub use ids::{
     BootId, ClusterId, Epoch, IdParseError, Incarnation, LayerId, LunId, NodeId, NodeIncarnation,
-    PoolId, VolumeId,
+    PoolId, RequestId, VolumeId,
 };
 pub use names::{Name, NameError};
 pub use presence::Presence;
