@@ -10,6 +10,10 @@ pub const BLOCK_SHIFT: u32 = 12;
 pub const BLOCK_BYTES: u64 = 1 << BLOCK_SHIFT;
 /// The largest volume, in bytes: 4 PiB.
 pub const VOLUME_BYTES_MAX: u64 = 1 << 52;
+/// Where the data area of a LUN begins, in bytes; the label is before it.
+pub const LUN_DATA_START_BYTES: u64 = 1 << 20;
+/// What the data area leaves free at the end of a LUN, in bytes, for the label's second copy.
+pub const LUN_DATA_TAIL_BYTES: u64 = 1 << 20;
 
 /// Position of a 4 KiB block from the start of a volume.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -138,6 +142,12 @@ impl ExtentSize {
     #[must_use]
     pub const fn blocks(self) -> u32 {
         1 << (self.shift - BLOCK_SHIFT)
+    }
+
+    /// How many extents of this size the data area of a LUN of `bytes` bytes holds.
+    #[must_use]
+    pub const fn data_extents(self, bytes: u64) -> u64 {
+        bytes.saturating_sub(LUN_DATA_START_BYTES + LUN_DATA_TAIL_BYTES) >> self.shift
     }
 
     /// The logical extent that holds the byte at `offset`, and the byte's place in it.

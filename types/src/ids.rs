@@ -150,6 +150,11 @@ counter_id!(
     Epoch,
     u64
 );
+counter_id!(
+    /// Position in the journal of one epoch. 0 is before the first.
+    JournalSeq,
+    u64
+);
 
 impl Incarnation {
     /// The incarnation after this one.

@@ -19,11 +19,12 @@ mod slot;
 pub use address::{ExtentAddress, ExtentRun, LogicalExtent, LunIndex, PhysicalExtent};
 pub use geometry::{
     BLOCK_BYTES, BLOCK_SHIFT, BlockCount, BlockIndex, BlockRange, ExtentSize, ExtentSizeError,
-    LogicalBlockSize, LogicalBlockSizeError, VOLUME_BYTES_MAX, VolumeSize, VolumeSizeError,
+    LUN_DATA_START_BYTES, LUN_DATA_TAIL_BYTES, LogicalBlockSize, LogicalBlockSizeError,
+    VOLUME_BYTES_MAX, VolumeSize, VolumeSizeError,
 };
 pub use ids::{
-    BootId, ClusterId, Epoch, IdParseError, Incarnation, LayerId, LunId, NodeId, NodeIncarnation,
-    PoolId, RequestId, VolumeId,
+    BootId, ClusterId, Epoch, IdParseError, Incarnation, JournalSeq, LayerId, LunId, NodeId,
+    NodeIncarnation, PoolId, RequestId, VolumeId,
 };
 pub use names::{Name, NameError};
 pub use presence::Presence;
