@@ -1,4 +1,16 @@
 //! The gRPC protocol: generated code and conversions between wire and domain types.
+//!
+//! - [`v1`]: what `tonic` generates from `proto/lunar/v1/*.proto`;
+//! - [`domain`]: the same requests and answers in the units of `lunar-types`, for everybody else;
+//! - [`wire`]: the checked conversions between the two;
+//! - [`error`]: reasons, their gRPC codes and their facts.
+//!
+//! Invariant: a value of [`domain`] that came from the wire has every field checked.
+//! Deliberately absent: any I/O, any policy of retries (`metadata-client`), any state.
+
+pub mod domain;
+pub mod error;
+pub mod wire;
 
 /// Generated messages, clients and servers of the package `lunar.v1`.
 #[allow(

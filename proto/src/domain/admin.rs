@@ -1,0 +1,112 @@
+//! The service itself, its long operations and the findings of its check.
+
+use std::fmt;
+
+use lunar_types::{ClusterId, NodeIncarnation, VolumeId};
+
+use crate::error::Facts;
+
+/// Who the service is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Cluster {
+    /// Made at the first start of the service.
+    pub id: ClusterId,
+    /// Version of the layout of the store.
+    pub keyspace_version: u32,
+    /// Version of the program.
+    pub service_version: String,
+}
+
+/// A long operation; rises with every new one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct OperationId(u64);
+
+impl OperationId {
+    /// Wraps the raw number.
+    #[must_use]
+    pub const fn new(raw: u64) -> Self {
+        Self(raw)
+    }
+
+    /// The raw number.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for OperationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a long operation does.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum OperationWork {
+    /// Frees what a volume owns, then forgets it.
+    DeleteVolume(VolumeId),
+    /// Frees what an incarnation that is gone had reserved.
+    ReclaimReservations(NodeIncarnation),
+}
+
+impl fmt::Display for OperationWork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DeleteVolume(volume) => write!(f, "delete volume {volume}"),
+            Self::ReclaimReservations(node) => write!(f, "reclaim reservations of {node}"),
+        }
+    }
+}
+
+/// A long operation that is not finished.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Operation {
+    /// Its id.
+    pub id: OperationId,
+    /// What it does.
+    pub work: OperationWork,
+}
+
+/// Something in the store that must not be so.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FsckFinding {
+    /// Stable name of the kind of damage, such as `extent-doubly-owned`.
+    pub kind: String,
+    /// What is wrong, on which object.
+    pub message: String,
+    /// The objects, for programs.
+    pub facts: Facts,
+}
+
+/// What a check has looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FsckSummary {
+    /// How many findings there were.
+    pub findings: u64,
+    /// Pools looked at.
+    pub pools: u64,
+    /// LUNs looked at.
+    pub luns: u64,
+    /// Volumes looked at.
+    pub volumes: u64,
+    /// Layers looked at.
+    pub layers: u64,
+    /// Slots looked at.
+    pub slots: u64,
+    /// Nodes looked at.
+    pub nodes: u64,
+    /// Attachments looked at.
+    pub attachments: u64,
+    /// Extents that are marked allocated.
+    pub allocated_extents: u64,
+}
+
+/// What a check reports as it goes: findings, then one summary at the end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum FsckEvent {
+    /// Damage.
+    Finding(FsckFinding),
+    /// The end.
+    Summary(FsckSummary),
+}

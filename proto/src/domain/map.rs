@@ -1,0 +1,115 @@
+//! Map commits, map pages and reservations.
+
+use lunar_types::{
+    Epoch, ExtentRun, ExtentSize, JournalSeq, LayerId, LogicalExtent, NodeIncarnation, PoolId,
+    RequestId, Slot, VolumeId,
+};
+
+/// Most updates of one commit.
+pub const COMMIT_UPDATES_MAX: usize = 1000;
+/// Most entries of one page of a map.
+pub const READ_MAP_MAX: usize = 1000;
+/// Most extents of one reservation call.
+pub const RESERVE_EXTENTS_MAX: u32 = 1024;
+/// Most runs of one release call.
+pub const RELEASE_RUNS_MAX: usize = 1024;
+/// Most extents of one release call.
+pub const RELEASE_EXTENTS_MAX: u64 = 65536;
+
+/// What a layer is to say of one logical extent.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct SlotUpdate {
+    /// Which logical extent.
+    pub at: LogicalExtent,
+    /// The slot, or nothing: the layer says nothing of it any more.
+    pub slot: Option<Slot>,
+}
+
+/// Changes slots of the head layer of an attached volume: all of the updates or none.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct CommitMap {
+    /// Idempotency key.
+    pub request: RequestId,
+    /// Who holds the volume.
+    pub node: NodeIncarnation,
+    /// The volume.
+    pub volume: VolumeId,
+    /// Under which epoch it is held.
+    pub epoch: Epoch,
+    /// The head layer.
+    pub layer: LayerId,
+    /// The pool's extent size.
+    pub extent_size: ExtentSize,
+    /// At most [`COMMIT_UPDATES_MAX`], each logical extent once.
+    pub updates: Vec<SlotUpdate>,
+    /// Up to where the journal is in the map after this commit; never falls.
+    pub checkpoint: Option<JournalSeq>,
+    /// The epoch of the stale journal that the updates come from.
+    pub replay_of: Option<Epoch>,
+}
+
+/// Asks for slots of a layer in order.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ReadMap {
+    /// The layer.
+    pub layer: LayerId,
+    /// The first logical extent of interest.
+    pub from: LogicalExtent,
+    /// Most entries, from 1 to [`READ_MAP_MAX`].
+    pub limit: usize,
+}
+
+/// A slot and its place in the layer.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct MapEntry {
+    /// Which logical extent.
+    pub at: LogicalExtent,
+    /// What the layer says of it.
+    pub slot: Slot,
+}
+
+/// Part of the map of a layer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MapPage {
+    /// In order of their logical extent; holes are left out.
+    pub entries: Vec<MapEntry>,
+    /// Where to go on; nothing at the end.
+    pub next: Option<LogicalExtent>,
+    /// The pool's extent size.
+    pub extent_size: ExtentSize,
+}
+
+/// Takes free extents for an incarnation.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ReserveExtents {
+    /// Idempotency key.
+    pub request: RequestId,
+    /// For whom.
+    pub node: NodeIncarnation,
+    /// From which pool.
+    pub pool: PoolId,
+    /// How many, from 1 to [`RESERVE_EXTENTS_MAX`].
+    pub count: u32,
+}
+
+/// Gives reserved extents back.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct ReleaseExtents {
+    /// Idempotency key.
+    pub request: RequestId,
+    /// Whose.
+    pub node: NodeIncarnation,
+    /// Of which pool.
+    pub pool: PoolId,
+    /// At most [`RELEASE_RUNS_MAX`] runs of [`RELEASE_EXTENTS_MAX`] extents in all.
+    pub runs: Vec<ExtentRun>,
+}
+
+/// What an incarnation has reserved in one pool, as far as a page shows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PoolReservation {
+    /// The pool.
+    pub pool: PoolId,
+    /// The extents.
+    pub runs: Vec<ExtentRun>,
+}

@@ -1,0 +1,96 @@
+//! What the services speak of, as plain values: requests and answers in the units of `types`.
+//!
+//! The metadata service, its client and the simulator use these; the wire messages of `v1` stay
+//! in this crate's conversions and in the thin gRPC layers.
+
+mod admin;
+mod map;
+mod nodes;
+mod pools;
+mod volumes;
+
+use std::fmt;
+
+use lunar_types::Name;
+
+pub use admin::{
+    Cluster, FsckEvent, FsckFinding, FsckSummary, Operation, OperationId, OperationWork,
+};
+pub use map::{
+    COMMIT_UPDATES_MAX, CommitMap, MapEntry, MapPage, PoolReservation, READ_MAP_MAX,
+    RELEASE_EXTENTS_MAX, RELEASE_RUNS_MAX, RESERVE_EXTENTS_MAX, ReadMap, ReleaseExtents,
+    ReserveExtents, SlotUpdate,
+};
+pub use nodes::{Join, Joined, LeaseTimers, Leave, Node, NodeState};
+pub use pools::{AddLuns, CreatePool, Lun, LunStatus, NewLun, Pool, PoolStatus, SpaceUsage};
+pub use volumes::{
+    Attach, Attachment, AttachmentSummary, CreateVolume, DeleteVolume, Detach, DetachMode, Holder,
+    Layer, ResumeAttachment, RetireJournal, StaleJournal, Volume, VolumeState,
+};
+
+/// An object by its id or by its name.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Selector<I> {
+    /// By its id.
+    Id(I),
+    /// By its name.
+    Name(Name),
+}
+
+impl<I: fmt::Display> fmt::Display for Selector<I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => id.fmt(f),
+            Self::Name(name) => write!(f, "'{name}'"),
+        }
+    }
+}
+
+/// Where a list goes on; its content is the service's own affair.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct PageToken(Vec<u8>);
+
+impl PageToken {
+    /// The token of these bytes; empty bytes are no token.
+    #[must_use]
+    pub fn from_bytes(bytes: Vec<u8>) -> Option<Self> {
+        if bytes.is_empty() { None } else { Some(Self(bytes)) }
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Which part of a list is wanted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PageRequest {
+    /// Most items, from 1 to [`PageRequest::LIMIT_MAX`].
+    pub limit: usize,
+    /// The token of the page before, or the beginning.
+    pub token: Option<PageToken>,
+}
+
+impl PageRequest {
+    /// Items of a page when nothing else is asked for.
+    pub const LIMIT_DEFAULT: usize = 100;
+    /// Most items of a page.
+    pub const LIMIT_MAX: usize = 1000;
+
+    /// The first page of the greatest size.
+    #[must_use]
+    pub const fn first() -> Self {
+        Self { limit: Self::LIMIT_MAX, token: None }
+    }
+}
+
+/// Part of a list.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Page<T> {
+    /// The items, in the order of the list.
+    pub items: Vec<T>,
+    /// Where to go on; nothing at the end.
+    pub next: Option<PageToken>,
+}

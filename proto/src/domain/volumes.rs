@@ -1,0 +1,210 @@
+//! Volumes, layers and attachments.
+
+use std::fmt;
+
+use lunar_types::{
+    Epoch, ExtentRun, JournalSeq, LayerId, LogicalBlockSize, Name, NodeIncarnation, PoolId,
+    RequestId, VolumeId, VolumeSize,
+};
+
+use super::{Pool, Selector};
+
+/// Where a volume is in its life.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum VolumeState {
+    /// Not usable yet.
+    Creating,
+    /// Usable.
+    Ready,
+    /// Its space is coming back; it has no name any more.
+    Deleting,
+}
+
+impl fmt::Display for VolumeState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Creating => "Creating",
+            Self::Ready => "Ready",
+            Self::Deleting => "Deleting",
+        })
+    }
+}
+
+/// Who holds a volume.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Holder {
+    /// The incarnation.
+    pub node: NodeIncarnation,
+    /// The name of its node.
+    pub node_name: Name,
+    /// Under which epoch.
+    pub epoch: Epoch,
+    /// Whether that incarnation still lives.
+    pub live: bool,
+}
+
+/// A volume.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Volume {
+    /// Its id.
+    pub id: VolumeId,
+    /// Its name.
+    pub name: Name,
+    /// Where its extents are.
+    pub pool: PoolId,
+    /// How large its device is.
+    pub size: VolumeSize,
+    /// What its device advertises.
+    pub logical_block_size: LogicalBlockSize,
+    /// The writable layer.
+    pub head: LayerId,
+    /// The epoch of the last grant.
+    pub epoch: Epoch,
+    /// Where it is in its life.
+    pub state: VolumeState,
+    /// Who holds it.
+    pub holder: Option<Holder>,
+    /// Extents that its head layer owns.
+    pub mapped_extents: u64,
+}
+
+/// A map of logical extents to slots.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Layer {
+    /// Its id.
+    pub id: LayerId,
+    /// The layer below.
+    pub parent: Option<LayerId>,
+    /// Whose it is.
+    pub volume: VolumeId,
+    /// A sealed layer never changes.
+    pub sealed: bool,
+}
+
+/// Makes a volume.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct CreateVolume {
+    /// Idempotency key.
+    pub request: RequestId,
+    /// Name of the volume.
+    pub name: Name,
+    /// The pool it lives in.
+    pub pool: Selector<PoolId>,
+    /// Size of its device.
+    pub size: VolumeSize,
+    /// What its device advertises.
+    pub logical_block_size: LogicalBlockSize,
+}
+
+/// Starts the deletion of a volume.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct DeleteVolume {
+    /// Idempotency key.
+    pub request: RequestId,
+    /// The volume.
+    pub volume: Selector<VolumeId>,
+}
+
+/// Asks for a volume under a new epoch.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Attach {
+    /// Idempotency key.
+    pub request: RequestId,
+    /// The volume.
+    pub volume: Selector<VolumeId>,
+    /// Who asks.
+    pub node: NodeIncarnation,
+}
+
+/// Asks again for the facts of an attachment that is held.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ResumeAttachment {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Under which epoch it is held.
+    pub epoch: Epoch,
+    /// Who holds it.
+    pub node: NodeIncarnation,
+}
+
+/// The journal of an earlier epoch, to be replayed and committed before any I/O.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct StaleJournal {
+    /// The epoch it was written under.
+    pub epoch: Epoch,
+    /// Who wrote it.
+    pub node: NodeIncarnation,
+    /// Where it is.
+    pub runs: Vec<ExtentRun>,
+    /// Up to where it is in the map already; 0 if it was never confirmed.
+    pub checkpoint: JournalSeq,
+}
+
+/// Everything a node needs to serve a volume.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Attachment {
+    /// The volume; `volume.holder` is this attachment.
+    pub volume: Volume,
+    /// The epoch of this grant.
+    pub epoch: Epoch,
+    /// Who holds it.
+    pub node: NodeIncarnation,
+    /// The head first, then its ancestors.
+    pub layers: Vec<Layer>,
+    /// Geometry and LUN table.
+    pub pool: Pool,
+    /// The journal of this epoch.
+    pub journal: Vec<ExtentRun>,
+    /// Up to where the journal is in the map already; 0 if it was never confirmed.
+    pub checkpoint: JournalSeq,
+    /// The oldest first: the order of replay.
+    pub stale_journals: Vec<StaleJournal>,
+}
+
+/// What becomes of the journal at a detach.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum DetachMode {
+    /// It was checkpointed wholly and is freed; refused while stale journals are not retired.
+    Clean,
+    /// It is kept as a stale journal, replayed by the next attachment.
+    KeepJournal,
+}
+
+/// Gives a volume back.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Detach {
+    /// Idempotency key.
+    pub request: RequestId,
+    /// The volume.
+    pub volume: VolumeId,
+    /// Under which epoch it is held.
+    pub epoch: Epoch,
+    /// Who holds it.
+    pub node: NodeIncarnation,
+    /// What becomes of the journal.
+    pub mode: DetachMode,
+}
+
+/// Frees the oldest stale journal, after what it holds was committed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct RetireJournal {
+    /// Idempotency key.
+    pub request: RequestId,
+    /// The volume.
+    pub volume: VolumeId,
+    /// The current epoch.
+    pub epoch: Epoch,
+    /// Who holds the volume.
+    pub node: NodeIncarnation,
+    /// The epoch of the journal.
+    pub stale_epoch: Epoch,
+}
+
+/// An attachment in a list.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct AttachmentSummary {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Under which epoch it is held.
+    pub epoch: Epoch,
+}

@@ -1,0 +1,109 @@
+//! The service's own facts and its check on the wire.
+
+use super::{Checked, nested, parsed, required};
+use crate::domain::{
+    Cluster, FsckEvent, FsckFinding, FsckSummary, Operation, OperationId, OperationWork,
+};
+use crate::error::FieldError;
+use crate::v1;
+
+impl TryFrom<v1::Cluster> for Cluster {
+    type Error = FieldError;
+
+    fn try_from(wire: v1::Cluster) -> Checked<Self> {
+        Ok(Self {
+            id: parsed("cluster_id", &wire.cluster_id)?,
+            keyspace_version: wire.keyspace_version,
+            service_version: wire.service_version,
+        })
+    }
+}
+
+impl From<Cluster> for v1::Cluster {
+    fn from(cluster: Cluster) -> Self {
+        Self {
+            cluster_id: cluster.id.to_string(),
+            keyspace_version: cluster.keyspace_version,
+            service_version: cluster.service_version,
+        }
+    }
+}
+
+impl TryFrom<v1::Operation> for Operation {
+    type Error = FieldError;
+
+    fn try_from(wire: v1::Operation) -> Checked<Self> {
+        use v1::operation::Work;
+        let work = match required("work", wire.work)? {
+            Work::DeleteVolume(volume) => {
+                OperationWork::DeleteVolume(parsed("delete_volume", &volume)?)
+            }
+            Work::ReclaimReservations(node) => {
+                OperationWork::ReclaimReservations(nested("reclaim_reservations", Some(node))?)
+            }
+        };
+        Ok(Self { id: OperationId::new(wire.operation_id), work })
+    }
+}
+
+impl From<Operation> for v1::Operation {
+    fn from(operation: Operation) -> Self {
+        use v1::operation::Work;
+        let work = match operation.work {
+            OperationWork::DeleteVolume(volume) => Work::DeleteVolume(volume.to_string()),
+            OperationWork::ReclaimReservations(node) => Work::ReclaimReservations(node.into()),
+        };
+        Self { operation_id: operation.id.get(), work: Some(work) }
+    }
+}
+
+impl TryFrom<v1::FsckEvent> for FsckEvent {
+    type Error = FieldError;
+
+    fn try_from(wire: v1::FsckEvent) -> Checked<Self> {
+        use v1::fsck_event::Event;
+        Ok(match required("event", wire.event)? {
+            Event::Finding(finding) => Self::Finding(FsckFinding {
+                kind: finding.kind,
+                message: finding.message,
+                facts: finding.facts.into_iter().collect(),
+            }),
+            Event::Summary(summary) => Self::Summary(FsckSummary {
+                findings: summary.findings,
+                pools: summary.pools,
+                luns: summary.luns,
+                volumes: summary.volumes,
+                layers: summary.layers,
+                slots: summary.slots,
+                nodes: summary.nodes,
+                attachments: summary.attachments,
+                allocated_extents: summary.allocated_extents,
+            }),
+        })
+    }
+}
+
+impl From<FsckEvent> for v1::FsckEvent {
+    fn from(event: FsckEvent) -> Self {
+        use v1::fsck_event::Event;
+        let event = match event {
+            FsckEvent::Finding(finding) => Event::Finding(v1::FsckFinding {
+                kind: finding.kind,
+                message: finding.message,
+                facts: finding.facts.into_iter().collect(),
+            }),
+            FsckEvent::Summary(summary) => Event::Summary(v1::FsckSummary {
+                findings: summary.findings,
+                pools: summary.pools,
+                luns: summary.luns,
+                volumes: summary.volumes,
+                layers: summary.layers,
+                slots: summary.slots,
+                nodes: summary.nodes,
+                attachments: summary.attachments,
+                allocated_extents: summary.allocated_extents,
+            }),
+        };
+        Self { event: Some(event) }
+    }
+}

@@ -1,0 +1,243 @@
+//! Slots, map commits and reservations on the wire.
+
+use lunar_types::{
+    Epoch, ExtentAddress, ExtentSize, JournalSeq, LogicalExtent, Presence, Slot, SlotPlace,
+};
+
+use super::volumes::{granted_epoch, layer_id};
+use super::{Checked, extent_size, list, nested, parsed, required, to_list};
+use crate::domain::{
+    COMMIT_UPDATES_MAX, CommitMap, MapEntry, MapPage, PoolReservation, READ_MAP_MAX,
+    RELEASE_EXTENTS_MAX, RELEASE_RUNS_MAX, RESERVE_EXTENTS_MAX, ReadMap, ReleaseExtents,
+    ReserveExtents, SlotUpdate,
+};
+use crate::error::FieldError;
+use crate::v1;
+
+fn presence(size: ExtentSize, full: bool, words: &[u64]) -> Checked<Presence> {
+    match (full, words) {
+        (true, []) => Ok(Presence::full(size)),
+        (true, _) => Err(FieldError::new("presence", "a full slot carries no words")),
+        (false, []) => Ok(Presence::empty(size)),
+        (false, words) => Presence::from_words(size, words).ok_or_else(|| {
+            FieldError::new("presence", format_args!("the words do not fit an extent of {size}"))
+        }),
+    }
+}
+
+/// A slot from the wire; the extent size says how many presence bits it has.
+fn slot_from_wire(wire: v1::Slot, size: ExtentSize) -> Checked<Slot> {
+    let presence = presence(size, wire.full, &wire.presence)?;
+    let place = match required("place", wire.place)? {
+        v1::slot::Place::Extent(at) => {
+            SlotPlace::Extent(ExtentAddress::try_from(at).map_err(|error| error.within("extent"))?)
+        }
+        v1::slot::Place::Zero(v1::ZeroPlace {}) if presence.is_empty() => SlotPlace::Zero,
+        v1::slot::Place::Zero(v1::ZeroPlace {}) => {
+            return Err(FieldError::new("presence", "a ZERO slot has no block present"));
+        }
+    };
+    Ok(Slot { place, opaque: wire.opaque, presence })
+}
+
+impl From<Slot> for v1::Slot {
+    fn from(slot: Slot) -> Self {
+        let full = slot.presence.is_full();
+        let bare = full || slot.presence.is_empty();
+        let place = match slot.place {
+            SlotPlace::Extent(at) => v1::slot::Place::Extent(at.into()),
+            SlotPlace::Zero => v1::slot::Place::Zero(v1::ZeroPlace {}),
+        };
+        let presence = if bare { Vec::new() } else { slot.presence.words().to_vec() };
+        Self { place: Some(place), opaque: slot.opaque, full, presence }
+    }
+}
+
+fn slot_update(wire: v1::SlotUpdate, size: ExtentSize) -> Checked<SlotUpdate> {
+    let slot = wire.slot.map(|slot| slot_from_wire(slot, size)).transpose();
+    let slot = slot.map_err(|error| error.within("slot"))?;
+    Ok(SlotUpdate { at: LogicalExtent::new(wire.logical_extent), slot })
+}
+
+impl TryFrom<v1::CommitMapRequest> for CommitMap {
+    type Error = FieldError;
+
+    fn try_from(wire: v1::CommitMapRequest) -> Checked<Self> {
+        let size = extent_size("extent_size_bytes", wire.extent_size_bytes)?;
+        if wire.updates.len() > COMMIT_UPDATES_MAX {
+            let problem = format_args!("{} are beyond {COMMIT_UPDATES_MAX}", wire.updates.len());
+            return Err(FieldError::new("updates", problem));
+        }
+        let update = |(index, update)| {
+            slot_update(update, size)
+                .map_err(|error: FieldError| error.within(&format!("updates[{index}]")))
+        };
+        let replay_of = wire.replay_of.map(|epoch| granted_epoch("replay_of", epoch));
+        Ok(Self {
+            request: parsed("request_id", &wire.request_id)?,
+            node: nested("node", wire.node)?,
+            volume: parsed("volume_id", &wire.volume_id)?,
+            epoch: granted_epoch("epoch", wire.epoch)?,
+            layer: layer_id("layer", wire.layer)?,
+            extent_size: size,
+            updates: wire.updates.into_iter().enumerate().map(update).collect::<Checked<_>>()?,
+            checkpoint: wire.checkpoint_seq.map(JournalSeq::new),
+            replay_of: replay_of.transpose()?,
+        })
+    }
+}
+
+impl From<CommitMap> for v1::CommitMapRequest {
+    fn from(request: CommitMap) -> Self {
+        let update = |update: SlotUpdate| v1::SlotUpdate {
+            logical_extent: update.at.get(),
+            slot: update.slot.map(Into::into),
+        };
+        Self {
+            request_id: request.request.to_string(),
+            node: Some(request.node.into()),
+            volume_id: request.volume.to_string(),
+            epoch: request.epoch.get(),
+            layer: request.layer.get(),
+            updates: request.updates.into_iter().map(update).collect(),
+            checkpoint_seq: request.checkpoint.map(JournalSeq::get),
+            replay_of: request.replay_of.map(Epoch::get),
+            extent_size_bytes: request.extent_size.bytes(),
+        }
+    }
+}
+
+impl TryFrom<v1::ReadMapRequest> for ReadMap {
+    type Error = FieldError;
+
+    fn try_from(wire: v1::ReadMapRequest) -> Checked<Self> {
+        let limit = match wire.limit as usize {
+            0 => READ_MAP_MAX,
+            limit if limit <= READ_MAP_MAX => limit,
+            limit => {
+                let problem = format_args!("{limit} is beyond {READ_MAP_MAX}");
+                return Err(FieldError::new("limit", problem));
+            }
+        };
+        let layer = layer_id("layer", wire.layer)?;
+        Ok(Self { layer, from: LogicalExtent::new(wire.from), limit })
+    }
+}
+
+impl From<ReadMap> for v1::ReadMapRequest {
+    fn from(request: ReadMap) -> Self {
+        Self {
+            layer: request.layer.get(),
+            from: request.from.get(),
+            limit: u32::try_from(request.limit).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+impl TryFrom<v1::ReadMapResponse> for MapPage {
+    type Error = FieldError;
+
+    fn try_from(wire: v1::ReadMapResponse) -> Checked<Self> {
+        let size = extent_size("extent_size_bytes", wire.extent_size_bytes)?;
+        let entry = |(index, entry): (usize, v1::MapEntry)| {
+            required("slot", entry.slot)
+                .and_then(|slot| slot_from_wire(slot, size).map_err(|e| e.within("slot")))
+                .map(|slot| MapEntry { at: LogicalExtent::new(entry.logical_extent), slot })
+                .map_err(|error| error.within(&format!("entries[{index}]")))
+        };
+        Ok(Self {
+            entries: wire.entries.into_iter().enumerate().map(entry).collect::<Checked<_>>()?,
+            next: wire.next.map(LogicalExtent::new),
+            extent_size: size,
+        })
+    }
+}
+
+impl From<MapPage> for v1::ReadMapResponse {
+    fn from(page: MapPage) -> Self {
+        let entry = |entry: MapEntry| v1::MapEntry {
+            logical_extent: entry.at.get(),
+            slot: Some(entry.slot.into()),
+        };
+        Self {
+            entries: page.entries.into_iter().map(entry).collect(),
+            next: page.next.map(LogicalExtent::get),
+            extent_size_bytes: page.extent_size.bytes(),
+        }
+    }
+}
+
+impl TryFrom<v1::ReserveExtentsRequest> for ReserveExtents {
+    type Error = FieldError;
+
+    fn try_from(wire: v1::ReserveExtentsRequest) -> Checked<Self> {
+        if wire.count == 0 || wire.count > RESERVE_EXTENTS_MAX {
+            let problem = format_args!("{} is not from 1 to {RESERVE_EXTENTS_MAX}", wire.count);
+            return Err(FieldError::new("count", problem));
+        }
+        Ok(Self {
+            request: parsed("request_id", &wire.request_id)?,
+            node: nested("node", wire.node)?,
+            pool: parsed("pool_id", &wire.pool_id)?,
+            count: wire.count,
+        })
+    }
+}
+
+impl From<ReserveExtents> for v1::ReserveExtentsRequest {
+    fn from(request: ReserveExtents) -> Self {
+        Self {
+            request_id: request.request.to_string(),
+            node: Some(request.node.into()),
+            pool_id: request.pool.to_string(),
+            count: request.count,
+        }
+    }
+}
+
+impl TryFrom<v1::ReleaseExtentsRequest> for ReleaseExtents {
+    type Error = FieldError;
+
+    fn try_from(wire: v1::ReleaseExtentsRequest) -> Checked<Self> {
+        let extents: u64 = wire.runs.iter().map(|run| u64::from(run.count)).sum();
+        if wire.runs.len() > RELEASE_RUNS_MAX || extents > RELEASE_EXTENTS_MAX {
+            let problem = format_args!(
+                "{} runs of {extents} extents are beyond {RELEASE_RUNS_MAX} runs or \
+                 {RELEASE_EXTENTS_MAX} extents",
+                wire.runs.len()
+            );
+            return Err(FieldError::new("runs", problem));
+        }
+        Ok(Self {
+            request: parsed("request_id", &wire.request_id)?,
+            node: nested("node", wire.node)?,
+            pool: parsed("pool_id", &wire.pool_id)?,
+            runs: list("runs", wire.runs)?,
+        })
+    }
+}
+
+impl From<ReleaseExtents> for v1::ReleaseExtentsRequest {
+    fn from(request: ReleaseExtents) -> Self {
+        Self {
+            request_id: request.request.to_string(),
+            node: Some(request.node.into()),
+            pool_id: request.pool.to_string(),
+            runs: to_list(request.runs),
+        }
+    }
+}
+
+impl TryFrom<v1::PoolReservation> for PoolReservation {
+    type Error = FieldError;
+
+    fn try_from(wire: v1::PoolReservation) -> Checked<Self> {
+        Ok(Self { pool: parsed("pool_id", &wire.pool_id)?, runs: list("runs", wire.runs)? })
+    }
+}
+
+impl From<PoolReservation> for v1::PoolReservation {
+    fn from(reservation: PoolReservation) -> Self {
+        Self { pool_id: reservation.pool.to_string(), runs: to_list(reservation.runs) }
+    }
+}

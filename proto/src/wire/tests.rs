@@ -1,0 +1,435 @@
+//! Every message survives the wire, and every bad field is named.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use lunar_types::{
+    BlockRange, BootId, ByteCount, ClusterId, Epoch, ExtentAddress, ExtentRun, ExtentSize,
+    Incarnation, JournalSeq, LayerId, LogicalBlockSize, LogicalExtent, LunId, LunIndex, NodeId,
+    NodeIncarnation, PoolId, Presence, RequestId, Slot, VolumeId, VolumeSize,
+};
+
+use crate::domain::*;
+use crate::error::FieldError;
+use crate::v1;
+
+const REQUEST: RequestId = RequestId::from_u128(7);
+
+fn node() -> NodeIncarnation {
+    NodeIncarnation { node: NodeId::new(3), incarnation: Incarnation::new(9) }
+}
+
+fn pool() -> Pool {
+    let lun = Lun {
+        id: LunId::from_u128(11),
+        index: LunIndex::new(5),
+        size: ByteCount::new(1 << 30),
+        logical_block_size: LogicalBlockSize::B512,
+        data_extents: 1022,
+    };
+    Pool {
+        id: PoolId::from_u128(12),
+        name: "fast".parse().expect("a name"),
+        extent_size: ExtentSize::DEFAULT,
+        luns: vec![lun],
+        logical_block_size: LogicalBlockSize::B512,
+    }
+}
+
+fn volume() -> Volume {
+    let holder = Holder {
+        node: node(),
+        node_name: "n1".parse().expect("a name"),
+        epoch: Epoch::new(4),
+        live: true,
+    };
+    Volume {
+        id: VolumeId::from_u128(13),
+        name: "db".parse().expect("a name"),
+        pool: PoolId::from_u128(12),
+        size: VolumeSize::from_bytes(1 << 30).expect("a size"),
+        logical_block_size: LogicalBlockSize::B4096,
+        head: LayerId::new(2),
+        epoch: Epoch::new(4),
+        state: VolumeState::Ready,
+        holder: Some(holder),
+        mapped_extents: 17,
+    }
+}
+
+fn runs() -> Vec<ExtentRun> {
+    vec![ExtentRun::new(ExtentAddress::new(1, 5), 2), ExtentRun::new(ExtentAddress::new(3, 9), 1)]
+}
+
+fn survives<T, W>(value: T)
+where
+    T: Clone + PartialEq + Debug + TryFrom<W, Error = FieldError>,
+    W: From<T>,
+{
+    assert_eq!(T::try_from(W::from(value.clone())), Ok(value));
+}
+
+#[test]
+fn pools_survive_the_wire() {
+    let new_lun = NewLun {
+        id: LunId::from_u128(1),
+        size: ByteCount::new(4 << 30),
+        logical_block_size: LogicalBlockSize::B4096,
+    };
+    survives::<_, v1::Pool>(pool());
+    survives::<_, v1::CreatePoolRequest>(CreatePool {
+        request: REQUEST,
+        name: "p".parse().expect("a name"),
+        extent_size: ExtentSize::DEFAULT,
+        luns: vec![new_lun],
+    });
+    survives::<_, v1::AddLunsRequest>(AddLuns {
+        request: REQUEST,
+        pool: Selector::Name("p".parse().expect("a name")),
+        luns: vec![new_lun],
+    });
+    let usage = SpaceUsage {
+        total_extents: 9,
+        allocated_extents: 5,
+        reserved_extents: 2,
+        journal_extents: 1,
+        held_back_extents: 1,
+    };
+    survives::<_, v1::PoolStatus>(PoolStatus {
+        pool: pool(),
+        usage,
+        provisioned: ByteCount::new(5),
+        volumes: 2,
+        luns: vec![LunStatus { lun: pool().luns[0], usage }],
+    });
+}
+
+#[test]
+fn volumes_and_attachments_survive_the_wire() {
+    survives::<_, v1::Volume>(volume());
+    let by_id = Selector::Id(VolumeId::from_u128(13));
+    survives::<_, v1::CreateVolumeRequest>(CreateVolume {
+        request: REQUEST,
+        name: "db".parse().expect("a name"),
+        pool: Selector::Id(PoolId::from_u128(12)),
+        size: VolumeSize::from_bytes(4096).expect("a size"),
+        logical_block_size: LogicalBlockSize::B512,
+    });
+    survives::<_, v1::DeleteVolumeRequest>(DeleteVolume {
+        request: REQUEST,
+        volume: by_id.clone(),
+    });
+    survives::<_, v1::AttachRequest>(Attach { request: REQUEST, volume: by_id, node: node() });
+    let (volume_id, epoch) = (VolumeId::from_u128(13), Epoch::new(4));
+    survives::<_, v1::ResumeAttachmentRequest>(ResumeAttachment {
+        volume: volume_id,
+        epoch,
+        node: node(),
+    });
+    for mode in [DetachMode::Clean, DetachMode::KeepJournal] {
+        survives::<_, v1::DetachRequest>(Detach {
+            request: REQUEST,
+            volume: volume_id,
+            epoch,
+            node: node(),
+            mode,
+        });
+    }
+    survives::<_, v1::RetireJournalRequest>(RetireJournal {
+        request: REQUEST,
+        volume: volume_id,
+        epoch,
+        node: node(),
+        stale_epoch: Epoch::new(3),
+    });
+    survives::<_, v1::AttachmentSummary>(AttachmentSummary { volume: volume_id, epoch });
+    let stale = StaleJournal {
+        epoch: Epoch::new(3),
+        node: node(),
+        runs: runs(),
+        checkpoint: JournalSeq::new(8),
+    };
+    let layer = |id: u64, parent: Option<u64>| Layer {
+        id: LayerId::new(id),
+        parent: parent.map(LayerId::new),
+        volume: volume_id,
+        sealed: parent.is_none(),
+    };
+    survives::<_, v1::Attachment>(Attachment {
+        volume: volume(),
+        epoch,
+        node: node(),
+        layers: vec![layer(2, Some(1)), layer(1, None)],
+        pool: pool(),
+        journal: runs(),
+        checkpoint: JournalSeq::new(1),
+        stale_journals: vec![stale],
+    });
+}
+
+#[test]
+fn nodes_survive_the_wire() {
+    survives::<_, v1::JoinRequest>(Join {
+        request: REQUEST,
+        name: "n1".parse().expect("a name"),
+        boot: BootId::from_u128(5),
+        resume: Some(Incarnation::new(2)),
+    });
+    survives::<_, v1::JoinResponse>(Joined {
+        node: node(),
+        resumed: true,
+        timers: LeaseTimers::DEFAULT,
+        cluster: ClusterId::from_u128(6),
+    });
+    survives::<_, v1::LeaveRequest>(Leave { request: REQUEST, node: node() });
+    use NodeState::{Active, Fenced, Fencing, Joining, Left, Suspect};
+    for state in [Joining, Active, Suspect, Fencing, Fenced, Left] {
+        survives::<_, v1::Node>(Node {
+            id: NodeId::new(3),
+            name: "n1".parse().expect("a name"),
+            incarnation: Incarnation::new(9),
+            boot: BootId::from_u128(5),
+            state,
+            heard_ago: Some(Duration::from_millis(1500)),
+            attachments: 2,
+        });
+    }
+}
+
+#[test]
+fn maps_and_reservations_survive_the_wire() {
+    for bytes in [64 << 10, 1 << 20, 16 << 20] {
+        let size = ExtentSize::from_bytes(bytes).expect("a size");
+        let at = ExtentAddress::new(2, 77);
+        let fresh = Slot::fresh(at, size);
+        let full = Slot { presence: Presence::full(size), ..fresh.clone() };
+        let mut part = Slot { opaque: true, ..fresh.clone() };
+        part.presence.insert(BlockRange::new(3, 9));
+        let slots = [Some(fresh), Some(full), Some(part), Some(Slot::zero(size)), None];
+        let update = |(at, slot): (u64, _)| SlotUpdate { at: LogicalExtent::new(at), slot };
+        survives::<_, v1::CommitMapRequest>(CommitMap {
+            request: REQUEST,
+            node: node(),
+            volume: VolumeId::from_u128(13),
+            epoch: Epoch::new(4),
+            layer: LayerId::new(2),
+            extent_size: size,
+            updates: (0..).zip(slots.clone()).map(update).collect(),
+            checkpoint: Some(JournalSeq::new(8)),
+            replay_of: Some(Epoch::new(3)),
+        });
+        let entry = |(at, slot): (u64, Option<Slot>)| {
+            slot.map(|slot| MapEntry { at: LogicalExtent::new(at), slot })
+        };
+        survives::<_, v1::ReadMapResponse>(MapPage {
+            entries: (0..).zip(slots).filter_map(entry).collect(),
+            next: Some(LogicalExtent::new(99)),
+            extent_size: size,
+        });
+    }
+    survives::<_, v1::ReadMapRequest>(ReadMap {
+        layer: LayerId::new(2),
+        from: LogicalExtent::new(5),
+        limit: 10,
+    });
+    let pool = PoolId::from_u128(12);
+    survives::<_, v1::ReserveExtentsRequest>(ReserveExtents {
+        request: REQUEST,
+        node: node(),
+        pool,
+        count: 1024,
+    });
+    survives::<_, v1::ReleaseExtentsRequest>(ReleaseExtents {
+        request: REQUEST,
+        node: node(),
+        pool,
+        runs: runs(),
+    });
+    survives::<_, v1::PoolReservation>(PoolReservation { pool, runs: runs() });
+}
+
+#[test]
+fn admin_facts_survive_the_wire() {
+    survives::<_, v1::Cluster>(Cluster {
+        id: ClusterId::from_u128(1),
+        keyspace_version: 1,
+        service_version: "0.1.0".to_owned(),
+    });
+    let works = [
+        OperationWork::DeleteVolume(VolumeId::from_u128(13)),
+        OperationWork::ReclaimReservations(node()),
+    ];
+    for work in works {
+        survives::<_, v1::Operation>(Operation { id: OperationId::new(4), work });
+    }
+    survives::<_, v1::FsckEvent>(FsckEvent::Finding(FsckFinding {
+        kind: "extent-leaked".to_owned(),
+        message: "pool x".to_owned(),
+        facts: [("pool".to_owned(), "x".to_owned())].into(),
+    }));
+    let summary = FsckSummary { findings: 1, slots: 2, allocated_extents: 3, ..Default::default() };
+    survives::<_, v1::FsckEvent>(FsckEvent::Summary(summary));
+}
+
+/// Converts a request that is wrong in one field and gives the field that the error names.
+fn bad_field<W: Clone, T: TryFrom<W, Error = FieldError> + Debug>(
+    good: &W,
+    spoil: impl FnOnce(&mut W),
+) -> String {
+    let mut wire = good.clone();
+    spoil(&mut wire);
+    T::try_from(wire).expect_err("the spoilt field is refused").field().to_owned()
+}
+
+#[test]
+fn a_bad_field_of_a_pool_request_is_named() {
+    let lun = v1::NewLun {
+        lun_id: LunId::from_u128(1).to_string(),
+        size_bytes: 1 << 30,
+        logical_block_size: 512,
+    };
+    let good = v1::CreatePoolRequest {
+        request_id: REQUEST.to_string(),
+        name: "p".to_owned(),
+        extent_size_bytes: 0,
+        luns: vec![lun.clone(), lun],
+    };
+    let default = CreatePool::try_from(good.clone()).map(|request| request.extent_size);
+    assert_eq!(default, Ok(ExtentSize::DEFAULT));
+    assert_eq!(bad_field::<_, CreatePool>(&good, |w| w.request_id.clear()), "request_id");
+    assert_eq!(bad_field::<_, CreatePool>(&good, |w| w.request_id = "7".into()), "request_id");
+    assert_eq!(bad_field::<_, CreatePool>(&good, |w| w.name = "n".repeat(129)), "name");
+    assert_eq!(bad_field::<_, CreatePool>(&good, |w| w.extent_size_bytes = 3), "extent_size_bytes");
+    assert_eq!(
+        bad_field::<_, CreatePool>(&good, |w| w.luns[1].lun_id = "x".into()),
+        "luns[1].lun_id"
+    );
+    assert_eq!(
+        bad_field::<_, CreatePool>(&good, |w| w.luns[0].logical_block_size = 1024),
+        "luns[0].logical_block_size"
+    );
+}
+
+#[test]
+fn a_bad_field_of_a_volume_request_is_named() {
+    let create = v1::CreateVolumeRequest::from(CreateVolume {
+        request: REQUEST,
+        name: "v".parse().expect("a name"),
+        pool: Selector::Id(PoolId::from_u128(12)),
+        size: VolumeSize::from_bytes(4096).expect("a size"),
+        logical_block_size: LogicalBlockSize::B4096,
+    });
+    for size in [0, 4097, u64::MAX] {
+        let field = bad_field::<_, CreateVolume>(&create, |w| w.size_bytes = size);
+        assert_eq!(field, "size_bytes", "{size}");
+    }
+    assert_eq!(bad_field::<_, CreateVolume>(&create, |w| w.pool = None), "pool");
+    let by = |by| Some(v1::Selector { by: Some(by) });
+    let id = v1::selector::By::Id("shelf".to_owned());
+    assert_eq!(bad_field::<_, CreateVolume>(&create, |w| w.pool = by(id)), "pool.id");
+    let name = v1::selector::By::Name("-".to_owned());
+    assert_eq!(bad_field::<_, CreateVolume>(&create, |w| w.pool = by(name)), "pool.name");
+
+    let attach = v1::AttachRequest {
+        request_id: REQUEST.to_string(),
+        volume: Some(Selector::Id(VolumeId::from_u128(1)).into()),
+        node: Some(node().into()),
+    };
+    let spoil = |node: u32, incarnation: u32| v1::NodeIncarnation { node, incarnation };
+    for (wire, field) in [
+        (None, "node"),
+        (Some(spoil(0, 1)), "node.node"),
+        (Some(spoil(65536, 1)), "node.node"),
+        (Some(spoil(1, 0)), "node.incarnation"),
+    ] {
+        assert_eq!(bad_field::<_, Attach>(&attach, |w| w.node = wire), field);
+    }
+    let detach = v1::DetachRequest::from(Detach {
+        request: REQUEST,
+        volume: VolumeId::from_u128(1),
+        epoch: Epoch::new(1),
+        node: node(),
+        mode: DetachMode::Clean,
+    });
+    assert_eq!(bad_field::<_, Detach>(&detach, |w| w.epoch = 0), "epoch");
+    assert_eq!(bad_field::<_, Detach>(&detach, |w| w.mode = 0), "mode");
+    assert_eq!(bad_field::<_, Detach>(&detach, |w| w.mode = 9), "mode");
+}
+
+#[test]
+fn a_bad_field_of_a_map_commit_is_named() {
+    let size = ExtentSize::DEFAULT;
+    let mut slot = Slot::fresh(ExtentAddress::new(0, 1), size);
+    slot.presence.insert(BlockRange::new(0, 1));
+    let update = SlotUpdate { at: LogicalExtent::new(0), slot: Some(slot) };
+    let good = v1::CommitMapRequest::from(CommitMap {
+        request: REQUEST,
+        node: node(),
+        volume: VolumeId::from_u128(13),
+        epoch: Epoch::new(4),
+        layer: LayerId::new(2),
+        extent_size: size,
+        updates: vec![update],
+        checkpoint: None,
+        replay_of: None,
+    });
+    let field = |spoil: fn(&mut v1::Slot)| {
+        bad_field::<_, CommitMap>(&good, |w| spoil(w.updates[0].slot.as_mut().expect("a slot")))
+    };
+    assert_eq!(field(|slot| slot.place = None), "updates[0].slot.place");
+    assert_eq!(field(|slot| slot.presence.truncate(1)), "updates[0].slot.presence");
+    assert_eq!(field(|slot| slot.full = true), "updates[0].slot.presence");
+    let zero = v1::slot::Place::Zero(v1::ZeroPlace {});
+    let spoilt = bad_field::<_, CommitMap>(&good, |w| {
+        w.updates[0].slot.as_mut().expect("a slot").place = Some(zero);
+    });
+    assert_eq!(spoilt, "updates[0].slot.presence");
+    let far = v1::slot::Place::Extent(v1::ExtentAddress { lun: 1024, extent: 0 });
+    let spoilt = bad_field::<_, CommitMap>(&good, |w| {
+        w.updates[0].slot.as_mut().expect("a slot").place = Some(far);
+    });
+    assert_eq!(spoilt, "updates[0].slot.extent.lun");
+    let many = |w: &mut v1::CommitMapRequest| w.updates = vec![w.updates[0].clone(); 1001];
+    assert_eq!(bad_field::<_, CommitMap>(&good, many), "updates");
+    assert_eq!(bad_field::<_, CommitMap>(&good, |w| w.layer = 0), "layer");
+    assert_eq!(bad_field::<_, CommitMap>(&good, |w| w.replay_of = Some(0)), "replay_of");
+    let none = |w: &mut v1::CommitMapRequest| w.extent_size_bytes = 0;
+    assert_eq!(bad_field::<_, CommitMap>(&good, none), "extent_size_bytes");
+}
+
+#[test]
+fn a_bad_run_or_count_is_named() {
+    let good = v1::ReleaseExtentsRequest::from(ReleaseExtents {
+        request: REQUEST,
+        node: node(),
+        pool: PoolId::from_u128(12),
+        runs: runs(),
+    });
+    let bad =
+        |spoil: fn(&mut v1::ReleaseExtentsRequest)| bad_field::<_, ReleaseExtents>(&good, spoil);
+    assert_eq!(bad(|w| w.runs[1].count = 0), "runs[1].count");
+    assert_eq!(bad(|w| w.runs[1].first = 1 << 36), "runs[1].first");
+    assert_eq!(bad(|w| (w.runs[1].first, w.runs[1].count) = ((1 << 36) - 1, 2)), "runs[1].count");
+    assert_eq!(bad(|w| w.runs = vec![w.runs[0]; 1025]), "runs");
+    assert_eq!(bad(|w| w.runs[0].count = 65536), "runs");
+    let good = v1::ReserveExtentsRequest::from(ReserveExtents {
+        request: REQUEST,
+        node: node(),
+        pool: PoolId::from_u128(12),
+        count: 1,
+    });
+    for count in [0, 1025] {
+        let field = bad_field::<_, ReserveExtents>(&good, |w| w.count = count);
+        assert_eq!(field, "count", "{count}");
+    }
+}
+
+#[test]
+fn a_page_beyond_the_limit_is_refused() {
+    let request = |limit| v1::PageRequest { limit, token: Vec::new() };
+    let page = super::page_request(None).expect("the first page");
+    assert_eq!(page.limit, PageRequest::LIMIT_DEFAULT);
+    assert_eq!(super::page_request(Some(request(1000))).map(|page| page.limit), Ok(1000));
+    let error = super::page_request(Some(request(1001))).expect_err("too much");
+    assert_eq!(error.field(), "page.limit");
+}
