@@ -1,0 +1,122 @@
+# What people and CI call. Each stage of a test run is a target of its own: make stage-clippy
+
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+LOGS := $(TARGET_DIR)/stages
+CARGO := cargo
+
+# A test that needs a privilege or the lab fails without it; nothing passes by skipping.
+export LUNAR_REQUIRE_LAB := 1
+
+TEST_STAGES := bootstrap toolchain fmt clippy doc tidy unit simulator lab
+LONG_STAGES := bootstrap toolchain unit-long simulator-long lab-long
+
+.PHONY: help
+help: ## Print this help
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
+
+.PHONY: demo
+demo: stage-bootstrap stage-toolchain ## Set up, build, and show the product at work; ends with "demo: ok"
+	@$(CARGO) build --release --workspace --bins
+	@$(CARGO) run --release --quiet -p lunar-e2e --bin demo
+
+.PHONY: test
+test: ## Set up and run every test; non-zero if one failed or could not run
+	@$(call run_stages,$(TEST_STAGES))
+
+.PHONY: test-long
+test-long: ## More cases, more seeds, longer lab runs (about an hour)
+	@$(call run_stages,$(LONG_STAGES))
+
+.PHONY: lint
+lint: stage-toolchain stage-fmt stage-clippy stage-doc stage-tidy ## Check format, lints, documentation and the tree
+
+.PHONY: build
+build: stage-toolchain ## Build the programs: lunar, fs-core, metadata-service, lab
+	@$(CARGO) build --release --workspace --bins
+
+.PHONY: doc
+doc: stage-toolchain ## Build the API documentation
+	@$(CARGO) doc --release --workspace --no-deps --document-private-items
+
+.PHONY: clean
+clean: ## Remove what was built here; the cache of lab images stays
+	@$(CARGO) clean
+
+# ---- stages
+
+.PHONY: stage-bootstrap stage-toolchain stage-fmt stage-clippy stage-doc stage-tidy
+stage-bootstrap:
+	@scripts/bootstrap.sh
+
+stage-toolchain:
+	@command -v $(CARGO) >/dev/null || { \
+	  echo "cargo is not on PATH. Install a Rust toolchain of at least 1.92 with rustup" >&2; \
+	  echo "(Debian 13: apt-get install rustup && rustup default stable), open a new shell" >&2; \
+	  echo "so that ~/.cargo/bin is on PATH (under sudo: sudo env PATH=\$$PATH make …)." >&2; \
+	  exit 1; }
+	@$(CARGO) --version
+
+stage-fmt:
+	@$(CARGO) fmt --all --check
+
+stage-clippy:
+	@$(CARGO) clippy --release --workspace --all-targets -- -D warnings
+
+stage-doc:
+	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --no-deps
+
+stage-tidy:
+	@$(CARGO) test --release -p lunar-tidy
+
+.PHONY: stage-unit stage-simulator stage-lab
+stage-unit:
+	@$(CARGO) test --release --workspace --exclude lunar-tidy --exclude lunar-sim \
+	  --exclude lunar-e2e
+
+stage-simulator:
+	@$(CARGO) test --release -p lunar-sim
+
+stage-lab:
+	@$(CARGO) build --release --workspace --bins
+	@$(CARGO) test --release -p lunar-e2e -- --test-threads=1
+
+.PHONY: stage-unit-long stage-simulator-long stage-lab-long
+stage-unit-long:
+	@PROPTEST_CASES=20000 $(MAKE) stage-unit
+
+stage-simulator-long:
+	@LUNAR_SIM_SEEDS=50000 $(MAKE) stage-simulator
+
+stage-lab-long:
+	@LUNAR_LAB_LONG=1 $(MAKE) stage-lab
+
+# Runs stages in order, each with a log; a stage that fails does not hide the later ones, but
+# without packages or a toolchain none of them can run. A stage of tests that ran no test failed.
+# Ends with what ran and how long it took.
+define run_stages
+mkdir -p $(LOGS); rm -f $(LOGS)/*.log; failed=0; blocked=0; table=; \
+for stage in $(1); do \
+  began=$$SECONDS; \
+  if [ $$blocked = 1 ]; then result="not run"; else \
+    echo "==== $$stage"; result=ok; \
+    $(MAKE) stage-$$stage </dev/null 2>&1 | tee $(LOGS)/$$stage.log || result=FAILED; \
+  fi; \
+  case "$$result:$$stage" in FAILED:bootstrap|FAILED:toolchain) blocked=1;; esac; \
+  tests=$$(sed -n 's/^test result: .* \([0-9]*\) passed; \([0-9]*\) failed.*/\1 \2/p' \
+    $(LOGS)/$$stage.log 2>/dev/null | awk '{p+=$$1; f+=$$2} END {if (NR) print p+f " tests"}'); \
+  case "$$result:$$stage:$$tests" in \
+    ok:tidy:|ok:unit*:|ok:simulator*:|ok:lab*:|ok:*:"0 tests") result="FAILED";; esac; \
+  [ "$$result" = ok ] || failed=1; \
+  table+=$$(printf '%-15s %-8s %5ds  %s' "$$stage" "$$result" $$((SECONDS-began)) "$$tests")$$'\n'; \
+done; \
+echo; echo "==== summary after $$((SECONDS/60)) min $$((SECONDS%60)) s (logs in $(LOGS))"; \
+printf '%s' "$$table"; \
+cat $(LOGS)/*.log | awk '/^test result: / {p+=$$4; f+=$$6; s+=$$8} \
+  END {printf "%d passed, %d failed, %d skipped\n", p, f, s}'; \
+if [ $$failed = 0 ]; then echo "test: ok"; else echo "test: FAILED"; fi; exit $$failed
+endef
