@@ -1,0 +1,274 @@
+//! Reading a journal back: the longest chain that may have been acknowledged.
+//!
+//! Rules (`docs/engine.md`): take the greatest E for which every block from `replay_from(E)` (or
+//! the checkpoint, if later) to E is whole. A hole that a *later batch* follows, or a damaged
+//! block where the chain or its next batch lies, is damage: the later batch began only after the
+//! former was durable.
+
+use std::collections::BTreeMap;
+
+use lunar_types::BLOCK_BYTES;
+
+use super::format::{BlockOrder, BlockState, decode};
+use super::{JournalIdentity, Record};
+
+/// What a journal says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recovered {
+    /// The records to apply, oldest first.
+    pub records: Vec<Record>,
+    /// The last block of the chain; 0 when nothing was written.
+    pub last_seq: u64,
+    /// The first block of the chain.
+    pub replay_from: u64,
+    /// Blocks of an unacknowledged batch beyond the chain: wiped before the same epoch goes on,
+    /// or a later chain could run into them.
+    pub beyond: Vec<u64>,
+}
+
+/// Acknowledged parts of the journal cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JournalDamage {
+    /// A block's bytes do not hold.
+    #[error(
+        "journal block at position {position} is damaged ({what} of sector {sector}): flushed \
+         writes since checkpoint {checkpoint} may depend on it"
+    )]
+    Block {
+        /// Position in the ring, in blocks.
+        position: u32,
+        /// First bad sector of the block.
+        sector: usize,
+        /// What does not hold.
+        what: &'static str,
+        /// The last sequence number that the metadata service has.
+        checkpoint: u64,
+    },
+    /// A block of an acknowledged batch is missing.
+    #[error(
+        "journal block {seq} is missing although block {later} of a later batch exists: a flushed \
+         write was lost by the LUN"
+    )]
+    Missing {
+        /// The block that should be there.
+        seq: u64,
+        /// The block that proves it.
+        later: u64,
+    },
+}
+
+struct Ring {
+    written: BTreeMap<u64, (BlockOrder, Vec<Record>)>,
+    damaged: Vec<(u32, usize, &'static str)>,
+}
+
+fn scan(id: &JournalIdentity, ring_blocks: u32, image: &[u8]) -> Ring {
+    let mut ring = Ring { written: BTreeMap::new(), damaged: Vec::new() };
+    for (position, block) in (0..ring_blocks).zip(image.chunks_exact(BLOCK_BYTES as usize)) {
+        match decode(id, ring_blocks, position, block) {
+            BlockState::Written(order, records) => {
+                ring.written.insert(order.seq, (order, records));
+            }
+            BlockState::Damaged { sector, what } => ring.damaged.push((position, sector, what)),
+            BlockState::Empty | BlockState::Torn => {}
+        }
+    }
+    ring
+}
+
+/// The greatest E whose chain has no hole, and where the chain starts.
+fn longest_chain(ring: &Ring, checkpoint: u64) -> Option<(u64, u64)> {
+    ring.written.iter().rev().find_map(|(&last, (order, _))| {
+        let from = order.replay_from.max(checkpoint + 1);
+        let is_superseded = last <= checkpoint;
+        let is_whole = (from..=last).all(|seq| ring.written.contains_key(&seq));
+        (is_superseded || is_whole).then_some((from, last))
+    })
+}
+
+/// Blocks beyond the chain belong to the one batch that was in flight: the batch with the first
+/// missing block. A batch that began later proves that the missing block was durable once.
+fn check_acknowledged(ring: &Ring, last: u64) -> Result<(), JournalDamage> {
+    let mut beyond = ring.written.range(last + 1..);
+    match beyond.find(|(_, (order, _))| order.batch_first > last + 1) {
+        Some((&later, _)) => Err(JournalDamage::Missing { seq: last + 1, later }),
+        None => Ok(()),
+    }
+}
+
+fn check_damage(
+    ring: &Ring,
+    ring_blocks: u32,
+    live: (u64, u64),
+    checkpoint: u64,
+) -> Result<(), JournalDamage> {
+    let (from, last) = live;
+    // Sectors are written whole or not at all, so no torn batch leaves damage: the batch after the chain may have been acknowledged too, had its blocks been readable.
+    let reach = last + u64::from(ring_blocks / 3);
+    for &(position, sector, what) in &ring.damaged {
+        let blocks = u64::from(ring_blocks);
+        let first_there = from + (u64::from(position) + blocks - from % blocks) % blocks;
+        if first_there <= reach {
+            return Err(JournalDamage::Block { position, sector, what, checkpoint });
+        }
+    }
+    Ok(())
+}
+
+/// Reads a ring's image, of which the metadata service has everything up to `checkpoint`.
+///
+/// # Errors
+/// When something that may have been acknowledged cannot be read; nothing is guessed.
+pub fn recover(
+    id: &JournalIdentity,
+    ring_blocks: u32,
+    image: &[u8],
+    checkpoint: u64,
+) -> Result<Recovered, JournalDamage> {
+    let mut ring = scan(id, ring_blocks, image);
+    let (from, last) = match longest_chain(&ring, checkpoint) {
+        Some((from, last)) => (from, last.max(checkpoint)),
+        None => (checkpoint + 1, checkpoint),
+    };
+    check_damage(&ring, ring_blocks, (from, last), checkpoint)?;
+    check_acknowledged(&ring, last)?;
+    let beyond = ring.written.split_off(&(last + 1)).into_keys().collect();
+    let records = ring.written.split_off(&from).into_values().flat_map(|(_, r)| r).collect();
+    Ok(Recovered { records, last_seq: last, replay_from: from, beyond })
+}
+
+#[cfg(test)]
+mod tests {
+    use lunar_types::{
+        Epoch, ExtentAddress, ExtentRun, ExtentSize, Incarnation, LayerId, LogicalExtent, LunIndex,
+        NodeId, NodeIncarnation, SlotPlace, VolumeId,
+    };
+
+    use super::*;
+    use crate::journal::format::{RECORDS_PER_BLOCK, encode_empty};
+    use crate::journal::{JournalRing, RingPlace, SEQ_CONFIRMED};
+    use crate::lun::{LunLayout, LunTable};
+    use crate::place::Place;
+
+    const ID: JournalIdentity = JournalIdentity {
+        volume: VolumeId::from_u128(1),
+        layer: LayerId::new(1),
+        epoch: Epoch::new(1),
+        writer: NodeIncarnation { node: NodeId::new(1), incarnation: Incarnation::new(1) },
+    };
+
+    /// A ring of 48 blocks on three runs, so that batches break at run ends.
+    struct Disk {
+        table: LunTable,
+        base: Vec<u64>,
+        image: Vec<u8>,
+        ring: JournalRing,
+    }
+
+    impl Disk {
+        fn new() -> Self {
+            let size = ExtentSize::from_bytes(64 << 10).expect("valid");
+            let layout = LunLayout::new(size, 64 << 20);
+            let table = LunTable::new([(LunIndex::new(0), layout)]);
+            let runs = [3, 9, 1].map(|at| ExtentRun::new(ExtentAddress::new(0, at), 1)).to_vec();
+            let place = RingPlace::new(runs, size);
+            let base = place.stretches(&table).map(|(_, at, _)| at).collect();
+            let mut image = vec![0; 48 * 4096];
+            for (position, block) in (0..).zip(image.chunks_exact_mut(4096)) {
+                encode_empty(&ID, 48, position, block);
+            }
+            Self { table, base, image, ring: JournalRing::fresh(ID, place) }
+        }
+
+        /// Writes a batch; `keep` says which of its 512-byte sectors reach the medium.
+        fn append(&mut self, records: &[Record], keep: impl Fn(usize) -> bool) {
+            let mut sector = 0;
+            for write in self.ring.append(records, &self.table) {
+                let run = self.base.iter().position(|b| (*b..*b + 65536).contains(&write.at));
+                let run = run.expect("a write lies on a run");
+                let at = run * 65536 + (write.at - self.base[run]) as usize;
+                for (n, bytes) in write.buffer.as_bytes().chunks_exact(512).enumerate() {
+                    if keep(sector) {
+                        self.image[at + n * 512..at + n * 512 + 512].copy_from_slice(bytes);
+                    }
+                    sector += 1;
+                }
+            }
+        }
+
+        fn recover(&self, checkpoint: u64) -> Result<Recovered, JournalDamage> {
+            recover(&ID, 48, &self.image, checkpoint)
+        }
+    }
+
+    fn records(from: u64, count: u64) -> Vec<Record> {
+        let place = SlotPlace::Extent(ExtentAddress::new(0, 40));
+        let place = Place::Slot { place, opaque: false };
+        (from..from + count)
+            .map(|n| Record { logical: LogicalExtent::new(n), place, word: 0, bits: n })
+            .collect()
+    }
+
+    #[test]
+    fn an_empty_journal_recovers_to_nothing() {
+        let found = Disk::new().recover(SEQ_CONFIRMED).expect("formatted");
+        assert!(found.records.is_empty() && found.last_seq == SEQ_CONFIRMED);
+    }
+
+    #[test]
+    fn acknowledged_batches_come_back_and_a_torn_one_ends_the_journal() {
+        let per_block = RECORDS_PER_BLOCK as u64;
+        for lost in 0..16 {
+            let mut disk = Disk::new();
+            disk.append(&records(0, 3 * per_block), |_| true);
+            disk.append(&records(1000, 2 * per_block), |sector| sector != lost);
+            let found = disk.recover(SEQ_CONFIRMED).expect("a tear is no damage");
+            assert!(found.records.starts_with(&records(0, 3 * per_block)), "lost sector {lost}");
+            assert!(found.last_seq < 6, "lost sector {lost}");
+            let beyond = u64::from(lost < 8);
+            assert_eq!(found.beyond.len() as u64, beyond, "lost sector {lost}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_block_that_counts_is_an_error_and_one_that_does_not_is_none() {
+        let mut disk = Disk::new();
+        for batch in 0..4 {
+            disk.append(&records(batch * 10, 1), |_| true);
+        }
+        for (seq, counts) in [(2, false), (3, true), (4, true), (5, true)] {
+            let mut image = disk.image.clone();
+            image[seq * 4096 + 700] ^= 4;
+            let found = recover(&ID, 48, &image, 2);
+            assert_eq!(found.is_err(), counts, "block {seq}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn an_acknowledged_block_that_vanished_is_an_error() {
+        let mut disk = Disk::new();
+        disk.append(&records(0, 1), |_| true);
+        disk.append(&records(1, 1), |_| false);
+        disk.append(&records(2, 1), |_| true);
+        assert_eq!(disk.recover(SEQ_CONFIRMED), Err(JournalDamage::Missing { seq: 3, later: 4 }));
+    }
+
+    #[test]
+    fn a_ring_that_goes_round_many_times_never_overwrites_what_counts() {
+        let mut disk = Disk::new();
+        let state = records(0, 5 * RECORDS_PER_BLOCK as u64);
+        for lap in 0..40_u64 {
+            let is_full = disk.ring.needs_full_batch();
+            let first = disk.ring.last_seq() + 1;
+            let batch = if is_full { state.clone() } else { records(lap, 7) };
+            disk.append(&batch, |_| true);
+            if is_full {
+                disk.ring.full_batch_is_durable(first);
+            }
+            let found = disk.recover(SEQ_CONFIRMED).expect("nothing is torn");
+            assert_eq!(found.last_seq, disk.ring.last_seq());
+            assert!(found.records.ends_with(&batch), "lap {lap}");
+        }
+        assert!(disk.ring.last_seq() > 100, "the ring went round");
+    }
+}

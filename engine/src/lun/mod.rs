@@ -1,0 +1,170 @@
+//! LUNs as the engine sees them: a layout, and a blocking device for work outside the I/O path.
+//!
+//! Requests never come through [`LunDevice`]: their I/O leaves the engine as
+//! [`crate::io::Action`]s. Labels, journal recovery and formatting use it, before a volume
+//! serves.
+
+mod file;
+
+use lunar_types::{ExtentAddress, ExtentSize, LunIndex, PhysicalExtent};
+
+pub use file::FileLun;
+
+/// Bytes in front of the data area of a LUN: label, and room for what a later format needs.
+pub const DATA_START_BYTES: u64 = 1 << 20;
+/// Bytes behind the data area of a LUN.
+pub const DATA_TAIL_BYTES: u64 = 1 << 20;
+/// The smallest LUN: both ends and sixteen extents of the largest size.
+pub const LUN_BYTES_MIN: u64 = 32 << 20;
+
+/// An I/O on a LUN failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LunError {
+    /// The device answered with this errno.
+    #[error("the device answered with error {errno}")]
+    Device {
+        /// As the kernel gave it, positive.
+        errno: i32,
+    },
+    /// The device moved fewer bytes than asked for.
+    #[error("the device moved {moved} of {asked} bytes")]
+    Short {
+        /// Bytes moved.
+        moved: u32,
+        /// Bytes asked for.
+        asked: u32,
+    },
+}
+
+/// A LUN for blocking I/O; offsets and lengths are multiples of its logical block.
+pub trait LunDevice {
+    /// Reads into `buffer` from byte `at`.
+    ///
+    /// # Errors
+    /// When the device fails or moves less.
+    fn read_at(&self, at: u64, buffer: &mut [u8]) -> Result<(), LunError>;
+
+    /// Writes `bytes` at byte `at`; volatile until [`LunDevice::flush`].
+    ///
+    /// # Errors
+    /// When the device fails or moves less.
+    fn write_at(&self, at: u64, bytes: &[u8]) -> Result<(), LunError>;
+
+    /// Makes every completed write durable.
+    ///
+    /// # Errors
+    /// When the device fails; what was written before may then be lost.
+    fn flush(&self) -> Result<(), LunError>;
+
+    /// The size in bytes.
+    fn size_bytes(&self) -> u64;
+
+    /// The logical block size in bytes.
+    fn logical_block_bytes(&self) -> u32;
+}
+
+/// Where the extents of one LUN are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LunLayout {
+    extent_size: ExtentSize,
+    extents: u64,
+}
+
+impl LunLayout {
+    /// The layout of a LUN of `size_bytes` in a pool of this extent size.
+    #[must_use]
+    pub fn new(extent_size: ExtentSize, size_bytes: u64) -> Self {
+        let data = size_bytes.saturating_sub(DATA_START_BYTES + DATA_TAIL_BYTES);
+        let extents = (data >> extent_size.shift()).min(PhysicalExtent::LIMIT);
+        Self { extent_size, extents }
+    }
+
+    /// How many extents the data area holds.
+    #[must_use]
+    pub const fn extents(&self) -> u64 {
+        self.extents
+    }
+
+    /// The byte at which an extent starts.
+    ///
+    /// # Panics
+    /// When the extent lies beyond the data area: such an address would hit the label or fall off
+    /// the device.
+    #[must_use]
+    pub fn byte_of(&self, extent: PhysicalExtent) -> u64 {
+        let raw = extent.get();
+        assert!(raw < self.extents, "extent {raw} of a LUN of {} extents", self.extents);
+        DATA_START_BYTES + (raw << self.extent_size.shift())
+    }
+}
+
+/// The layouts of a pool's LUNs, by index.
+#[derive(Clone, Debug, Default)]
+pub struct LunTable {
+    layouts: Vec<Option<LunLayout>>,
+}
+
+impl LunTable {
+    /// The table of these LUNs.
+    #[must_use]
+    pub fn new(luns: impl IntoIterator<Item = (LunIndex, LunLayout)>) -> Self {
+        let mut layouts = Vec::new();
+        for (index, layout) in luns {
+            let at = usize::from(index.get());
+            if layouts.len() <= at {
+                layouts.resize(at + 1, None);
+            }
+            layouts[at] = Some(layout);
+        }
+        Self { layouts }
+    }
+
+    /// Whether the pool has this extent.
+    #[must_use]
+    pub fn contains(&self, at: ExtentAddress) -> bool {
+        let layout = self.layouts.get(usize::from(at.lun.get())).copied().flatten();
+        layout.is_some_and(|layout| at.extent.get() < layout.extents)
+    }
+
+    /// The byte on its LUN at which an extent starts.
+    ///
+    /// # Panics
+    /// When the pool has no such LUN or extent.
+    #[must_use]
+    pub fn byte_of(&self, at: ExtentAddress) -> u64 {
+        let layout = self.layouts.get(usize::from(at.lun.get())).copied().flatten();
+        layout.expect("the map names LUNs of its own pool only").byte_of(at.extent)
+    }
+
+    /// The indices of the LUNs.
+    pub fn indices(&self) -> impl Iterator<Item = LunIndex> + '_ {
+        (0_u16..)
+            .zip(&self.layouts)
+            .filter(|(_, layout)| layout.is_some())
+            .filter_map(|(index, _)| LunIndex::try_new(index))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extents_stay_between_the_two_ends() {
+        let size = (1 << 30) + 12_345;
+        for shift in [16, 20, 24] {
+            let extent = ExtentSize::from_bytes(1 << shift).expect("a valid size");
+            let layout = LunLayout::new(extent, size);
+            let last = PhysicalExtent::new(layout.extents() - 1);
+            assert!(layout.byte_of(last) + extent.bytes() <= size - DATA_TAIL_BYTES);
+            assert!(layout.byte_of(PhysicalExtent::new(0)) >= DATA_START_BYTES);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "of a LUN of")]
+    fn an_extent_beyond_the_data_area_is_never_addressed() {
+        let layout = LunLayout::new(ExtentSize::DEFAULT, 64 << 20);
+        let _ = layout.byte_of(PhysicalExtent::new(layout.extents()));
+    }
+}
