@@ -257,7 +257,7 @@ mod tests {
     fn a_ring_that_goes_round_many_times_never_overwrites_what_counts() {
         let mut disk = Disk::new();
         let state = records(0, 5 * RECORDS_PER_BLOCK as u64);
-        for lap in 0..40_u64 {
+        for lap in 0..200_u64 {
             let is_full = disk.ring.needs_full_batch();
             let first = disk.ring.last_seq() + 1;
             let batch = if is_full { state.clone() } else { records(lap, 7) };

@@ -1,0 +1,591 @@
+//! The volume engine against a naive model: random requests on an array of bytes.
+//!
+//! LUN I/O ends in random order. At random points the volume is taken over after a kill (dirty
+//! table kept), after a loss of the node (journal replayed onto what was committed; the LUNs keep
+//! everything here, so what was flushed must be there), or detached. Tearing, lost caches and
+//! several volumes are the simulator's part.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use lunar_engine::buffer::AlignedBuf;
+use lunar_engine::dirty::{DirtyIdentity, DirtyTable, SharedWords, table_words};
+use lunar_engine::io::{
+    Action, IoError, IoOp, IoRequest, LunDone, LunIo, Part, QueueId, RequestId,
+};
+use lunar_engine::journal::{
+    self, JournalIdentity, JournalRing, LunSet, Recovered, RingPlace, SEQ_CONFIRMED,
+};
+use lunar_engine::lun::{LunDevice, LunError, LunLayout, LunTable};
+use lunar_engine::replay;
+use lunar_engine::volume::{
+    ControlWork, LayerSlots, QueueContext, Tuning, Volume, VolumeParts, VolumeSpec, WorkDone,
+    blocking, dirty_capacity,
+};
+use lunar_types::{
+    Epoch, ExtentAddress, ExtentRun, ExtentSize, Incarnation, LayerId, LogicalBlockSize,
+    LogicalExtent, LunIndex, NodeId, NodeIncarnation, Presence, Slot, SlotPlace, VolumeId,
+    VolumeSize,
+};
+use proptest::prelude::*;
+
+const EXTENT: u64 = 64 << 10;
+const VOLUME_BYTES: u64 = 9 * EXTENT + 5 * 4096;
+const LUN_BYTES: u64 = 4 << 20;
+const QUEUES: u16 = 2;
+
+struct MemoryLun(std::cell::RefCell<Vec<u8>>);
+
+impl LunDevice for MemoryLun {
+    fn read_at(&self, at: u64, buffer: &mut [u8]) -> Result<(), LunError> {
+        buffer.copy_from_slice(&self.0.borrow()[at as usize..][..buffer.len()]);
+        Ok(())
+    }
+
+    fn write_at(&self, at: u64, bytes: &[u8]) -> Result<(), LunError> {
+        self.0.borrow_mut()[at as usize..][..bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<(), LunError> {
+        Ok(())
+    }
+
+    fn size_bytes(&self) -> u64 {
+        LUN_BYTES
+    }
+
+    fn logical_block_bytes(&self) -> u32 {
+        512
+    }
+}
+
+struct Luns(Vec<MemoryLun>);
+
+impl LunSet for Luns {
+    fn lun(&self, index: LunIndex) -> Option<&dyn LunDevice> {
+        self.0.get(usize::from(index.get())).map(|lun| lun as &dyn LunDevice)
+    }
+}
+
+/// A stand-in of the metadata service for one volume: a map and a reservation.
+#[derive(Default)]
+struct Metadata {
+    committed: BTreeMap<LogicalExtent, Slot>,
+    checkpoint: u64,
+    free: BTreeSet<ExtentAddress>,
+    held: BTreeSet<ExtentAddress>,
+}
+
+impl Metadata {
+    fn reserve(&mut self, count: u32) -> WorkDone {
+        let taken: Vec<_> = self.free.iter().copied().take(count as usize).collect();
+        if taken.is_empty() {
+            return WorkDone::PoolFull;
+        }
+        for at in &taken {
+            self.free.remove(at);
+            self.held.insert(*at);
+        }
+        WorkDone::Reserved(taken.into_iter().map(|at| ExtentRun::new(at, 1)).collect())
+    }
+
+    fn commit(&mut self, updates: &[replay::SlotUpdate], checkpoint: Option<u64>) {
+        for update in updates {
+            let before = self.committed.remove(&update.logical).and_then(|slot| slot.extent());
+            let after = update.slot.as_ref().and_then(Slot::extent);
+            if before != after {
+                self.held.extend(before);
+                if let Some(at) = after {
+                    assert!(self.held.remove(&at), "commit of {at}, which is not reserved");
+                }
+            }
+            if let Some(slot) = &update.slot {
+                self.committed.insert(update.logical, slot.clone());
+            }
+        }
+        if let Some(seq) = checkpoint {
+            assert!(seq >= self.checkpoint, "a checkpoint never moves back");
+            self.checkpoint = seq;
+        }
+    }
+}
+
+struct World {
+    luns: Luns,
+    metadata: Metadata,
+    base: LayerSlots,
+    table_memory: Arc<dyn SharedWords>,
+    volume: Volume,
+    contexts: Vec<QueueContext>,
+    buffers: HashMap<RequestId, Vec<u8>>,
+    pending: Vec<(QueueId, lunar_engine::io::OpId, LunIo)>,
+    wakes: BTreeSet<QueueId>,
+    done: HashMap<RequestId, Result<(), IoError>>,
+    logical_block: LogicalBlockSize,
+    epoch: u64,
+    model: Vec<u8>,
+    /// By sector: what may be found after a loss of the node.
+    allowed: Vec<BTreeSet<u8>>,
+    /// FUA writes under way: sectors and what they hold once durable.
+    fua: HashMap<RequestId, (std::ops::Range<usize>, u8)>,
+    now: u64,
+}
+
+fn size() -> ExtentSize {
+    ExtentSize::from_bytes(EXTENT).expect("valid")
+}
+
+fn table() -> LunTable {
+    let layout = LunLayout::new(size(), LUN_BYTES);
+    LunTable::new([(LunIndex::new(0), layout), (LunIndex::new(1), layout)])
+}
+
+fn ring_place() -> RingPlace {
+    RingPlace::new(vec![ExtentRun::new(ExtentAddress::new(1, 0), 1)], size())
+}
+
+fn holder() -> NodeIncarnation {
+    NodeIncarnation { node: NodeId::new(1), incarnation: Incarnation::new(1) }
+}
+
+fn journal_identity(epoch: u64) -> JournalIdentity {
+    let (volume, layer) = (VolumeId::from_u128(1), LayerId::new(2));
+    JournalIdentity { volume, layer, epoch: Epoch::new(epoch), writer: holder() }
+}
+
+fn dirty_identity(epoch: u64) -> DirtyIdentity {
+    let JournalIdentity { volume, layer, epoch, writer } = journal_identity(epoch);
+    DirtyIdentity { volume, layer, epoch, holder: writer, extent_size: size() }
+}
+
+fn spec(logical_block: LogicalBlockSize) -> VolumeSpec {
+    VolumeSpec {
+        volume: VolumeId::from_u128(1),
+        holder: holder(),
+        size: VolumeSize::from_bytes(VOLUME_BYTES).expect("valid"),
+        extent_size: size(),
+        logical_block,
+        queue_count: QUEUES,
+        luns: table(),
+        tuning: Tuning { reserve_min: 3, reserve_max: 8, ..Tuning::default() },
+    }
+}
+
+fn fresh_memory() -> Arc<dyn SharedWords> {
+    let words = table_words(size(), dirty_capacity(&ring_place(), size()));
+    let words: Box<[AtomicU64]> = (0..words).map(|_| AtomicU64::new(0)).collect();
+    Arc::new(words)
+}
+
+impl World {
+    /// A volume over a layer that has data in some blocks; everything else on the LUNs is garbage.
+    fn new(logical_block: LogicalBlockSize, with_base: bool) -> Self {
+        let garbage = || MemoryLun(std::cell::RefCell::new(vec![0xdb; LUN_BYTES as usize]));
+        let luns = Luns(vec![garbage(), garbage()]);
+        let mut model = vec![0; VOLUME_BYTES as usize];
+        let mut base = LayerSlots::new();
+        if with_base {
+            for (logical, bits) in [(1_u64, 0xffff_u64), (2, 0x0ff0), (4, 0x0001)] {
+                let at = ExtentAddress::new(0, 1 + logical);
+                let presence = Presence::from_words(size(), &[bits]).expect("16 blocks");
+                for block in (0..16_u64).filter(|block| bits >> block & 1 == 1) {
+                    let bytes = [block as u8 + 1; 4096];
+                    luns.0[0].write_at(table().byte_of(at) + block * 4096, &bytes).expect("memory");
+                    let on_volume = (logical * EXTENT + block * 4096) as usize;
+                    model[on_volume..on_volume + 4096].copy_from_slice(&bytes);
+                }
+                let place = SlotPlace::Extent(at);
+                base.push((LogicalExtent::new(logical), Slot { place, opaque: false, presence }));
+            }
+        }
+        let free = (10..24).flat_map(|n| [ExtentAddress::new(0, n), ExtentAddress::new(1, n)]);
+        let metadata = Metadata { free: free.collect(), ..Metadata::default() };
+        journal::format_ring(&journal_identity(1), &ring_place(), &table(), &luns)
+            .expect("memory does not fail");
+        let table_memory = fresh_memory();
+        let mut layers = vec![LayerSlots::new()];
+        layers.extend(with_base.then(|| base.clone()));
+        let volume = Volume::start(VolumeParts {
+            spec: spec(logical_block),
+            layers,
+            ring: JournalRing::fresh(journal_identity(1), ring_place()),
+            table: DirtyTable::create(
+                Arc::clone(&table_memory),
+                dirty_identity(1),
+                dirty_capacity(&ring_place(), size()),
+            )
+            .expect("memory of the right size"),
+            predecessor: None,
+        })
+        .expect("a sound map");
+        let contexts = (0..=QUEUES).map(|n| volume.queue(QueueId::new(n))).collect();
+        let metadata = Metadata { checkpoint: SEQ_CONFIRMED, ..metadata };
+        Self {
+            luns,
+            metadata,
+            base,
+            table_memory,
+            volume,
+            contexts,
+            buffers: HashMap::new(),
+            pending: Vec::new(),
+            wakes: BTreeSet::new(),
+            done: HashMap::new(),
+            logical_block,
+            epoch: 1,
+            allowed: model.chunks(512).map(|sector| BTreeSet::from([sector[0]])).collect(),
+            fua: HashMap::new(),
+            model,
+            now: 0,
+        }
+    }
+
+    fn run(&mut self, queue: QueueId, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Lun { op, io } => self.pending.push((queue, op, io)),
+                Action::ZeroFill { tag, offset, length } => {
+                    let buffer = self.buffers.get_mut(&RequestId { queue, tag }).expect("there");
+                    buffer[offset as usize..][..length as usize].fill(0);
+                }
+                Action::Complete { tag, result } => {
+                    let before = self.done.insert(RequestId { queue, tag }, result);
+                    assert!(before.is_none(), "a request is completed once");
+                }
+                Action::WakeQueue(queue) => {
+                    self.wakes.insert(queue);
+                }
+                Action::WakeControl => {}
+            }
+        }
+    }
+
+    fn perform(&mut self, queue: QueueId, op: lunar_engine::io::OpId, io: LunIo) {
+        let lun = &self.luns.0[usize::from(io.lun().get())];
+        let mut done = LunDone { op, result: Ok(()), buffer: None };
+        match io {
+            LunIo::Read { at, tag, offset, length, .. } => {
+                let buffer = self.buffers.get_mut(&RequestId { queue, tag }).expect("there");
+                lun.read_at(at, &mut buffer[offset as usize..][..length as usize]).expect("memory");
+            }
+            LunIo::Write { at, tag, offset, length, .. } => {
+                let buffer = &self.buffers[&RequestId { queue, tag }];
+                lun.write_at(at, &buffer[offset as usize..][..length as usize]).expect("memory");
+            }
+            LunIo::WriteParts { mut at, tag, parts, .. } => {
+                for part in parts {
+                    let bytes = match &part {
+                        Part::Request { offset, length } => {
+                            let buffer = &self.buffers[&RequestId { queue, tag }];
+                            buffer[*offset as usize..][..*length as usize].to_vec()
+                        }
+                        Part::Zeros { length } => vec![0; *length as usize],
+                        Part::Owned { buffer, offset, length } => {
+                            buffer.as_bytes()[*offset as usize..][..*length as usize].to_vec()
+                        }
+                    };
+                    lun.write_at(at, &bytes).expect("memory");
+                    at += bytes.len() as u64;
+                }
+            }
+            LunIo::ReadOwned { at, mut buffer, .. } => {
+                lun.read_at(at, buffer.as_mut_bytes()).expect("memory");
+                done.buffer = Some(buffer);
+            }
+            LunIo::WriteOwned { at, buffer, .. } => {
+                let _: &AlignedBuf = &buffer;
+                lun.write_at(at, buffer.as_bytes()).expect("memory");
+            }
+            LunIo::Flush { .. } => {}
+        }
+        let mut out = Vec::new();
+        self.volume.complete(&mut self.contexts[usize::from(queue.get())], done, &mut out);
+        self.run(queue, out);
+    }
+
+    fn control(&mut self) {
+        let mut out = Vec::new();
+        self.now += 1;
+        let now = Duration::from_secs(self.now);
+        while let Some(work) = self.volume.next_work(now, &mut out) {
+            let done = match work {
+                ControlWork::Reserve { count } => self.metadata.reserve(count),
+                ControlWork::Round => {
+                    let queue = &mut self.contexts[usize::from(QUEUES)];
+                    blocking::run_round(&self.volume, queue, &self.luns, &mut out);
+                    continue;
+                }
+                ControlWork::Commit(batch) => {
+                    self.metadata.commit(&batch.updates, batch.checkpoint);
+                    WorkDone::Committed
+                }
+            };
+            self.volume.work_done(done, now, &mut out);
+        }
+        self.run(QueueId::new(QUEUES), out);
+    }
+
+    /// Lets everything that is under way end, LUN I/O in the order that `pick` says.
+    fn settle(&mut self, pick: &mut impl FnMut(usize) -> usize) {
+        for _ in 0..1000 {
+            if let Some(queue) = self.wakes.pop_first() {
+                let mut out = Vec::new();
+                self.volume.resume(&mut self.contexts[usize::from(queue.get())], &mut out);
+                self.run(queue, out);
+            } else if !self.pending.is_empty() {
+                let (queue, op, io) = self.pending.swap_remove(pick(self.pending.len()));
+                self.perform(queue, op, io);
+            } else if self.done.len() < self.buffers.len() {
+                self.control();
+            } else {
+                return;
+            }
+        }
+        panic!("requests do not end: {:?}", self.volume.stats());
+    }
+
+    fn submit(&mut self, id: RequestId, op: IoOp, buffer: Vec<u8>) {
+        self.buffers.insert(id, buffer);
+        let mut out = Vec::new();
+        let context = &mut self.contexts[usize::from(id.queue.get())];
+        self.volume.submit(context, IoRequest { id, op }, &mut out);
+        self.run(id.queue, out);
+    }
+
+    fn restart(&mut self, layers: Vec<LayerSlots>, ring: JournalRing, is_kill: bool) {
+        let capacity = dirty_capacity(&ring_place(), size());
+        let identity = dirty_identity(self.epoch);
+        let (table, predecessor) = if is_kill {
+            let memory = Arc::clone(&self.table_memory);
+            let (table, dirty) = DirtyTable::open(memory, identity, capacity).expect("our table");
+            (table, Some(dirty))
+        } else {
+            self.table_memory = fresh_memory();
+            let memory = Arc::clone(&self.table_memory);
+            (DirtyTable::create(memory, identity, capacity).expect("right size"), None)
+        };
+        let spec = spec(self.logical_block);
+        let parts = VolumeParts { spec, layers, ring, table, predecessor };
+        self.volume = Volume::start(parts).expect("a sound map");
+        self.contexts = (0..=QUEUES).map(|n| self.volume.queue(QueueId::new(n))).collect();
+        self.wakes.clear();
+    }
+
+    fn layers(&self) -> Vec<LayerSlots> {
+        let head = self.metadata.committed.iter().map(|(at, slot)| (*at, slot.clone())).collect();
+        let mut layers = vec![head];
+        layers.extend((!self.base.is_empty()).then(|| self.base.clone()));
+        layers
+    }
+
+    fn recover(&self) -> Recovered {
+        let image = journal::read(&ring_place(), &table(), &self.luns).expect("memory");
+        let id = journal_identity(self.epoch);
+        let blocks = ring_place().blocks();
+        journal::recover(&id, blocks, image.as_bytes(), self.metadata.checkpoint).expect("sound")
+    }
+
+    /// fs-core is killed and its successor takes over.
+    fn kill(&mut self) {
+        let recovered = self.recover();
+        let id = journal_identity(self.epoch);
+        journal::wipe_beyond(&id, &ring_place(), &table(), &self.luns, &recovered).expect("memory");
+        let ring = JournalRing::resumed(id, ring_place(), &recovered);
+        self.restart(self.layers(), ring, true);
+    }
+
+    /// The node is lost and a new owner takes over: flushed data must be there.
+    fn lose_node(&mut self) {
+        let recovered = self.recover();
+        let updates = replay::replay(&recovered.records, &self.metadata.committed, size());
+        self.metadata.commit(&updates.expect("our geometry"), None);
+        let used: BTreeSet<_> = self.metadata.committed.values().filter_map(Slot::extent).collect();
+        let held = std::mem::take(&mut self.metadata.held);
+        self.metadata.free.extend(held.into_iter().filter(|at| !used.contains(at)));
+        self.epoch += 1;
+        self.metadata.checkpoint = SEQ_CONFIRMED;
+        let id = journal_identity(self.epoch);
+        journal::format_ring(&id, &ring_place(), &table(), &self.luns).expect("memory");
+        self.restart(self.layers(), JournalRing::fresh(id, ring_place()), false);
+    }
+
+    fn all_is_durable(&mut self) {
+        for (allowed, sector) in self.allowed.iter_mut().zip(self.model.chunks(512)) {
+            *allowed = BTreeSet::from([sector[0]]);
+        }
+    }
+
+    fn read_all(&mut self) -> Vec<u8> {
+        let id = RequestId { queue: QueueId::new(0), tag: 0 };
+        let length = u32::try_from(VOLUME_BYTES).expect("small");
+        self.submit(id, IoOp::Read { offset: 0, length }, vec![0xee; VOLUME_BYTES as usize]);
+        self.settle(&mut |_| 0);
+        assert_eq!(self.done.remove(&id), Some(Ok(())));
+        self.buffers.remove(&id).expect("there")
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Do {
+    Io { kind: u8, offset: u64, length: u64, fill: u8 },
+    Flush,
+    Checkpoint,
+    Kill,
+    LoseNode,
+}
+
+fn step() -> impl Strategy<Value = Do> {
+    let io = (0..6_u8, 0..VOLUME_BYTES / 512, 1..80_u64, 1..=255_u8).prop_map(
+        |(kind, offset, length, fill)| Do::Io {
+            kind,
+            offset: offset * 512,
+            length: length * 512,
+            fill,
+        },
+    );
+    prop_oneof![
+        12 => io,
+        2 => Just(Do::Flush),
+        1 => Just(Do::Checkpoint),
+        1 => Just(Do::Kill),
+        1 => Just(Do::LoseNode),
+    ]
+}
+
+/// Runs groups of requests that do not overlap, so that the model knows the outcome.
+fn check(logical_block: LogicalBlockSize, with_base: bool, steps: &[Do], order: &[u8]) {
+    let mut world = World::new(logical_block, with_base);
+    let mut turn = 0;
+    let mut pick = |count: usize| {
+        turn += 1;
+        usize::from(order[turn % order.len()]) % count
+    };
+    let mut group: Vec<(u64, u64)> = Vec::new();
+    let mut tag = 0;
+    for step in steps {
+        let (offset, end) = match step {
+            Do::Io { offset, length, .. } => {
+                let unit = u64::from(logical_block.bytes());
+                let offset = offset / unit * unit;
+                (offset, (offset + length.next_multiple_of(unit)).min(VOLUME_BYTES))
+            }
+            _ => (0, VOLUME_BYTES),
+        };
+        if group.iter().any(|(from, to)| offset < *to && *from < end) || tag > 20 {
+            world.settle(&mut pick);
+            group.clear();
+            tag = 0;
+            finish(&mut world);
+        }
+        let id = RequestId { queue: QueueId::new(tag % QUEUES), tag };
+        match step {
+            Do::Io { kind, fill, .. } => {
+                group.push((offset, end));
+                tag += 1;
+                io(&mut world, id, *kind, (offset, end), *fill);
+            }
+            Do::Flush => {
+                world.submit(id, IoOp::Flush, Vec::new());
+                world.settle(&mut pick);
+                finish(&mut world);
+                world.all_is_durable();
+            }
+            Do::Checkpoint => {
+                let mut out = Vec::new();
+                world.volume.request_checkpoint(&mut out);
+                world.control();
+            }
+            Do::Kill => {
+                world.kill();
+                let found = world.read_all();
+                assert_same(&found, &world.model, "after a kill");
+            }
+            Do::LoseNode => lose_node(&mut world),
+        }
+    }
+    world.settle(&mut pick);
+    finish(&mut world);
+    let found = world.read_all();
+    assert_same(&found, &world.model, "at the end");
+}
+
+fn io(world: &mut World, id: RequestId, kind: u8, (offset, end): (u64, u64), fill: u8) {
+    let length = end - offset;
+    let short = u32::try_from(length).expect("small");
+    let range = offset as usize..end as usize;
+    let op = match kind {
+        0 => IoOp::Read { offset, length: short },
+        1 | 2 => IoOp::Write { offset, length: short, fua: false },
+        3 => IoOp::Write { offset, length: short, fua: true },
+        4 => IoOp::Discard { offset, length },
+        _ => IoOp::WriteZeroes { offset, length },
+    };
+    let value = match op {
+        IoOp::Write { .. } => Some(fill),
+        IoOp::Discard { .. } | IoOp::WriteZeroes { .. } => Some(0),
+        IoOp::Read { .. } | IoOp::Flush => None,
+    };
+    if let Some(value) = value {
+        let sectors = range.start / 512..range.end / 512;
+        world.model[range].fill(value);
+        for allowed in &mut world.allowed[sectors.clone()] {
+            allowed.insert(value);
+        }
+        if kind == 3 {
+            world.fua.insert(id, (sectors, value));
+        }
+    }
+    world.submit(id, op, vec![fill; length as usize]);
+}
+
+/// Checks and forgets every request that has ended.
+fn finish(world: &mut World) {
+    for (id, result) in world.done.drain() {
+        assert_eq!(result, Ok(()), "{id:?}");
+        world.buffers.remove(&id);
+        if let Some((sectors, value)) = world.fua.remove(&id) {
+            world.allowed[sectors].fill(BTreeSet::from([value]));
+        }
+    }
+    assert!(world.buffers.is_empty(), "every request has ended");
+}
+
+/// What was flushed survives; what was written since may, with any of the values it had.
+fn lose_node(world: &mut World) {
+    world.lose_node();
+    let found = world.read_all();
+    for (n, sector) in found.chunks(512).enumerate() {
+        let value = sector[0];
+        assert!(sector.iter().all(|byte| *byte == value), "sector {n} is torn");
+        let allowed = &world.allowed[n];
+        assert!(allowed.contains(&value), "sector {n} holds {value:#x}, not one of {allowed:x?}");
+    }
+    world.model = found;
+    world.all_is_durable();
+}
+
+fn assert_same(found: &[u8], expected: &[u8], when: &str) {
+    let differs = found.chunks(512).zip(expected.chunks(512)).position(|(a, b)| a != b);
+    if let Some(sector) = differs {
+        let at = sector * 512;
+        panic!("sector {sector} {when}: {:#x}, not {:#x}", found[at], expected[at]);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn a_volume_behaves_as_an_array_of_bytes(
+        steps in prop::collection::vec(step(), 1..60),
+        order in prop::collection::vec(any::<u8>(), 1..20),
+        small_blocks in any::<bool>(),
+        with_base in any::<bool>(),
+    ) {
+        let block = if small_blocks { LogicalBlockSize::B512 } else { LogicalBlockSize::B4096 };
+        check(block, with_base, &steps, &order);
+    }
+}
