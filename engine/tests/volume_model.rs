@@ -589,3 +589,19 @@ proptest! {
         check(block, with_base, &steps, &order);
     }
 }
+
+/// One discard fills two blocks of an extent; the end of one must not let a write into the other.
+#[test]
+fn a_discard_with_two_edges_keeps_writes_out_of_both() {
+    let io = |kind, offset, length| Do::Io { kind, offset, length, fill: 1 };
+    let steps = [
+        io(1, 180_736, 16384),
+        io(1, 94_208, 512),
+        io(0, 94_720, 512),
+        io(4, 78_336, 4096),
+        io(1, 251_904, 10_752),
+        io(1, 37_888, 40_448),
+        Do::Flush,
+    ];
+    check(LogicalBlockSize::B512, true, &steps, &[251, 21, 15, 1, 88, 0, 0]);
+}

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use lunar_types::LogicalExtent;
+use lunar_types::{BlockRange, LogicalExtent};
 
 use super::checkpoint::Checkpoint;
 use super::edges::{ActiveWrites, Fills};
@@ -351,7 +351,8 @@ impl Core {
         {
             self.set_present(volume, write.logical, write.blocks);
         }
-        self.release_write(write.logical, write.request, write.sets_presence, out);
+        let WriteOp { request, logical, blocks, sets_presence, .. } = write;
+        self.release_write(request, logical, blocks, sets_presence, out);
         let result = result.map_err(|error| IoError::Lun { lun: write.at.lun, error });
         self.io_ended(volume, write.request, queue, result, out);
     }
@@ -359,12 +360,13 @@ impl Core {
     /// A write no longer holds its blocks, nor its dirty entry if it had pinned one.
     pub(super) fn release_write(
         &mut self,
-        logical: LogicalExtent,
         request: RequestId,
+        logical: LogicalExtent,
+        blocks: BlockRange,
         is_pinned: bool,
         out: &mut Vec<Action>,
     ) {
-        self.active.end(logical, request);
+        self.active.end(logical, request, blocks);
         if is_pinned {
             self.unpin_entry(logical);
             if self.table.has_room() {

@@ -37,6 +37,13 @@ pub(super) struct Fill {
     error: Option<IoError>,
 }
 
+impl Fill {
+    /// The blocks that it makes present.
+    pub(super) fn blocks(&self) -> BlockRange {
+        Volume::blocks_of(self.write.piece)
+    }
+}
+
 /// The fills that wait for their reads.
 #[derive(Debug, Default)]
 pub(super) struct Fills {
@@ -87,9 +94,12 @@ impl ActiveWrites {
         self.writes.entry(logical).or_default().push((request, blocks, is_fill));
     }
 
-    pub(super) fn end(&mut self, logical: LogicalExtent, request: RequestId) {
+    pub(super) fn end(&mut self, logical: LogicalExtent, request: RequestId, blocks: BlockRange) {
         let Some(active) = self.writes.get_mut(&logical) else { return };
-        if let Some(index) = active.iter().position(|(other, ..)| *other == request) {
+        // One discard may have two fills in an extent: its blocks tell which of them has ended.
+        let ended =
+            |active: &(RequestId, BlockRange, bool)| (active.0, active.1) == (request, blocks);
+        if let Some(index) = active.iter().position(ended) {
             active.swap_remove(index);
         }
         if active.is_empty() {
@@ -169,7 +179,7 @@ impl Core {
             match fill.error {
                 None => self.write_filled(volume, fill, out),
                 Some(error) => {
-                    self.release_write(fill.write.piece.logical, id, true, out);
+                    self.release_write(id, fill.write.piece.logical, fill.blocks(), true, out);
                     result = Err(error);
                 }
             }

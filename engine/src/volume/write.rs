@@ -123,7 +123,7 @@ impl Core {
             request: fill.write.id,
             logical: fill.write.piece.logical,
             at: fill.to,
-            blocks: Volume::blocks_of(fill.write.piece),
+            blocks: fill.blocks(),
             durable: false,
             sets_presence: true,
         };
