@@ -331,3 +331,90 @@ impl std::fmt::Debug for DirtyTable {
         write!(f, "DirtyTable({}/{} of {})", self.len(), self.capacity(), self.identity.volume)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use lunar_types::{BlockRange, ExtentAddress, Incarnation, NodeId};
+
+    use super::*;
+
+    const CAPACITY: usize = 4;
+
+    fn identity() -> DirtyIdentity {
+        DirtyIdentity {
+            volume: VolumeId::from_u128(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10),
+            layer: LayerId::new(3),
+            epoch: Epoch::new(4),
+            holder: NodeIncarnation { node: NodeId::new(5), incarnation: Incarnation::new(6) },
+            extent_size: ExtentSize::DEFAULT,
+        }
+    }
+
+    fn memory(bytes: Option<Vec<u8>>) -> Arc<dyn SharedWords> {
+        let words = table_words(ExtentSize::DEFAULT, CAPACITY);
+        let bytes = bytes.unwrap_or_else(|| vec![0; words * 8]);
+        let words: Box<[AtomicU64]> = bytes
+            .chunks_exact(8)
+            .map(|word| AtomicU64::new(u64::from_le_bytes(word.try_into().expect("8 bytes"))))
+            .collect();
+        Arc::new(words)
+    }
+
+    fn bytes(memory: &dyn SharedWords) -> Vec<u8> {
+        memory.words().iter().flat_map(|w| w.load(Ordering::Acquire).to_le_bytes()).collect()
+    }
+
+    fn slot(at: u64, present: BlockRange) -> Slot {
+        let mut slot = Slot::fresh(ExtentAddress::new(1, at), ExtentSize::DEFAULT);
+        slot.presence.insert(present);
+        slot
+    }
+
+    #[test]
+    fn the_bytes_of_a_table_are_those_of_the_fixture() {
+        let memory_new = memory(None);
+        let mut table =
+            DirtyTable::create(Arc::clone(&memory_new), identity(), CAPACITY).expect("right size");
+        let data = slot(77, BlockRange::new(60, 10));
+        let zero = Slot::zero(ExtentSize::DEFAULT);
+        for (logical, slot) in [(9, Some(&data)), (10, None), (11, Some(&zero))] {
+            table.insert(LogicalExtent::new(logical), slot).expect("there is room");
+        }
+        crate::golden::assert_golden("dirty-table-v1.hex", &bytes(&*memory_new));
+        let old = memory(Some(crate::golden::load("dirty-table-v1.hex")));
+        let (_, mut slots) = DirtyTable::open(old, identity(), CAPACITY).expect("our table");
+        slots.sort_by_key(|(logical, _)| *logical);
+        let logical = LogicalExtent::new;
+        assert_eq!(
+            slots,
+            [(logical(9), Some(data)), (logical(10), None), (logical(11), Some(zero))]
+        );
+    }
+
+    #[test]
+    fn a_table_of_another_epoch_size_or_with_a_damaged_entry_is_refused() {
+        let table_memory = memory(None);
+        let mut table = DirtyTable::create(Arc::clone(&table_memory), identity(), CAPACITY)
+            .expect("right size");
+        table.insert(LogicalExtent::new(1), None).expect("there is room");
+        let other = DirtyIdentity { epoch: Epoch::new(5), ..identity() };
+        let found = DirtyTable::open(Arc::clone(&table_memory), other, CAPACITY);
+        assert!(matches!(found, Err(DirtyTableError::Header { field: "epoch", .. })));
+        let found = DirtyTable::open(Arc::clone(&table_memory), identity(), CAPACITY + 1);
+        assert!(matches!(found, Err(DirtyTableError::Size { .. })));
+        table_memory.words()[HEADER_WORDS + 1].store(u64::MAX, Ordering::Release);
+        let found = DirtyTable::open(table_memory, identity(), CAPACITY);
+        assert!(matches!(found, Err(DirtyTableError::Entry { entry: 0, word: 1, .. })));
+    }
+
+    #[test]
+    fn a_full_table_says_so_and_a_freed_entry_is_used_again() {
+        let mut table = DirtyTable::create(memory(None), identity(), CAPACITY).expect("size");
+        for logical in 0..CAPACITY as u64 {
+            table.insert(LogicalExtent::new(logical), None).expect("there is room");
+        }
+        assert_eq!(table.insert(LogicalExtent::new(9), None), Err(TableFull));
+        table.remove(LogicalExtent::new(2));
+        assert_eq!(table.insert(LogicalExtent::new(9), None), Ok(()));
+    }
+}

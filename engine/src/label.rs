@@ -413,4 +413,20 @@ mod tests {
         wipe(&lun, &label).expect("memory does not fail");
         assert_eq!(read(&lun), Err(LabelError::Unlabelled));
     }
+
+    #[test]
+    fn the_bytes_of_a_label_are_those_of_the_fixture() {
+        let label = Label {
+            cluster: ClusterId::from_u128(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10),
+            lun: LunId::from_u128(0x1112_1314_1516_1718_191a_1b1c_1d1e_1f20),
+            size_bytes: SIZE,
+            logical_block_bytes: 4096,
+        };
+        for (copy, name) in [(LabelCopy::Head, "label-head"), (LabelCopy::Tail, "label-tail")] {
+            let (at, buffer) = encode(&label, copy);
+            crate::golden::assert_golden(&format!("{name}-v1.hex"), buffer.as_bytes());
+            let old = crate::golden::load(&format!("{name}-v1.hex"));
+            assert!(matches!(decode(&old, copy, at), Ok(CopyState::Good(found)) if found == label));
+        }
+    }
 }

@@ -15,6 +15,8 @@
 
 pub mod buffer;
 pub mod dirty;
+#[cfg(test)]
+mod golden;
 mod grace;
 pub mod io;
 pub mod journal;

@@ -383,4 +383,27 @@ mod tests {
         let foreign = decode(&other, 64, 5, &good);
         assert!(matches!(foreign, BlockState::Damaged { .. }));
     }
+
+    #[test]
+    fn the_bytes_of_a_block_are_those_of_the_fixture() {
+        let at = SlotPlace::Extent(ExtentAddress::new(2, 0x1234));
+        let record = |logical, place, word, bits| Record {
+            logical: LogicalExtent::new(logical),
+            place,
+            word,
+            bits,
+        };
+        let records = [
+            record(5, Place::Slot { place: at, opaque: false }, 3, 0x00ff_00ff_00ff_00ff),
+            record(6, Place::Hole, 0, 0),
+            record(7, Place::Slot { place: SlotPlace::Zero, opaque: true }, 0, 0),
+        ];
+        let order = BlockOrder { seq: 69, batch_first: 68, batch_last: 70, replay_from: 60 };
+        let mut block = vec![0; BLOCK_BYTES as usize];
+        encode_records(&identity(), 64, order, &records, &mut block);
+        crate::golden::assert_golden("journal-block-v1.hex", &block);
+        let old = crate::golden::load("journal-block-v1.hex");
+        let expected = BlockState::Written(order, records.to_vec());
+        assert_eq!(decode(&identity(), 64, 5, &old), expected);
+    }
 }

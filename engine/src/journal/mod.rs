@@ -55,7 +55,7 @@ pub enum JournalIoError {
     },
 }
 
-fn device<'a>(luns: &'a dyn LunSet, lun: LunIndex) -> Result<&'a dyn LunDevice, JournalIoError> {
+fn device(luns: &dyn LunSet, lun: LunIndex) -> Result<&dyn LunDevice, JournalIoError> {
     luns.lun(lun).ok_or(JournalIoError::LunMissing(lun))
 }
 
