@@ -15,10 +15,10 @@ use lunar_types::{
 };
 
 /// Extents of the volume: 16 GiB, so that the map does not sit in the nearest cache.
-pub const EXTENTS: u64 = 16 << 10;
+pub(super) const EXTENTS: u64 = 16 << 10;
 
 /// A volume whose every extent is solid and owned, and one queue of it.
-pub struct Hits {
+pub(super) struct Hits {
     volume: Volume,
     queue: QueueContext,
     actions: Vec<Action>,
@@ -32,7 +32,7 @@ fn solid_slot(extent: u64) -> (LogicalExtent, Slot) {
 
 impl Hits {
     /// The volume.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let size = ExtentSize::DEFAULT;
         let holder = NodeIncarnation { node: NodeId::new(1), incarnation: Incarnation::new(1) };
         let (volume, layer, epoch) = (VolumeId::from_u128(1), LayerId::new(1), Epoch::new(1));
@@ -65,12 +65,12 @@ impl Hits {
     }
 
     /// Submits a 4 KiB read of an extent, up to the LUN I/O, and ends it.
-    pub fn read(&mut self, extent: u64) {
+    pub(super) fn read(&mut self, extent: u64) {
         self.run(IoOp::Read { offset: (extent << 20) + 8192, length: 4096 });
     }
 
     /// Submits a 4 KiB write of an extent, up to the LUN I/O, and ends it.
-    pub fn write(&mut self, extent: u64) {
+    pub(super) fn write(&mut self, extent: u64) {
         self.run(IoOp::Write { offset: (extent << 20) + 8192, length: 4096, fua: false });
     }
 
