@@ -1,0 +1,280 @@
+//! The open LUNs of a pool, shared by the volumes on it.
+//!
+//! Invariants:
+//! - a LUN is open once in the process, claimed, however many volumes use it;
+//! - the label was read through the very descriptor that is used, after it was claimed;
+//! - a LUN is closed when the last volume on it is gone.
+
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::{AsRawFd, RawFd};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, Weak};
+
+use lunar_engine::journal::LunSet;
+use lunar_engine::label::{self, LabelError};
+use lunar_engine::lun::{FileLun, LunDevice, LunLayout, LunTable};
+use lunar_proto::domain::{Lun, Pool};
+use lunar_types::{ClusterId, LunId, LunIndex};
+
+use super::inventory::{Depth, LocalLun, Search, find_luns};
+use super::open::{self, Access, OpenError};
+
+/// A LUN that is open and claimed.
+#[derive(Debug)]
+pub struct OpenLun {
+    /// Which one.
+    pub id: LunId,
+    /// The path it was opened by.
+    pub path: PathBuf,
+    device: FileLun,
+}
+
+/// A pool's LUN cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LunSetError {
+    /// The host's devices cannot be listed.
+    #[error("cannot list the block devices of this host")]
+    List(#[source] std::io::Error),
+    /// No device has its label.
+    #[error(
+        "LUN {lun} of pool '{pool}' is not visible on this node: check the connection to the \
+         array, then lunar lun list"
+    )]
+    Missing {
+        /// The LUN.
+        lun: LunId,
+        /// Its pool.
+        pool: String,
+    },
+    /// Two devices have its label.
+    #[error("LUN {lun} of pool '{pool}' cannot be told from a copy of it: {problem}")]
+    Ambiguous {
+        /// The LUN.
+        lun: LunId,
+        /// Its pool.
+        pool: String,
+        /// Which ones.
+        problem: String,
+    },
+    /// It cannot be opened.
+    #[error("LUN {lun} cannot be opened")]
+    Open {
+        /// The LUN.
+        lun: LunId,
+        /// Why not.
+        #[source]
+        source: OpenError,
+    },
+    /// Its label does not hold.
+    #[error("the label of LUN {lun} on {} does not hold", path.display())]
+    Label {
+        /// The LUN.
+        lun: LunId,
+        /// The device.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: LabelError,
+    },
+    /// The device turned out to be another LUN.
+    #[error("{} was LUN {lun} a moment ago and is LUN {found} now", path.display())]
+    Changed {
+        /// The LUN.
+        lun: LunId,
+        /// What the label says now.
+        found: LunId,
+        /// The device.
+        path: PathBuf,
+    },
+    /// It is smaller than the pool thinks.
+    #[error(
+        "LUN {lun} on {} has {size} B, but was added to its pool with {expected} B: restore its \
+         size", path.display()
+    )]
+    Shrank {
+        /// The LUN.
+        lun: LunId,
+        /// The device.
+        path: PathBuf,
+        /// Size now.
+        size: u64,
+        /// Size in the pool.
+        expected: u64,
+    },
+}
+
+/// The LUNs of a pool.
+#[derive(Debug, Clone)]
+pub struct PoolLuns {
+    luns: BTreeMap<LunIndex, Arc<OpenLun>>,
+    table: LunTable,
+}
+
+impl PoolLuns {
+    /// Where their extents are.
+    #[must_use]
+    pub const fn table(&self) -> &LunTable {
+        &self.table
+    }
+
+    /// Their descriptors by index; −1 where there is no LUN.
+    #[must_use]
+    pub fn descriptors(&self) -> Vec<RawFd> {
+        let count = self.luns.keys().map(|index| usize::from(index.get()) + 1).max();
+        let mut descriptors = vec![-1; count.unwrap_or(0)];
+        for (index, lun) in &self.luns {
+            descriptors[usize::from(index.get())] = lun.device.file().as_raw_fd();
+        }
+        descriptors
+    }
+
+    /// The LUNs themselves.
+    pub fn iter(&self) -> impl Iterator<Item = &OpenLun> {
+        self.luns.values().map(AsRef::as_ref)
+    }
+}
+
+impl LunSet for PoolLuns {
+    fn lun(&self, index: LunIndex) -> Option<&dyn LunDevice> {
+        self.luns.get(&index).map(|lun| &lun.device as &dyn LunDevice)
+    }
+}
+
+/// Opens LUNs, each once.
+#[derive(Debug)]
+pub struct LunOpener {
+    search: Search,
+    open: Mutex<HashMap<LunId, Weak<OpenLun>>>,
+}
+
+impl LunOpener {
+    /// Nothing is open yet.
+    #[must_use]
+    pub fn new(search: Search) -> Self {
+        Self { search, open: Mutex::new(HashMap::new()) }
+    }
+
+    /// Where it looks.
+    #[must_use]
+    pub const fn search(&self) -> &Search {
+        &self.search
+    }
+
+    /// Opens every LUN of a pool. It blocks: devices are read.
+    ///
+    /// # Errors
+    /// When one is missing or does not hold what it should.
+    pub fn open_pool(&self, pool: &Pool, cluster: ClusterId) -> Result<PoolLuns, LunSetError> {
+        let mut open = self.open.lock().expect("a panic ends the process");
+        open.retain(|_, lun| lun.strong_count() > 0);
+        let mut luns = BTreeMap::new();
+        let mut found = None;
+        for lun in &pool.luns {
+            let shared = match open.get(&lun.id).and_then(Weak::upgrade) {
+                Some(shared) => shared,
+                None => {
+                    if found.is_none() {
+                        let all = find_luns(&self.search, Some(cluster), Depth::Labels);
+                        found = Some(all.map_err(LunSetError::List)?);
+                    }
+                    let all = found.as_deref().unwrap_or_default();
+                    let shared = Arc::new(open_lun(lun, pool, all)?);
+                    open.insert(lun.id, Arc::downgrade(&shared));
+                    shared
+                }
+            };
+            check_size(lun, &shared)?;
+            luns.insert(lun.index, shared);
+        }
+        let layouts = pool
+            .luns
+            .iter()
+            .map(|lun| (lun.index, LunLayout::new(pool.extent_size, lun.size.get())));
+        Ok(PoolLuns { luns, table: LunTable::new(layouts) })
+    }
+}
+
+fn open_lun(lun: &Lun, pool: &Pool, all: &[LocalLun]) -> Result<OpenLun, LunSetError> {
+    let id = lun.id;
+    let pool_name = || pool.name.to_string();
+    let local = all
+        .iter()
+        .find(|local| local.id() == Some(id))
+        .ok_or_else(|| LunSetError::Missing { lun: id, pool: pool_name() })?;
+    if local.is_ambiguous {
+        let problem = local.inspected.problem.clone().unwrap_or_default();
+        return Err(LunSetError::Ambiguous { lun: id, pool: pool_name(), problem });
+    }
+    let path = local.inspected.path.clone();
+    let device =
+        open::open(&path, Access::Claim).map_err(|source| LunSetError::Open { lun: id, source })?;
+    match label::read(&device) {
+        Ok(label) if label.lun == id => Ok(OpenLun { id, path, device }),
+        Ok(label) => Err(LunSetError::Changed { lun: id, found: label.lun, path }),
+        Err(source) => Err(LunSetError::Label { lun: id, path, source }),
+    }
+}
+
+fn check_size(lun: &Lun, open: &OpenLun) -> Result<(), LunSetError> {
+    let (size, expected) = (open.device.size_bytes(), lun.size.get());
+    if size >= expected {
+        return Ok(());
+    }
+    Err(LunSetError::Shrank { lun: lun.id, path: open.path.clone(), size, expected })
+}
+
+#[cfg(test)]
+mod tests {
+    use lunar_types::{ByteCount, ExtentSize, LogicalBlockSize, PoolId};
+
+    use super::super::inspect::tests::{OURS, labelled_file};
+    use super::*;
+
+    const SIZE: u64 = 64 << 20;
+
+    fn pool(luns: &[(u128, u16, u64)]) -> Pool {
+        let lun = |&(id, index, size): &(u128, u16, u64)| Lun {
+            id: LunId::from_u128(id),
+            index: LunIndex::new(index),
+            size: ByteCount::new(size),
+            logical_block_size: LogicalBlockSize::B512,
+            data_extents: ExtentSize::DEFAULT.data_extents(size),
+        };
+        Pool {
+            id: PoolId::from_u128(1),
+            name: "fast".parse().expect("a name"),
+            extent_size: ExtentSize::DEFAULT,
+            luns: luns.iter().map(lun).collect(),
+            logical_block_size: LogicalBlockSize::B512,
+        }
+    }
+
+    #[test]
+    fn a_lun_is_open_once_and_closed_with_its_last_user() {
+        let (one, two) = (labelled_file(OURS, 7), labelled_file(OURS, 8));
+        let paths = vec![one.path().to_owned(), two.path().to_owned()];
+        let opener = LunOpener::new(Search { scan: false, paths });
+        let first = opener.open_pool(&pool(&[(7, 0, SIZE), (8, 3, SIZE)]), OURS).expect("opened");
+        let second = opener.open_pool(&pool(&[(7, 0, SIZE)]), OURS).expect("opened");
+        assert_eq!(first.descriptors()[0], second.descriptors()[0]);
+        assert_eq!((first.descriptors().len(), first.descriptors()[1]), (4, -1));
+        assert!(first.lun(LunIndex::new(3)).is_some() && first.lun(LunIndex::new(1)).is_none());
+        assert_eq!(first.table().indices().count(), 2);
+        drop((first, second));
+        let open = opener.open.lock().expect("not poisoned");
+        assert!(open.values().all(|lun| lun.strong_count() == 0));
+    }
+
+    #[test]
+    fn a_missing_a_foreign_and_a_shrunken_lun_are_named() {
+        let file = labelled_file(OURS, 7);
+        let paths = vec![file.path().to_owned()];
+        let opener = LunOpener::new(Search { scan: false, paths });
+        let missing = opener.open_pool(&pool(&[(9, 0, SIZE)]), OURS).expect_err("not there");
+        assert!(missing.to_string().contains(&LunId::from_u128(9).to_string()), "{missing}");
+        let foreign = opener.open_pool(&pool(&[(7, 0, SIZE)]), ClusterId::from_u128(5));
+        assert!(matches!(foreign, Err(LunSetError::Missing { .. })));
+        let shrank = opener.open_pool(&pool(&[(7, 0, SIZE * 2)]), OURS).expect_err("too small");
+        assert!(matches!(shrank, LunSetError::Shrank { .. }), "{shrank}");
+    }
+}

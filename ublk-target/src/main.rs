@@ -1,0 +1,3 @@
+//! The program fs-core.
+
+fn main() {}

@@ -1,0 +1,333 @@
+//! The thread of a queue: requests from the driver to the engine, LUN I/O to the ring, answers
+//! back.
+//!
+//! Invariants:
+//! - a request is answered when the engine says so, which is never while its LUN I/O is under way;
+//! - all LUN I/O of the queue's requests goes through the ring that knows the character device;
+//! - the thread ends only when it was told to and nothing is under way;
+//! - an I/O that the engine completes at once allocates nothing here.
+//!
+//! A thread that cannot go on ends the process: the driver then keeps every request for the
+//! successor, which no other way out guarantees.
+#![allow(unsafe_code, reason = "entries carry addresses of the request buffers and the wake word")]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use io_uring::{opcode, types};
+use libublk::sys;
+use lunar_engine::io::{Action, IoError, IoOp, IoRequest, QueueId, RequestId};
+use lunar_engine::volume::{QueueContext, Volume};
+use tokio::sync::Notify;
+use tracing::{debug, error};
+
+use super::buffers::RequestBuffers;
+use super::commands::{self, Descriptions};
+use super::lun_io::LunOps;
+use super::request;
+use super::ring::{Completion, QueueRing};
+use super::waker::QueueWaker;
+
+const REQUEST: u64 = 1 << 63;
+const WAKE: u64 = 1 << 62;
+const CANCEL: u64 = WAKE | 1;
+
+/// What a queue counts; written by its thread, read by anyone.
+#[derive(Debug, Default)]
+pub struct QueueCounters {
+    /// Requests to read.
+    pub reads: AtomicU64,
+    /// Bytes they asked for.
+    pub read_bytes: AtomicU64,
+    /// Requests to write.
+    pub writes: AtomicU64,
+    /// Bytes they brought.
+    pub write_bytes: AtomicU64,
+    /// Requests to flush.
+    pub flushes: AtomicU64,
+    /// Requests to discard or to write zeros.
+    pub discards: AtomicU64,
+    /// Requests that were answered with an error.
+    pub failures: AtomicU64,
+    /// Bytes read from LUNs.
+    pub lun_read_bytes: AtomicU64,
+    /// Bytes written to LUNs.
+    pub lun_written_bytes: AtomicU64,
+}
+
+/// What the threads of one device share.
+pub struct DeviceShared {
+    /// The engine's side of the volume.
+    pub volume: Arc<Volume>,
+    /// One waker a queue.
+    pub wakers: Vec<QueueWaker>,
+    /// One set of counters a queue.
+    pub counters: Vec<QueueCounters>,
+    /// Wakes the control task.
+    pub control: Notify,
+}
+
+/// What one queue is made from.
+pub struct QueueParts {
+    /// What it shares with the others.
+    pub shared: Arc<DeviceShared>,
+    /// Which one it is.
+    pub queue: u16,
+    /// Requests at once.
+    pub depth: u16,
+    /// Bytes of the largest request.
+    pub max_io_bytes: u32,
+    /// The device's character device.
+    pub char_device: Arc<File>,
+    /// Open LUNs by their index; −1 where there is none. They stay open while the thread runs.
+    pub luns: Vec<RawFd>,
+}
+
+/// A queue that is ready to serve.
+pub struct QueueServer {
+    parts: QueueParts,
+    context: QueueContext,
+    descriptions: Descriptions,
+    actions: Vec<Action>,
+    /// Bytes of the request that each tag has, while it has one.
+    lengths: Vec<u32>,
+    requests: usize,
+    is_woken: bool,
+    is_wake_armed: bool,
+    // The ring goes before what it points to.
+    ring: QueueRing,
+    ops: LunOps,
+    buffers: RequestBuffers,
+    wake_word: Box<u64>,
+}
+
+fn add(counter: &AtomicU64, count: u64) {
+    counter.fetch_add(count, Ordering::Relaxed);
+}
+
+impl QueueServer {
+    /// Makes the queue; call it on the thread that will run it.
+    ///
+    /// # Errors
+    /// When the kernel gives no ring, no memory or no mapping.
+    pub fn new(parts: QueueParts) -> io::Result<Self> {
+        let mut files = vec![parts.char_device.as_raw_fd()];
+        files.extend(&parts.luns);
+        let entries = (u32::from(parts.depth) * 2).next_power_of_two().min(4096);
+        let context = parts.shared.volume.queue(QueueId::new(parts.queue));
+        let depth = usize::from(parts.depth);
+        let ring = QueueRing::new(entries, &files)?;
+        let mut server = Self {
+            context,
+            descriptions: Descriptions::map(&parts.char_device, parts.queue, parts.depth)?,
+            ops: LunOps::new(depth * 2),
+            actions: Vec::with_capacity(16),
+            lengths: vec![0; depth],
+            requests: 0,
+            is_woken: false,
+            is_wake_armed: false,
+            buffers: RequestBuffers::new(parts.depth, parts.max_io_bytes)?,
+            wake_word: Box::new(0),
+            ring,
+            parts,
+        };
+        for tag in 0..server.parts.depth {
+            server.fetch(tag);
+        }
+        server.arm_wake();
+        Ok(server)
+    }
+
+    /// Serves until told to stop.
+    ///
+    /// # Errors
+    /// When the ring breaks or the driver refuses an answer. The process has to end then, with
+    /// this queue still there: I/O under way may point into it.
+    pub fn run(&mut self) -> io::Result<()> {
+        let mut completions = Vec::with_capacity(usize::from(self.parts.depth) * 2);
+        while !self.is_done() {
+            self.ring.wait(&mut completions)?;
+            for completion in completions.drain(..) {
+                self.take(completion)?;
+                self.run_actions();
+            }
+            self.publish_bytes();
+        }
+        debug!(queue = self.parts.queue, "queue ended");
+        self.disarm_wake(&mut completions)
+    }
+
+    fn is_done(&self) -> bool {
+        self.waker().is_stopping() && self.requests == 0 && self.ops.is_idle()
+    }
+
+    fn waker(&self) -> &QueueWaker {
+        &self.parts.shared.wakers[usize::from(self.parts.queue)]
+    }
+
+    fn counters(&self) -> &QueueCounters {
+        &self.parts.shared.counters[usize::from(self.parts.queue)]
+    }
+
+    fn take(&mut self, completion: Completion) -> io::Result<()> {
+        let Completion { user_data, result } = completion;
+        if user_data & REQUEST != 0 {
+            let tag = u16::try_from(user_data & !REQUEST).expect("tags have 16 bits");
+            return self.take_request(tag, result);
+        }
+        if user_data & WAKE != 0 {
+            self.is_wake_armed = false;
+            self.waker().take();
+            self.arm_wake();
+            self.is_woken = true;
+            return Ok(());
+        }
+        let done = self.ops.complete(completion, &mut self.buffers, &mut self.ring);
+        if let Some(done) = done {
+            self.parts.shared.volume.complete(&mut self.context, done, &mut self.actions);
+        }
+        Ok(())
+    }
+
+    fn take_request(&mut self, tag: u16, result: i32) -> io::Result<()> {
+        match result {
+            sys::UBLK_IO_RES_ABORT => return Ok(()),
+            0 => {}
+            errno => {
+                error!(queue = self.parts.queue, tag, errno, "the driver refused an answer");
+                return Err(io::Error::from_raw_os_error(-errno));
+            }
+        }
+        self.requests += 1;
+        match request::operation(&self.descriptions.get(tag)) {
+            Ok(op) if request::buffer_bytes(op) <= self.parts.max_io_bytes => {
+                self.lengths[usize::from(tag)] = request::buffer_bytes(op);
+                self.count(op);
+                let id = RequestId { queue: self.context.id(), tag };
+                let request = IoRequest { id, op };
+                self.parts.shared.volume.submit(&mut self.context, request, &mut self.actions);
+            }
+            Ok(_) => self.commit(tag, -libc::EINVAL),
+            Err(errno) => self.commit(tag, -errno),
+        }
+        Ok(())
+    }
+
+    fn count(&self, op: IoOp) {
+        let counters = self.counters();
+        match op {
+            IoOp::Read { length, .. } => {
+                add(&counters.reads, 1);
+                add(&counters.read_bytes, length.into());
+            }
+            IoOp::Write { length, .. } => {
+                add(&counters.writes, 1);
+                add(&counters.write_bytes, length.into());
+            }
+            IoOp::Flush => add(&counters.flushes, 1),
+            IoOp::Discard { .. } | IoOp::WriteZeroes { .. } => add(&counters.discards, 1),
+        }
+    }
+
+    fn run_actions(&mut self) {
+        loop {
+            let mut actions = std::mem::take(&mut self.actions);
+            for action in actions.drain(..) {
+                self.run_action(action);
+            }
+            self.actions = actions;
+            if !std::mem::take(&mut self.is_woken) {
+                return;
+            }
+            self.parts.shared.volume.resume(&mut self.context, &mut self.actions);
+        }
+    }
+
+    fn run_action(&mut self, action: Action) {
+        match action {
+            Action::Lun { op, io } => {
+                self.ops.start(op, io, &mut self.buffers, &mut self.ring);
+            }
+            Action::ZeroFill { tag, offset, length } => {
+                self.buffers.fill_zeros(tag, offset, length);
+            }
+            Action::Complete { tag, result } => self.answer(tag, result),
+            Action::WakeQueue(queue) if queue == self.context.id() => self.is_woken = true,
+            wake => wake_up(&self.parts.shared, &wake),
+        }
+    }
+
+    fn answer(&mut self, tag: u16, result: Result<(), IoError>) {
+        if let Err(error) = result {
+            add(&self.counters().failures, 1);
+            let volume = self.parts.shared.volume.spec().volume;
+            debug!(%volume, queue = self.parts.queue, tag, %error, "request failed");
+        }
+        self.commit(tag, request::answer(self.lengths[usize::from(tag)], result));
+    }
+
+    fn commit(&mut self, tag: u16, result: i32) {
+        self.requests -= 1;
+        let buffer = self.buffers.address(tag, 0, self.parts.max_io_bytes);
+        let entry = commands::commit(self.parts.queue, tag, buffer, result);
+        // SAFETY: the buffer outlives the ring, and the engine has ended all I/O on it.
+        unsafe { self.ring.push(entry.user_data(REQUEST | u64::from(tag))) };
+    }
+
+    fn fetch(&mut self, tag: u16) {
+        let buffer = self.buffers.address(tag, 0, self.parts.max_io_bytes);
+        let entry = commands::fetch(self.parts.queue, tag, buffer);
+        // SAFETY: the buffer outlives the ring, and nothing else uses it yet.
+        unsafe { self.ring.push(entry.user_data(REQUEST | u64::from(tag))) };
+    }
+
+    fn arm_wake(&mut self) {
+        let word: *mut u64 = &raw mut *self.wake_word;
+        let event = types::Fd(self.waker().descriptor());
+        let entry = opcode::Read::new(event, word.cast(), size_of::<u64>() as u32).build();
+        // SAFETY: the word is boxed, outlives the ring and is touched by nobody else.
+        unsafe { self.ring.push(entry.user_data(WAKE)) };
+        self.is_wake_armed = true;
+    }
+
+    /// Ends the read of the wake word, which goes with this queue.
+    fn disarm_wake(&mut self, completions: &mut Vec<Completion>) -> io::Result<()> {
+        let entry = opcode::AsyncCancel::new(WAKE).build().user_data(CANCEL);
+        // SAFETY: a cancellation has no address.
+        unsafe { self.ring.push(entry) };
+        while self.is_wake_armed {
+            self.ring.wait(completions)?;
+            let is_wake = |done: Completion| done.user_data == WAKE;
+            self.is_wake_armed = !completions.drain(..).any(is_wake);
+        }
+        Ok(())
+    }
+
+    fn publish_bytes(&self) {
+        let bytes = self.ops.bytes();
+        self.counters().lun_read_bytes.store(bytes.read, Ordering::Relaxed);
+        self.counters().lun_written_bytes.store(bytes.written, Ordering::Relaxed);
+    }
+}
+
+/// Runs an action that only wakes somebody.
+///
+/// # Panics
+/// For any other action: those belong to the ring of the queue that was called for.
+pub fn wake_up(shared: &DeviceShared, action: &Action) {
+    match action {
+        Action::WakeQueue(queue) => {
+            // The control queue has no thread: whoever runs it sees to its wake-ups itself.
+            if let Some(waker) = shared.wakers.get(usize::from(queue.get())) {
+                waker.wake();
+            }
+        }
+        Action::WakeControl => shared.control.notify_one(),
+        Action::Lun { .. } | Action::ZeroFill { .. } | Action::Complete { .. } => {
+            unreachable!("I/O and answers belong to the ring of a queue")
+        }
+    }
+}
