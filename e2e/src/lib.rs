@@ -1,0 +1,14 @@
+//! End-to-end tests and the demo: the whole product on a real kernel with real ublk.
+//!
+//! - [`machine`]: where commands run: a virtual machine of the lab, or this host.
+//! - [`session`]: runs commands as a person would; the demo shows them.
+//! - [`product`]: the two daemons of a node, started, stopped and killed.
+//! - [`main_job`]: the main job, step by step; both the demo and a test.
+//!
+//! Deliberately absent: anything that knows the inside of the product. It is used through its
+//! programs only.
+
+pub mod machine;
+pub mod main_job;
+pub mod product;
+pub mod session;
