@@ -1,0 +1,190 @@
+//! Faults under load: the metadata service goes away, a LUN fails, the pool fills up, the journal
+//! is damaged. What was promised holds, what cannot be is an error, and it goes on afterwards.
+
+mod support;
+
+use lunar_e2e::main_job::attach;
+use lunar_lab::LunSpec;
+use support::{GIB, MIB, devices, lab, make_pool, must, product, session, volume};
+
+const REFUSED: i32 = 4;
+const UNAVAILABLE: i32 = 5;
+
+#[test]
+fn io_goes_on_while_the_metadata_service_is_away() {
+    let lab = lab([LunSpec::new(GIB).write_cache(true), LunSpec::new(GIB)]);
+    let mut daemons = product(&lab);
+    let session = session(&lab);
+    must(&daemons, make_pool(&session, &lab));
+    let device = must(&daemons, volume(&session, "v", "1GiB"));
+    let killed = daemons.kill_metadata();
+    must(&daemons, killed);
+    // First writes into reserved extents, each flushed: more flushes than the journal has blocks.
+    must(
+        &daemons,
+        session.quiet(&format!(
+            "fio --name=away --filename={device} --direct=1 --rw=randwrite --bs=4k --size=8M \
+             --fsync=1 --number_ios=700 --verify=crc32c --do_verify=1 --verify_fatal=1 \
+             --verify_state_save=0 --minimal > /dev/null"
+        )),
+    );
+    let error = session.refused("lunar volume attach w", UNAVAILABLE);
+    let error = must(&daemons, error);
+    assert!(error.contains("metadata"), "it says what is away: {error}");
+    let restarted = daemons.start_metadata();
+    must(&daemons, restarted);
+    must(&daemons, session.quiet("lunar volume map v --checkpoint > /dev/null"));
+    must(&daemons, session.quiet("lunar volume detach v"));
+    must(&daemons, session.quiet("lunar fsck"));
+    lab.down();
+}
+
+#[test]
+fn first_writes_wait_for_the_metadata_service_when_the_reserve_is_empty() {
+    let lab = lab([LunSpec::new(2 * GIB), LunSpec::new(2 * GIB)]);
+    let mut daemons = product(&lab);
+    let session = session(&lab);
+    must(&daemons, make_pool(&session, &lab));
+    let device = must(&daemons, volume(&session, "v", "3GiB"));
+    let killed = daemons.kill_metadata();
+    must(&daemons, killed);
+    // One block in each extent: far more extents than any reserve.
+    let script = format!(
+        "fio --name=wait --filename={device} --direct=1 --rw=write --bs=4k --zonemode=strided \
+         --zonesize=4k --zonerange=1M --io_size=8M --size=3G --ioengine=libaio --iodepth=4 --minimal"
+    );
+    let load = lab.node(0).script(&script).spawn().expect("fio starts");
+    let parked = lunar_e2e::session::wait_until("writes wait", support_limit(), || {
+        let shown = session.json("volume show v");
+        // The CLI needs the metadata service for the volume's own facts: ask fs-core's side only.
+        Ok(shown.is_err() && load.is_running())
+    });
+    must(&daemons, parked);
+    let restarted = daemons.start_metadata();
+    must(&daemons, restarted);
+    let ended = load.wait(support_limit()).expect("the load ends once the service is back");
+    assert_eq!(ended, lunar_lab::Outcome::Exited(0), "{}{}", load.stdout(), load.stderr());
+    must(&daemons, session.quiet("lunar volume detach v"));
+    must(&daemons, session.quiet("lunar fsck"));
+    lab.down();
+}
+
+const fn support_limit() -> std::time::Duration {
+    std::time::Duration::from_secs(120)
+}
+
+#[test]
+fn a_full_pool_is_enospc_and_goes_on_after_space_is_added() {
+    let lab = lab([LunSpec::new(128 * MIB), LunSpec::new(256 * MIB)]);
+    let daemons = product(&lab);
+    let session = session(&lab);
+    let luns = devices(&lab);
+    for lun in &luns {
+        must(&daemons, session.quiet(&format!("lunar lun label {lun}")));
+    }
+    must(&daemons, session.quiet(&format!("lunar pool create tank {}", luns[0])));
+    let device = must(&daemons, volume(&session, "v", "1GiB"));
+    let fill = format!(
+        "fio --name=fill --filename={device} --direct=1 --ioengine=libaio --iodepth=8 --rw=write \
+         --bs=64k --size=200M --minimal"
+    );
+    let ran = lunar_e2e::machine::Machine::sh(lab.node(0), &fill, support_limit());
+    let ran = ran.expect("fio runs");
+    assert_ne!(ran.code, 0, "200 MiB do not fit 128 MiB");
+    assert!(
+        format!("{}{}", ran.stdout, ran.stderr).contains("No space left"),
+        "ENOSPC is told as such: {}{}",
+        ran.stdout,
+        ran.stderr
+    );
+    must(&daemons, session.quiet(&format!("lunar pool add-lun tank {}", luns[1])));
+    must(
+        &daemons,
+        session.quiet(&format!(
+            "sleep 2; fio --name=more --filename={device} --direct=1 --ioengine=libaio --iodepth=8 \
+             --rw=write --bs=64k --size=200M --verify=crc32c --do_verify=1 --verify_fatal=1 \
+             --verify_state_save=0 --minimal > /dev/null"
+        )),
+    );
+    must(&daemons, session.quiet("lunar volume detach v"));
+    must(&daemons, session.quiet("lunar fsck"));
+    lab.down();
+}
+
+#[test]
+fn a_failing_lun_is_eio_a_failed_flush_poisons_and_flushed_data_survives() {
+    let lab = lab([LunSpec::new(512 * MIB).write_cache(true)]);
+    let node = lab.node(0);
+    let disk = devices(&lab).remove(0);
+    let sectors = 512 * MIB / 512;
+    node.sh(&format!(
+        "modprobe dm_flakey; echo \"0 {sectors} linear {disk} 0\" | dmsetup create shaky; \
+         test -b /dev/mapper/shaky"
+    ))
+    .expect("a device that can be made to fail");
+    let daemons = product(&lab);
+    let session = session(&lab);
+    must(&daemons, session.quiet("lunar lun label /dev/mapper/shaky"));
+    must(&daemons, session.quiet("lunar pool create tank /dev/mapper/shaky"));
+    let device = must(&daemons, volume(&session, "v", "256MiB"));
+    let recorder = |mode: &str| format!("flush-recorder {device} --seed 5 --blocks 2000 {mode}");
+    must(&daemons, session.quiet(&recorder("write --rounds 20")));
+    let reload = |table: &str| {
+        node.sh(&format!(
+            "dmsetup suspend --noflush shaky; echo \"0 {sectors} {table}\" | dmsetup load shaky; \
+             dmsetup resume shaky"
+        ))
+        .expect("the device changes");
+    };
+    reload("error");
+    let failed = session.refused(&recorder("write --rounds 3"), 1);
+    let failed = must(&daemons, failed);
+    assert!(failed.contains("Input/output error"), "a write or flush fails with EIO: {failed}");
+    reload(&format!("linear {disk} 0"));
+    let read = format!("dd if={device} of=/dev/null bs=1M count=8 iflag=direct");
+    must(&daemons, session.quiet(&read));
+    must(&daemons, session.quiet("lunar volume detach v --force"));
+    let device = must(&daemons, attach(&session, "v"));
+    must(
+        &daemons,
+        session.quiet(&format!(
+            "flush-recorder {device} --seed 5 --blocks 2000 verify --flushed 20 --ahead 3"
+        )),
+    );
+    must(&daemons, session.quiet("lunar volume detach v"));
+    must(&daemons, session.quiet("lunar fsck"));
+    lab.down();
+}
+
+#[test]
+fn a_damaged_journal_is_an_error_that_names_the_place() {
+    let lab = lab([LunSpec::new(512 * MIB)]);
+    let node = lab.node(0);
+    let disk = devices(&lab).remove(0);
+    let mut daemons = product(&lab);
+    let session = session(&lab);
+    must(&daemons, make_pool(&session, &lab));
+    let device = must(&daemons, volume(&session, "v", "256MiB"));
+    must(
+        &daemons,
+        session.quiet(&format!("flush-recorder {device} --seed 6 --blocks 2000 write --rounds 9")),
+    );
+    node.cut().expect("the machine can be cut");
+    daemons.power_lost();
+    node.boot().expect("the machine boots");
+    node.exec_ok(&["modprobe", "ublk_drv"]).expect("the lab's kernel has ublk");
+    // Every journal block that carries records begins with its magic behind the sector's head.
+    let damage = format!(
+        "at=$(grep -obUaP 'LJNL\\x01\\x00[\\x01-\\x78]' {disk} | head -n 1 | cut -d: -f1); \
+         printf '\\xff\\xff' | dd of={disk} bs=1 seek=$((at + 200)) conv=notrunc,fsync"
+    );
+    node.script(&damage).timeout(support_limit()).run_ok().expect("the journal is damaged");
+    let daemons = product(&lab);
+    let error = session.refused("lunar volume attach v", REFUSED).or_else(|_| {
+        // Damage is a failure of the system, not of the request, where the daemon says so.
+        session.refused("lunar volume attach v", 1)
+    });
+    let error = must(&daemons, error);
+    assert!(error.contains("journal") && error.contains("damaged"), "it says what: {error}");
+    lab.down();
+}
