@@ -1,1 +1,21 @@
-//! lunar, the admin command line.
+//! `lunar`, the admin command line.
+//!
+//! - [`args`]: what can be asked for; typed, no behaviour.
+//! - [`commands`]: what is done, over [`service`] (the metadata service) and [`daemon`] (fs-core of
+//!   this node).
+//! - [`views`] and [`output`]: what is shown, as tables for people or JSON for programs.
+//! - [`doctor`]: what a host needs.
+//!
+//! Invariants: nothing is written to the standard output but the result; what goes wrong is one
+//! error with one exit code; nothing is decided here that a service decides.
+//! Deliberately absent: any knowledge of the engine, of ublk and of the metadata store.
+
+pub mod args;
+pub mod commands;
+pub mod daemon;
+pub mod doctor;
+pub mod error;
+pub mod output;
+pub mod progress;
+pub mod service;
+pub mod views;

@@ -1,0 +1,150 @@
+//! What `lunar` understands: the commands, their arguments and their help.
+//!
+//! - Arguments are typed here; a command never sees a name, size or id that cannot be one.
+//! - Every global option is also an environment variable `LUNAR_*`.
+//! - Nothing here does anything: `commands` acts, `views` shows.
+
+mod lun;
+mod pool;
+mod select;
+mod size;
+mod volume;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+pub use lun::LunCommand;
+pub use pool::PoolCommand;
+pub use select::{LunReference, PoolArg, SelectorArg, VolumeArg};
+pub use volume::{DetachArgs, VolumeCommand};
+
+/// Where the metadata service listens unless told otherwise.
+pub const METADATA_DEFAULT: &str = "http://127.0.0.1:7420";
+/// Where fs-core listens unless told otherwise.
+pub const SOCKET_DEFAULT: &str = "/run/lunar/fs-core.sock";
+
+const AFTER_HELP: &str = "\
+Names and ids: a pool or volume is given by its name, or by its id (a UUID). Write name:TEXT for \
+a name that looks like a UUID.
+
+Exit codes:
+  0  done
+  1  failed
+  2  wrong usage: the arguments cannot be what they say
+  3  not found: no such pool, volume, node or device
+  4  refused: the state of an object forbids it
+  5  unavailable: a service cannot be reached or did not answer in time";
+
+/// Administers Lunar: thin block volumes on shared LUNs.
+///
+/// Volumes live in pools, pools consist of labelled LUNs. Commands on LUNs and attachments are
+/// carried out by fs-core, the daemon of this node; all others by the metadata service.
+#[derive(Parser, Debug)]
+#[command(name = "lunar", version, after_help = AFTER_HELP, max_term_width = 100)]
+pub struct Cli {
+    /// What holds for every command.
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Args, Clone, Debug)]
+pub struct GlobalArgs {
+    /// Tables for people or JSON for programs; sizes in JSON are bytes.
+    #[arg(short, long, global = true, env = "LUNAR_OUTPUT", value_enum, default_value_t)]
+    pub output: OutputFormat,
+    /// Endpoint of the metadata service.
+    #[arg(
+        long,
+        global = true,
+        env = "LUNAR_METADATA",
+        value_name = "ENDPOINT",
+        default_value = METADATA_DEFAULT,
+        value_parser = parse_endpoint
+    )]
+    pub metadata: String,
+    /// Admin socket of fs-core on this node.
+    #[arg(
+        long,
+        global = true,
+        env = "LUNAR_SOCKET",
+        value_name = "PATH",
+        default_value = SOCKET_DEFAULT
+    )]
+    pub socket: PathBuf,
+}
+
+/// How results are written.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OutputFormat {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs; the field names are stable.
+    Json,
+}
+
+/// The commands.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Check what this host needs, and say how to get what is missing.
+    Doctor,
+    /// Pools of LUNs.
+    #[command(subcommand)]
+    Pool(PoolCommand),
+    /// LUNs as this node sees them.
+    #[command(subcommand)]
+    Lun(LunCommand),
+    /// Volumes.
+    #[command(subcommand)]
+    Volume(VolumeCommand),
+    /// Nodes of the cluster.
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Check the metadata: leaked, doubly owned or out-of-range extents, wrong epochs.
+    Fsck(FsckArgs),
+    /// Write a completion script to the standard output.
+    Completions {
+        /// For which shell.
+        shell: Shell,
+    },
+    /// Write the manual pages.
+    Man {
+        /// Folder for the pages; it is made if it does not exist.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+}
+
+/// Commands on nodes.
+#[derive(Subcommand, Debug)]
+pub enum NodeCommand {
+    /// List the nodes of the cluster with their newest incarnation.
+    List,
+}
+
+/// Arguments of `lunar fsck`.
+#[derive(Args, Debug)]
+pub struct FsckArgs {
+    /// Check this store file, with no service running on it, instead of asking the service.
+    #[arg(long, value_name = "PATH")]
+    pub offline: Option<PathBuf>,
+}
+
+fn parse_endpoint(text: &str) -> Result<String, String> {
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    let valid = rest.is_some_and(|host| !host.is_empty())
+        && text.parse::<tonic::transport::Uri>().is_ok_and(|uri| uri.host().is_some());
+    match valid {
+        true => Ok(text.to_owned()),
+        false => Err(format!("an endpoint looks like {METADATA_DEFAULT}")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

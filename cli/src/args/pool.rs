@@ -1,0 +1,43 @@
+//! Arguments of `lunar pool`.
+
+use clap::Subcommand;
+use lunar_types::{ExtentSize, Name};
+
+use super::select::{LunReference, PoolArg};
+use super::size::parse_extent_size;
+
+/// Commands on pools.
+#[derive(Subcommand, Debug)]
+pub enum PoolCommand {
+    /// Make a pool of LUNs that are labelled already.
+    Create {
+        /// Name of the new pool.
+        name: Name,
+        /// LUNs of the pool: device paths of this node, or LUN ids.
+        #[arg(required = true, value_name = "LUN")]
+        luns: Vec<LunReference>,
+        /// Unit of allocation: a power of two from 64KiB to 16MiB, fixed for the pool.
+        #[arg(
+            long,
+            value_name = "SIZE",
+            default_value_t = ExtentSize::DEFAULT,
+            value_parser = parse_extent_size
+        )]
+        extent_size: ExtentSize,
+    },
+    /// Add labelled LUNs to a pool: all of them or none.
+    AddLun {
+        /// The pool, by name or id.
+        pool: PoolArg,
+        /// LUNs to add: device paths of this node, or LUN ids.
+        #[arg(required = true, value_name = "LUN")]
+        luns: Vec<LunReference>,
+    },
+    /// List the pools.
+    List,
+    /// Show how full pools are, in all and on each LUN.
+    Status {
+        /// The pool, by name or id; every pool if none is given.
+        pool: Option<PoolArg>,
+    },
+}

@@ -1,0 +1,114 @@
+//! The command line takes what it should and refuses what cannot be, with exit code 2.
+
+use clap::CommandFactory;
+use clap::error::ErrorKind;
+use lunar_proto::domain::Selector;
+use lunar_types::{LunId, VolumeId};
+
+use super::*;
+
+fn parse(line: &str) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(line.split(' '))
+}
+
+#[test]
+fn definition_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn every_command_of_the_manual_is_understood() {
+    for line in [
+        "lunar doctor",
+        "lunar pool create p /dev/sdb /dev/sdc --extent-size 4MiB",
+        "lunar pool add-lun p 6fa1c2d4-0b7e-4a52-9f57-3d1f0c6c2a10",
+        "lunar pool list -o json",
+        "lunar pool status",
+        "lunar pool status p",
+        "lunar lun label /dev/sdb --force-foreign 6fa1c2d4",
+        "lunar lun label /dev/sdb --repair",
+        "lunar lun list --all",
+        "lunar lun status /dev/sdb",
+        "lunar volume create v --pool p --size 10GiB --logical-block-size 512",
+        "lunar volume list --pool p",
+        "lunar volume show v",
+        "lunar volume attach v",
+        "lunar volume detach v --force",
+        "lunar volume delete v --no-wait",
+        "lunar volume map v --checkpoint",
+        "lunar node list --metadata http://10.0.0.1:7420 --socket /tmp/s",
+        "lunar fsck",
+        "lunar fsck --offline /var/lib/lunar/meta.redb",
+        "lunar completions bash",
+        "lunar man --out /tmp/man",
+    ] {
+        assert!(parse(line).is_ok(), "{line}");
+    }
+}
+
+#[test]
+fn bad_values_are_refused_and_the_reason_is_told() {
+    let long = "n".repeat(129);
+    for (line, reason) in [
+        ("volume create v --pool p --size 0", "a volume of 0 B cannot be made"),
+        ("volume create v --pool p --size 4097", "not a multiple"),
+        ("volume create v --pool p --size 5PiB", "4 PiB"),
+        ("volume create v --pool p --size 10XiB", "'10XiB' is not a size"),
+        ("volume create v --pool p --size 1.3B", "not a whole number of bytes"),
+        ("volume create a/b --pool p --size 1GiB", "the character '/'"),
+        ("volume create v --pool p --size 1GiB --logical-block-size 1024", "choose 512 or 4096"),
+        (&format!("volume create {long} --pool p --size 1GiB"), "the limit is 128"),
+        ("pool create p /dev/sdb --extent-size 3MiB", "not a power of two"),
+        ("pool create p /dev/sdb --extent-size 32MiB", "not a power of two"),
+        ("pool create p sdb", "neither a device path"),
+        ("pool list --metadata 127.0.0.1:7420", "an endpoint looks like"),
+        ("pool list --metadata http://", "an endpoint looks like"),
+        ("volume show name:", "the name is empty"),
+    ] {
+        let error = parse(&format!("lunar {line}")).expect_err(line);
+        assert_eq!((error.kind(), error.exit_code()), (ErrorKind::ValueValidation, 2), "{line}");
+        assert!(error.to_string().contains(reason), "{line}: {error}");
+    }
+}
+
+#[test]
+fn missing_and_contradicting_arguments_are_refused() {
+    for (line, kind) in [
+        ("lunar pool create p", ErrorKind::MissingRequiredArgument),
+        ("lunar volume create v --size 1GiB", ErrorKind::MissingRequiredArgument),
+        ("lunar volume attach", ErrorKind::MissingRequiredArgument),
+        ("lunar lun label /dev/sdb --repair --force-foreign x", ErrorKind::ArgumentConflict),
+        ("lunar pool list -o yaml", ErrorKind::InvalidValue),
+        ("lunar volume resize v", ErrorKind::InvalidSubcommand),
+    ] {
+        let error = parse(line).expect_err(line);
+        assert_eq!((error.kind(), error.exit_code()), (kind, 2), "{line}");
+    }
+}
+
+#[test]
+fn a_uuid_is_an_id_and_anything_else_a_name() {
+    let id = "6fa1c2d4-0b7e-4a52-9f57-3d1f0c6c2a10";
+    let by_id: VolumeArg = id.parse().expect("an id");
+    assert_eq!(by_id.0, Selector::Id(id.parse::<VolumeId>().expect("an id")));
+    let name = |text: &str| Selector::Name(text.parse().expect("a name"));
+    for (text, expected) in [("v", "v"), ("name:v", "v"), (&format!("name:{id}"), id)] {
+        assert_eq!(text.parse::<VolumeArg>().map(|arg| arg.0), Ok(name(expected)), "{text}");
+    }
+}
+
+#[test]
+fn a_lun_is_a_path_or_an_id() {
+    let id = "6fa1c2d4-0b7e-4a52-9f57-3d1f0c6c2a10";
+    assert_eq!("/dev/sdb".parse(), Ok(LunReference::Path(PathBuf::from("/dev/sdb"))));
+    assert_eq!(id.parse(), Ok(LunReference::Id(id.parse::<LunId>().expect("an id"))));
+    assert!("./sdb".parse::<LunReference>().is_err());
+}
+
+#[test]
+fn help_lists_every_exit_code() {
+    let help = Cli::command().render_help().to_string();
+    for line in ["  0  done", "  1  failed", "  2  wrong", "  3  not", "  4  ref", "  5  unav"] {
+        assert!(help.contains(line), "{line}");
+    }
+}

@@ -1,0 +1,28 @@
+//! `lunar doctor`.
+
+use super::Context;
+use crate::doctor::checks::{self, DaemonFacts};
+use crate::doctor::{Diagnosis, Verdict, host};
+use crate::error::{CliError, Exit};
+
+pub(super) async fn run(context: &Context<'_>) -> Result<Exit, CliError> {
+    let mut checks = checks::of_host(&host::gather());
+    let cluster = match context.service().await {
+        Ok(service) => service.cluster().await,
+        Err(error) => Err(error),
+    };
+    checks.push(checks::of_metadata(&context.global.metadata, &cluster));
+    checks.extend(checks::of_daemon(&ask_daemon(context).await));
+    let diagnosis = Diagnosis::new(checks);
+    context.show(&diagnosis)?;
+    Ok(match diagnosis.verdict {
+        Verdict::Ok | Verdict::Warn => Exit::Ok,
+        Verdict::Fail => Exit::Failed,
+    })
+}
+
+async fn ask_daemon(context: &Context<'_>) -> Result<DaemonFacts, CliError> {
+    let daemon = context.daemon().await?;
+    let (status, probe) = (daemon.status().await?, daemon.probe().await?);
+    Ok(DaemonFacts { status, probe, luns: daemon.list_luns(false).await? })
+}

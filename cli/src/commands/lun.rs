@@ -1,0 +1,167 @@
+//! `lunar lun`, and how a LUN that the user names is found.
+
+use std::path::Path;
+
+use lunar_proto::domain::{NewLun, Pool};
+use lunar_proto::v1;
+use lunar_types::{ByteCount, LogicalBlockSize, LunId};
+
+use super::Context;
+use crate::args::{LunCommand, LunReference};
+use crate::daemon::Daemon;
+use crate::error::{CliError, Exit};
+use crate::views::lun::{LunDetail, LunList, LunView};
+
+pub(super) async fn run(command: &LunCommand, context: &Context<'_>) -> Result<Exit, CliError> {
+    match command {
+        LunCommand::Label { path, force_foreign, repair } => {
+            let request = v1::LabelLunRequest {
+                path: path.display().to_string(),
+                force_foreign: force_foreign.clone(),
+                repair: *repair,
+            };
+            let labelled = context.daemon().await?.label_lun(request).await?;
+            context.show(&LunView::new(&labelled, &[]))
+        }
+        LunCommand::List { all } => {
+            let luns = context.daemon().await?.list_luns(*all).await?;
+            show_list(context, &luns, LunDetail::Rows).await
+        }
+        LunCommand::Status { lun } => {
+            let daemon = context.daemon().await?;
+            let luns = match lun {
+                Some(lun) => vec![find(&daemon, lun).await?],
+                None => daemon.list_luns(false).await?,
+            };
+            show_list(context, &luns, LunDetail::Full).await
+        }
+    }
+}
+
+async fn show_list(
+    context: &Context<'_>,
+    luns: &[v1::LocalLun],
+    detail: LunDetail,
+) -> Result<Exit, CliError> {
+    // LUNs are shown without a metadata service too: that is when one looks at them.
+    let pools = pools(context).await.map_err(|error| error.message);
+    context.show(&LunList::new(luns, pools, detail))
+}
+
+async fn pools(context: &Context<'_>) -> Result<Vec<Pool>, CliError> {
+    context.service().await?.pools().await
+}
+
+async fn find(daemon: &Daemon, lun: &LunReference) -> Result<v1::LocalLun, CliError> {
+    match lun {
+        LunReference::Path(path) => daemon.inspect_lun(path).await,
+        LunReference::Id(id) => {
+            let luns = daemon.list_luns(true).await?;
+            luns.into_iter().find(|lun| has_id(lun, *id)).ok_or_else(|| unseen(*id))
+        }
+    }
+}
+
+fn has_id(lun: &v1::LocalLun, id: LunId) -> bool {
+    lun.label.as_ref().is_some_and(|label| label.lun_id.parse() == Ok(id))
+}
+
+fn unseen(id: LunId) -> CliError {
+    let message = format!("LUN {id} is not seen by this node");
+    let advice =
+        "see 'lunar lun list --all' here and on the other nodes, and the path to the array";
+    CliError::new(Exit::NotFound, "LUN_NOT_FOUND", message).advise(advice)
+}
+
+/// The LUNs that the user names, as a pool takes them: labelled by this cluster and sound.
+pub(super) async fn to_pool_luns(
+    daemon: &Daemon,
+    luns: &[LunReference],
+) -> Result<Vec<NewLun>, CliError> {
+    let mut found = Vec::with_capacity(luns.len());
+    for lun in luns {
+        found.push(to_pool_lun(&find(daemon, lun).await?)?);
+    }
+    Ok(found)
+}
+
+fn to_pool_lun(lun: &v1::LocalLun) -> Result<NewLun, CliError> {
+    let path = Path::new(&lun.path).display();
+    match (lun.state(), &lun.label) {
+        (v1::LunState::Ours, Some(label)) => sound_lun(lun, label),
+        (v1::LunState::Unlabelled, _) => {
+            let message = format!("{path} cannot join a pool: it has no label");
+            let advice = format!("lunar lun label {path}");
+            Err(CliError::new(Exit::Refused, "LUN_UNLABELLED", message).advise(advice))
+        }
+        _ => {
+            let message = format!("{path} cannot join a pool: {}", lun.problem);
+            let advice = format!("lunar lun status {path} shows what it carries");
+            Err(CliError::new(Exit::Refused, "LUN_NOT_USABLE", message).advise(advice))
+        }
+    }
+}
+
+fn sound_lun(lun: &v1::LocalLun, label: &v1::LunLabel) -> Result<NewLun, CliError> {
+    let odd = |what: String| {
+        let message = format!("fs-core answers about {} what cannot be: {what}", lun.path);
+        CliError::new(Exit::Failed, "MALFORMED_ANSWER", message)
+    };
+    let block_size = LogicalBlockSize::from_bytes(label.logical_block_size.into());
+    Ok(NewLun {
+        id: label.lun_id.parse().map_err(|error| odd(format!("{error}")))?,
+        size: ByteCount::new(label.size_bytes),
+        logical_block_size: block_size.map_err(|error| odd(error.to_string()))?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labelled(state: v1::LunState) -> v1::LocalLun {
+        v1::LocalLun {
+            path: "/dev/sdb".to_owned(),
+            size_bytes: 5 << 30,
+            state: state.into(),
+            label: Some(v1::LunLabel {
+                lun_id: LunId::from_u128(7).to_string(),
+                size_bytes: 4 << 30,
+                logical_block_size: 512,
+                ..v1::LunLabel::default()
+            }),
+            problem: "the second copy differs".to_owned(),
+            ..v1::LocalLun::default()
+        }
+    }
+
+    #[test]
+    fn a_labelled_lun_joins_with_what_its_label_says() {
+        let lun = to_pool_lun(&labelled(v1::LunState::Ours)).expect("sound");
+        let size = ByteCount::new(4 << 30);
+        let logical_block_size = LogicalBlockSize::B512;
+        assert_eq!(lun, NewLun { id: LunId::from_u128(7), size, logical_block_size });
+    }
+
+    #[test]
+    fn luns_that_are_not_sound_are_refused_with_the_reason() {
+        let bare = v1::LocalLun { label: None, ..labelled(v1::LunState::Unlabelled) };
+        let error = to_pool_lun(&bare).expect_err("no label");
+        assert_eq!(
+            (error.exit, error.advice.as_str()),
+            (Exit::Refused, "lunar lun label /dev/sdb")
+        );
+        for state in [v1::LunState::LabelDamaged, v1::LunState::ForeignCluster] {
+            let error = to_pool_lun(&labelled(state)).expect_err("not sound");
+            let expected = "/dev/sdb cannot join a pool: the second copy differs";
+            assert_eq!((error.exit, error.message.as_str()), (Exit::Refused, expected));
+        }
+    }
+
+    #[test]
+    fn a_malformed_label_is_no_label() {
+        let mut lun = labelled(v1::LunState::Ours);
+        lun.label.as_mut().expect("has one").logical_block_size = 7;
+        assert_eq!(to_pool_lun(&lun).expect_err("7 is no block size").exit, Exit::Failed);
+    }
+}

@@ -1,0 +1,150 @@
+//! `lunar volume`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use lunar_proto::domain::{Pool, Selector, Volume};
+use lunar_types::{LogicalBlockSize, LogicalExtent, Name, PoolId, VolumeId, VolumeSize};
+use tokio::time::sleep;
+
+use super::Context;
+use crate::args::{DetachArgs, VolumeCommand};
+use crate::error::{CliError, Exit};
+use crate::progress::Waiting;
+use crate::service::Service;
+use crate::views::map::MapView;
+use crate::views::volume::{
+    AttachmentView, DeleteView, DetachView, VolumeDetail, VolumeList, VolumeView,
+};
+
+/// How often a deletion is looked at.
+const DELETE_POLL: Duration = Duration::from_millis(200);
+
+pub(super) async fn run(command: &VolumeCommand, context: &Context<'_>) -> Result<Exit, CliError> {
+    match command {
+        VolumeCommand::Create { name, pool, size, logical_block_size } => {
+            create(context, name, &pool.0, *size, *logical_block_size).await
+        }
+        VolumeCommand::List { pool } => list(context, pool.as_ref().map(|pool| &pool.0)).await,
+        VolumeCommand::Show { volume } => show(context, &volume.0).await,
+        VolumeCommand::Attach { volume } => attach(context, &volume.0).await,
+        VolumeCommand::Detach(args) => detach(context, args).await,
+        VolumeCommand::Delete { volume, no_wait: true } => {
+            let volume = context.service().await?.delete_volume(&volume.0).await?;
+            context.show(&DeleteView::new(&volume, false))
+        }
+        VolumeCommand::Delete { volume, no_wait: false } => delete(context, &volume.0).await,
+        VolumeCommand::Map { volume, checkpoint } => map(context, &volume.0, *checkpoint).await,
+    }
+}
+
+async fn create(
+    context: &Context<'_>,
+    name: &Name,
+    pool: &Selector<PoolId>,
+    size: VolumeSize,
+    block_size: LogicalBlockSize,
+) -> Result<Exit, CliError> {
+    let service = context.service().await?;
+    let volume = service.create_volume(name, pool, size, block_size).await?;
+    let pool = service.pool(&Selector::Id(volume.pool)).await?;
+    context.show(&VolumeView::new(&volume, &pool))
+}
+
+async fn list(context: &Context<'_>, pool: Option<&Selector<PoolId>>) -> Result<Exit, CliError> {
+    let service = context.service().await?;
+    let pools = match pool {
+        Some(pool) => vec![service.pool(pool).await?],
+        None => service.pools().await?,
+    };
+    let pools: BTreeMap<PoolId, Pool> = pools.into_iter().map(|pool| (pool.id, pool)).collect();
+    let volumes = service.volumes().await?;
+    let views = volumes.iter().filter_map(|volume| {
+        let pool = pools.get(&volume.pool)?;
+        Some(VolumeView::new(volume, pool))
+    });
+    context.show(&VolumeList::new(views.collect()))
+}
+
+async fn show(context: &Context<'_>, volume: &Selector<VolumeId>) -> Result<Exit, CliError> {
+    let service = context.service().await?;
+    let volume = service.volume(volume).await?;
+    let pool = service.pool(&Selector::Id(volume.pool)).await?;
+    let local = match volume.holder {
+        Some(_) => local_attachment(context, volume.id).await.map_err(|error| error.message),
+        None => Ok(None),
+    };
+    context.show(&VolumeDetail::new(VolumeView::new(&volume, &pool), local))
+}
+
+async fn local_attachment(
+    context: &Context<'_>,
+    volume: VolumeId,
+) -> Result<Option<AttachmentView>, CliError> {
+    let attachments = context.daemon().await?.attachments().await?;
+    let local = attachments.iter().find(|found| found.volume_id.parse() == Ok(volume));
+    Ok(local.map(AttachmentView::from))
+}
+
+async fn attach(context: &Context<'_>, volume: &Selector<VolumeId>) -> Result<Exit, CliError> {
+    let daemon = context.daemon().await?;
+    let waiting = Waiting::on(&format!("attaching volume {volume}"));
+    let attachment = daemon.attach(volume).await?;
+    drop(waiting);
+    context.show(&AttachmentView::from(&attachment))
+}
+
+async fn detach(context: &Context<'_>, args: &DetachArgs) -> Result<Exit, CliError> {
+    let volume = &args.volume.0;
+    let daemon = context.daemon().await?;
+    let waiting = Waiting::on(&format!("detaching volume {volume}"));
+    let answer = daemon.detach(volume, args.force).await?;
+    drop(waiting);
+    context.show(&DetachView::new(volume.to_string(), answer))
+}
+
+async fn delete(context: &Context<'_>, volume: &Selector<VolumeId>) -> Result<Exit, CliError> {
+    let service = context.service().await?;
+    let deleting = service.delete_volume(volume).await?;
+    let waiting = Waiting::on(&format!("deleting volume {volume}"));
+    while let Some(rest) = remaining(&service, deleting.id).await? {
+        let left = rest.mapped_extents;
+        waiting.update(format!("deleting volume {volume}: {left} extents to free"));
+        sleep(DELETE_POLL).await;
+    }
+    drop(waiting);
+    context.show(&DeleteView::new(&deleting, true))
+}
+
+/// The volume while its deletion goes on. By id: its name is free for another already.
+async fn remaining(service: &Service, volume: VolumeId) -> Result<Option<Volume>, CliError> {
+    match service.volume(&Selector::Id(volume)).await {
+        Ok(volume) => Ok(Some(volume)),
+        Err(error) if error.exit == Exit::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+async fn map(
+    context: &Context<'_>,
+    volume: &Selector<VolumeId>,
+    checkpoint: bool,
+) -> Result<Exit, CliError> {
+    if checkpoint {
+        let daemon = context.daemon().await?;
+        let _waiting = Waiting::on(&format!("committing what is written to volume {volume}"));
+        daemon.checkpoint(volume).await?;
+    }
+    let service = context.service().await?;
+    let volume = service.volume(volume).await?;
+    let pool = service.pool(&Selector::Id(volume.pool)).await?;
+    let mut view = MapView::new(&volume, pool.extent_size);
+    let _waiting = Waiting::on(&format!("reading the map of volume '{}'", volume.name));
+    let mut from = Some(LogicalExtent::new(0));
+    while let Some(at) = from {
+        let page = service.read_map(volume.head, at).await?;
+        view.extend(&page.entries, page.extent_size);
+        from = page.next;
+    }
+    context.show(&view)
+}

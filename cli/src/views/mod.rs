@@ -1,0 +1,28 @@
+//! What results look like: one struct a result, with its JSON fields and its text.
+//!
+//! - Field names are a contract with programs; each ends with its unit where it has one.
+//! - Views are made of checked values and nothing else: no I/O, no clock.
+
+pub mod fsck;
+pub mod lun;
+pub mod map;
+pub mod node;
+pub mod pool;
+pub mod volume;
+
+use lunar_types::ByteCount;
+
+/// A size as people read it.
+fn size(bytes: u64) -> String {
+    ByteCount::new(bytes).to_string()
+}
+
+/// What stands in a table where there is nothing.
+const NONE: &str = "-";
+
+fn or_none(text: &str) -> String {
+    if text.is_empty() { NONE.to_owned() } else { text.to_owned() }
+}
+
+#[cfg(test)]
+mod tests;

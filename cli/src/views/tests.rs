@@ -1,0 +1,285 @@
+//! Golden outputs: what every command writes for fixed values, for people and for programs.
+//!
+//! The expected texts lie in `golden/`. A changed JSON field breaks programs: it needs a line in
+//! the change log. After a wanted change run the tests with `LUNAR_UPDATE_GOLDEN=1` and read the
+//! difference.
+
+use std::path::Path;
+use std::time::Duration;
+use std::{env, fs};
+
+use lunar_proto::domain::{
+    FsckFinding, FsckSummary, Holder, Lun, LunStatus, MapEntry, Node, NodeState, Pool, PoolStatus,
+    SpaceUsage, Volume, VolumeState,
+};
+use lunar_proto::error::Facts;
+use lunar_proto::v1;
+use lunar_types::{
+    BlockRange, BootId, ByteCount, Epoch, ExtentAddress, ExtentSize, Incarnation, LayerId,
+    LogicalBlockSize, LogicalExtent, LunId, LunIndex, Name, NodeId, NodeIncarnation, PoolId,
+    Presence, Slot, SlotPlace, VolumeId, VolumeSize,
+};
+
+use super::*;
+use crate::args::OutputFormat;
+use crate::output::{Report, render};
+
+fn assert_golden<R: Report>(report: &R, file: &str) {
+    for (format, extension) in [(OutputFormat::Table, "txt"), (OutputFormat::Json, "json")] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("src/views/golden")
+            .join(format!("{file}.{extension}"));
+        let text = render(report, format);
+        if env::var_os("LUNAR_UPDATE_GOLDEN").is_some() {
+            fs::write(&path, &text).expect("the golden file is writable");
+        }
+        let expected = fs::read_to_string(&path).expect("the golden file exists");
+        assert_eq!(text, expected, "{}", path.display());
+    }
+}
+
+fn name(text: &str) -> Name {
+    text.parse().expect("a name")
+}
+
+fn lun(index: u16, gib: u64) -> Lun {
+    Lun {
+        id: LunId::from_u128(0xa0 + u128::from(index)),
+        index: LunIndex::new(index),
+        size: ByteCount::new(gib << 30),
+        logical_block_size: LogicalBlockSize::B512,
+        data_extents: (gib << 10) - 2,
+    }
+}
+
+fn pool() -> Pool {
+    Pool {
+        id: PoolId::from_u128(0xb),
+        name: name("fast"),
+        extent_size: ExtentSize::DEFAULT,
+        luns: vec![lun(0, 4), lun(1, 6)],
+        logical_block_size: LogicalBlockSize::B512,
+    }
+}
+
+fn volume(text: &str, holder: Option<Holder>) -> Volume {
+    Volume {
+        id: VolumeId::from_u128(0xc),
+        name: name(text),
+        pool: PoolId::from_u128(0xb),
+        size: VolumeSize::from_bytes(10 << 30).expect("a size"),
+        logical_block_size: LogicalBlockSize::B4096,
+        head: LayerId::new(3),
+        epoch: Epoch::new(2),
+        state: VolumeState::Ready,
+        holder,
+        mapped_extents: 1536,
+    }
+}
+
+fn holder(live: bool) -> Holder {
+    let node = NodeIncarnation { node: NodeId::new(1), incarnation: Incarnation::new(4) };
+    Holder { node, node_name: name("n1"), epoch: Epoch::new(2), live }
+}
+
+fn volume_view(text: &str, holder: Option<Holder>) -> volume::VolumeView {
+    volume::VolumeView::new(&volume(text, holder), &pool())
+}
+
+fn attachment() -> v1::LocalAttachment {
+    v1::LocalAttachment {
+        volume_id: VolumeId::from_u128(0xc).to_string(),
+        volume_name: "db".to_owned(),
+        pool_id: PoolId::from_u128(0xb).to_string(),
+        epoch: 2,
+        device_path: "/dev/ublkb0".to_owned(),
+        size_bytes: 10 << 30,
+        logical_block_size: 4096,
+        state: v1::AttachmentState::Live.into(),
+        problem: String::new(),
+        counters: Some(v1::VolumeCounters {
+            read_requests: 1,
+            read_bytes: 4096,
+            write_requests: 2,
+            write_bytes: 8192,
+            flush_requests: 3,
+            discard_requests: 4,
+            failed_requests: 5,
+            lun_read_bytes: 6144,
+            lun_write_bytes: 7168,
+            dirty_slots: 8,
+            parked_requests: 9,
+            reserved_extents: 10,
+            checkpoints: 11,
+        }),
+    }
+}
+
+#[test]
+fn pool_list_is_golden() {
+    assert_golden(&pool::PoolList::new(&[pool()]), "pool-list");
+    assert_golden(&pool::PoolView::from(&pool()), "pool-create");
+}
+
+#[test]
+fn pool_status_is_golden() {
+    let usage = SpaceUsage {
+        total_extents: 10236,
+        allocated_extents: 2000,
+        reserved_extents: 400,
+        journal_extents: 64,
+        held_back_extents: 128,
+    };
+    let luns = pool().luns.into_iter().map(|lun| LunStatus { lun, usage }).collect();
+    let provisioned = ByteCount::new(30 << 30);
+    let status = PoolStatus { pool: pool(), usage, provisioned, volumes: 3, luns };
+    assert_golden(&pool::PoolStatusList::new(&[status]), "pool-status");
+}
+
+#[test]
+fn volume_list_is_golden() {
+    let volumes = vec![
+        volume_view("db", Some(holder(true))),
+        volume_view("lost", Some(holder(false))),
+        volume_view("idle", None),
+    ];
+    assert_golden(&volume::VolumeList::new(volumes), "volume-list");
+}
+
+#[test]
+fn volume_show_is_golden() {
+    let local = Ok(Some(volume::AttachmentView::from(&attachment())));
+    let view = volume_view("db", Some(holder(true)));
+    assert_golden(&volume::VolumeDetail::new(view, local), "volume-show");
+    let unknown = Err("fs-core cannot be reached at /run/x: gone".to_owned());
+    let view = volume_view("db", Some(holder(true)));
+    assert_golden(&volume::VolumeDetail::new(view, unknown), "volume-show-alone");
+}
+
+#[test]
+fn attach_detach_and_delete_are_golden() {
+    assert_golden(&volume::AttachmentView::from(&attachment()), "volume-attach");
+    let answer = v1::DetachVolumeResponse { pending: true, journal_kept: true };
+    assert_golden(&volume::DetachView::new("'db'".to_owned(), answer), "volume-detach");
+    let deleted = volume::DeleteView::new(&volume("db", None), true);
+    assert_golden(&deleted, "volume-delete");
+}
+
+fn entry(at: u64, place: SlotPlace, blocks: u32) -> MapEntry {
+    let mut presence = Presence::empty(ExtentSize::DEFAULT);
+    if blocks > 0 {
+        presence.insert(BlockRange::new(0, blocks));
+    }
+    let slot = Slot { place, opaque: false, presence };
+    MapEntry { at: LogicalExtent::new(at), slot }
+}
+
+fn data(at: u64, lun: u16, extent: u64, blocks: u32) -> MapEntry {
+    entry(at, SlotPlace::Extent(ExtentAddress::new(lun, extent)), blocks)
+}
+
+#[test]
+fn volume_map_joins_runs_across_pages() {
+    let size = ExtentSize::DEFAULT;
+    let mut view = map::MapView::new(&volume("db", None), size);
+    view.extend(&[data(0, 0, 7, 256), data(1, 0, 8, 1), data(3, 0, 10, 256)], size);
+    view.extend(&[data(4, 0, 11, 2), data(5, 1, 12, 3), data(6, 1, 4, 4)], size);
+    view.extend(&[entry(7, SlotPlace::Zero, 0), entry(8, SlotPlace::Zero, 0)], size);
+    assert_golden(&view, "volume-map");
+}
+
+#[test]
+fn node_list_is_golden() {
+    let node = |id, text: &str, state, heard_ago| Node {
+        id: NodeId::new(id),
+        name: name(text),
+        incarnation: Incarnation::new(4),
+        boot: BootId::from_u128(0xd),
+        state,
+        heard_ago,
+        attachments: 2,
+    };
+    let heard = Some(Duration::from_millis(1234));
+    let nodes = [node(1, "n1", NodeState::Active, heard), node(2, "n2", NodeState::Fenced, None)];
+    assert_golden(&node::NodeList::new(&nodes), "node-list");
+}
+
+#[test]
+fn fsck_is_golden() {
+    let summary = FsckSummary {
+        findings: 1,
+        pools: 2,
+        luns: 3,
+        volumes: 4,
+        layers: 5,
+        slots: 6,
+        nodes: 7,
+        attachments: 8,
+        allocated_extents: 9,
+    };
+    let finding = FsckFinding {
+        kind: "extent-leaked".to_owned(),
+        message: "extent 0:7 of pool 'fast' is allocated but nothing holds it".to_owned(),
+        facts: Facts::from([("extent".to_owned(), "0:7".to_owned())]),
+    };
+    assert_golden(&fsck::FsckView::new(vec![finding], &summary), "fsck");
+    let clean = FsckSummary { findings: 0, ..summary };
+    assert_golden(&fsck::FsckView::new(Vec::new(), &clean), "fsck-clean");
+}
+
+fn local_lun(path: &str, state: v1::LunState) -> v1::LocalLun {
+    v1::LocalLun {
+        path: path.to_owned(),
+        size_bytes: 4 << 30,
+        logical_block_size: 512,
+        state: state.into(),
+        ..v1::LocalLun::default()
+    }
+}
+
+fn local_luns() -> [v1::LocalLun; 2] {
+    let label = v1::LunLabel {
+        cluster_id: "00000000-0000-0000-0000-00000000000e".to_owned(),
+        lun_id: LunId::from_u128(0xa1).to_string(),
+        size_bytes: 4 << 30,
+        logical_block_size: 512,
+    };
+    let signature = v1::ForeignSignature {
+        kind: "ext4".to_owned(),
+        uuid: "6fa1c2d4-0b7e-4a52-9f57-3d1f0c6c2a10".to_owned(),
+        usage: "filesystem".to_owned(),
+        label: "old".to_owned(),
+    };
+    let ours = v1::LocalLun {
+        label: Some(label),
+        other_paths: vec!["/dev/sdc".to_owned()],
+        model: "LIO-ORG disk".to_owned(),
+        ..local_lun("/dev/sdb", v1::LunState::Ours)
+    };
+    let foreign = v1::LocalLun {
+        signatures: vec![signature],
+        problem: "carries ext4".to_owned(),
+        ..local_lun("/dev/sdd", v1::LunState::ForeignSignature)
+    };
+    [ours, foreign]
+}
+
+#[test]
+fn lun_list_and_status_are_golden() {
+    let luns = local_luns();
+    let list = |detail| lun::LunList::new(&luns, Ok(vec![pool()]), detail);
+    assert_golden(&list(lun::LunDetail::Rows), "lun-list");
+    assert_golden(&list(lun::LunDetail::Full), "lun-status");
+    let unknown = Err("the metadata service cannot be reached".to_owned());
+    let alone = lun::LunList::new(&luns, unknown, lun::LunDetail::Rows);
+    assert_golden(&alone, "lun-list-alone");
+}
+
+#[test]
+fn empty_lists_say_so() {
+    assert_eq!(volume::VolumeList::new(Vec::new()).to_text(), "no volumes\n");
+    assert_eq!(pool::PoolStatusList::new(&[]).to_text(), "no pools\n");
+    assert_eq!(node::NodeList::new(&[]).to_text(), "no nodes\n");
+    let none = lun::LunList::new(&[], Ok(Vec::new()), lun::LunDetail::Full);
+    assert!(none.to_text().contains("lunar lun label"));
+}
