@@ -80,9 +80,27 @@ pub(super) async fn to_pool_luns(
 ) -> Result<Vec<NewLun>, CliError> {
     let mut found = Vec::with_capacity(luns.len());
     for lun in luns {
-        found.push(to_pool_lun(&find(daemon, lun).await?)?);
+        found.push(find(daemon, lun).await?);
     }
-    Ok(found)
+    let sound = found.iter().map(to_pool_lun).collect::<Result<Vec<_>, _>>()?;
+    match first_twice(&sound) {
+        Some((first, second)) => Err(given_twice(&found[first].path, &found[second].path)),
+        None => Ok(sound),
+    }
+}
+
+/// Where a LUN stands that comes again, and where it comes again.
+fn first_twice(luns: &[NewLun]) -> Option<(usize, usize)> {
+    let earlier = |second: usize| luns[..second].iter().position(|lun| lun.id == luns[second].id);
+    (0..luns.len()).find_map(|second| Some((earlier(second)?, second)))
+}
+
+fn given_twice(first: &str, second: &str) -> CliError {
+    let message = match first == second {
+        true => format!("{first} is given twice: a LUN joins a pool once"),
+        false => format!("{first} and {second} are one LUN, given twice: it joins a pool once"),
+    };
+    CliError::new(Exit::Refused, "LUN_IN_USE", message).advise("name each LUN by one of its paths")
 }
 
 fn to_pool_lun(lun: &v1::LocalLun) -> Result<NewLun, CliError> {
@@ -94,9 +112,12 @@ fn to_pool_lun(lun: &v1::LocalLun) -> Result<NewLun, CliError> {
             let advice = format!("lunar lun label {path}");
             Err(CliError::new(Exit::Refused, "LUN_UNLABELLED", message).advise(advice))
         }
-        _ => {
+        (state, _) => {
             let message = format!("{path} cannot join a pool: {}", lun.problem);
-            let advice = format!("lunar lun status {path} shows what it carries");
+            let advice = match state {
+                v1::LunState::LabelCopyDamaged => format!("lunar lun label {path} --repair"),
+                _ => format!("lunar lun status {path} shows what it carries"),
+            };
             Err(CliError::new(Exit::Refused, "LUN_NOT_USABLE", message).advise(advice))
         }
     }
@@ -156,6 +177,19 @@ mod tests {
             let expected = "/dev/sdb cannot join a pool: the second copy differs";
             assert_eq!((error.exit, error.message.as_str()), (Exit::Refused, expected));
         }
+    }
+
+    #[test]
+    fn a_lun_given_twice_is_found_by_its_id() {
+        let lun = |id| NewLun {
+            id: LunId::from_u128(id),
+            size: ByteCount::new(4 << 30),
+            logical_block_size: LogicalBlockSize::B512,
+        };
+        assert_eq!(first_twice(&[lun(1), lun(2), lun(3)]), None);
+        assert_eq!(first_twice(&[lun(1), lun(2), lun(3), lun(2)]), Some((1, 3)));
+        let error = given_twice("/dev/sdb", "/dev/sdc");
+        assert!(error.message.contains("/dev/sdb and /dev/sdc are one LUN"), "{error}");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lunar_proto::domain::{Pool, Selector, Volume};
+use lunar_proto::v1;
 use lunar_types::{LogicalBlockSize, LogicalExtent, Name, PoolId, VolumeId, VolumeSize};
 use tokio::time::sleep;
 
@@ -88,10 +89,30 @@ async fn local_attachment(
 
 async fn attach(context: &Context<'_>, volume: &Selector<VolumeId>) -> Result<Exit, CliError> {
     let daemon = context.daemon().await?;
+    // The daemon takes a repeated call for a retry; a person who attaches twice is told.
+    let attached = daemon.attachments().await?;
+    if let Some(attached) = attached.iter().find(|attached| is_selected(attached, volume)) {
+        return Err(attached_already(attached));
+    }
     let waiting = Waiting::on(&format!("attaching volume {volume}"));
     let attachment = daemon.attach(volume).await?;
     drop(waiting);
     context.show(&AttachmentView::from(&attachment))
+}
+
+fn is_selected(attached: &v1::LocalAttachment, volume: &Selector<VolumeId>) -> bool {
+    match volume {
+        Selector::Id(id) => attached.volume_id.parse() == Ok(*id),
+        Selector::Name(name) => attached.volume_name == name.as_str(),
+    }
+}
+
+fn attached_already(attached: &v1::LocalAttachment) -> CliError {
+    let v1::LocalAttachment { volume_name, device_path, .. } = attached;
+    let message =
+        format!("attach volume '{volume_name}': it is attached here already as {device_path}");
+    CliError::new(Exit::Refused, "VOLUME_ATTACHED", message)
+        .advise(format!("use {device_path}, or 'lunar volume detach {volume_name}' first"))
 }
 
 async fn detach(context: &Context<'_>, args: &DetachArgs) -> Result<Exit, CliError> {

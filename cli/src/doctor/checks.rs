@@ -10,9 +10,9 @@ use crate::error::CliError;
 /// What fs-core locks at least: its map, its queues and itself.
 const MEMORY_LOCK_MIN: u64 = 1 << 30;
 
-const GET_UBLK: &str = "boot a kernel with CONFIG_BLK_DEV_UBLK (6.0 or newer, 6.9 or newer \
-    advised): on Debian linux-image-amd64 or linux-image-cloud-amd64 from backports (apt-get \
-    install -t trixie-backports linux-image-cloud-amd64), then modprobe ublk_drv";
+const GET_UBLK: &str = "boot a kernel with CONFIG_BLK_DEV_UBLK and its module: on Debian the one \
+    of backports (apt-get install -t trixie-backports linux-image-amd64, or \
+    linux-image-cloud-amd64 in a virtual machine), then modprobe ublk_drv";
 
 /// What only the host itself says.
 #[must_use]

@@ -140,7 +140,7 @@ const fn state_word(state: v1::LunState) -> &'static str {
     match state {
         v1::LunState::Unspecified => "unknown",
         v1::LunState::Unlabelled => "unlabelled",
-        v1::LunState::Ours => "labelled",
+        v1::LunState::Ours => "ours",
         v1::LunState::ForeignCluster => "foreign-cluster",
         v1::LunState::ForeignSignature => "foreign-content",
         v1::LunState::LabelCopyDamaged => "label-copy-damaged",

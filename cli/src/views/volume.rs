@@ -265,18 +265,18 @@ pub struct VolumeDetail {
     #[serde(flatten)]
     volume: VolumeView,
     /// The device on this node; absent where this node does not hold the volume.
-    local: Option<AttachmentView>,
+    attachment: Option<AttachmentView>,
     /// Why the device could not be looked up, or empty.
-    local_problem: String,
+    attachment_problem: String,
 }
 
 impl VolumeDetail {
     /// A volume with its device on this node, if that could be asked for.
     #[must_use]
-    pub fn new(volume: VolumeView, local: Result<Option<AttachmentView>, String>) -> Self {
-        match local {
-            Ok(local) => Self { volume, local, local_problem: String::new() },
-            Err(local_problem) => Self { volume, local: None, local_problem },
+    pub fn new(volume: VolumeView, attachment: Result<Option<AttachmentView>, String>) -> Self {
+        match attachment {
+            Ok(attachment) => Self { volume, attachment, attachment_problem: String::new() },
+            Err(attachment_problem) => Self { volume, attachment: None, attachment_problem },
         }
     }
 }
@@ -284,11 +284,11 @@ impl VolumeDetail {
 impl Report for VolumeDetail {
     fn to_text(&self) -> String {
         let mut pairs = self.volume.pairs();
-        if let Some(local) = &self.local {
+        if let Some(local) = &self.attachment {
             pairs.extend(local.pairs());
         }
-        if !self.local_problem.is_empty() {
-            pairs.push(("device", format!("unknown: {}", self.local_problem)));
+        if !self.attachment_problem.is_empty() {
+            pairs.push(("device", format!("unknown: {}", self.attachment_problem)));
         }
         facts(&pairs)
     }
