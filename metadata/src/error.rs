@@ -1,0 +1,482 @@
+//! Why a request was not carried out: one variant a failed step, with its facts.
+//!
+//! The wire's reason and facts are derived here, in one place, and tested there.
+
+use std::time::Duration;
+
+use lunar_proto::domain::{Holder, NodeState, VolumeState};
+use lunar_proto::error::{ErrorReason, ErrorReport, Facts, FieldError};
+use lunar_types::{
+    ByteCount, Epoch, ExtentAddress, Incarnation, JournalSeq, LayerId, LogicalBlockSize, LunId,
+    Name, NodeIncarnation, PoolId, RequestId, VolumeId,
+};
+
+use crate::store::{StoreError, TransactError};
+
+/// Why a request was not carried out. Nothing was changed then, except that a
+/// [`StoreError::MaybeCommitted`] inside [`ServiceError::Store`] leaves it open.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// A field of the request.
+    #[error(transparent)]
+    Field(#[from] FieldError),
+    /// A request id was used for something else.
+    #[error("request id {request} was used for a different request: take a fresh one")]
+    RequestIdReused {
+        /// The id.
+        request: RequestId,
+    },
+    /// No such pool.
+    #[error("pool {pool} does not exist")]
+    PoolNotFound {
+        /// Its id or name.
+        pool: String,
+    },
+    /// No such volume.
+    #[error("volume {volume} does not exist")]
+    VolumeNotFound {
+        /// Its id or name.
+        volume: String,
+    },
+    /// No such layer.
+    #[error("layer {layer} does not exist")]
+    LayerNotFound {
+        /// Its id.
+        layer: LayerId,
+    },
+    /// No such node.
+    #[error("node {node} does not exist")]
+    NodeNotFound {
+        /// Its id or name.
+        node: String,
+    },
+    /// No such stale journal.
+    #[error("volume {volume} has no stale journal of epoch {epoch}")]
+    JournalNotFound {
+        /// The volume.
+        volume: VolumeId,
+        /// The epoch in the request.
+        epoch: Epoch,
+    },
+    /// The name is taken.
+    #[error("a pool named '{name}' exists already ({pool}): choose another name")]
+    PoolExists {
+        /// The name.
+        name: Name,
+        /// Who has it.
+        pool: PoolId,
+    },
+    /// The name is taken.
+    #[error("a volume named '{name}' exists already ({volume}): choose another name")]
+    VolumeExists {
+        /// The name.
+        name: Name,
+        /// Who has it.
+        volume: VolumeId,
+    },
+    /// The LUN has a pool.
+    #[error("LUN {lun} is in pool '{pool_name}' ({pool}) already: a LUN is in one pool only")]
+    LunInUse {
+        /// The LUN.
+        lun: LunId,
+        /// Its pool.
+        pool: PoolId,
+        /// The pool's name.
+        pool_name: Name,
+    },
+    /// The LUN is there twice.
+    #[error("LUN {lun} is named twice in the request")]
+    LunTwice {
+        /// The LUN.
+        lun: LunId,
+    },
+    /// The LUN's blocks are too large.
+    #[error(
+        "LUN {lun} has logical blocks of {lun_blocks} B, pool '{pool_name}' of {pool_blocks} B: \
+         volumes of the pool could not be written to it"
+    )]
+    LunBlockSize {
+        /// The LUN.
+        lun: LunId,
+        /// Its logical block size in bytes.
+        lun_blocks: u32,
+        /// The pool's name.
+        pool_name: Name,
+        /// The pool's logical block size in bytes.
+        pool_blocks: u32,
+    },
+    /// The volume's blocks are too small.
+    #[error(
+        "a volume with logical blocks of {asked} B cannot be made in pool '{pool_name}': a LUN \
+         of it has logical blocks of {pool_blocks} B"
+    )]
+    VolumeBlockSize {
+        /// What was asked for.
+        asked: u32,
+        /// The pool's name.
+        pool_name: Name,
+        /// The pool's logical block size in bytes.
+        pool_blocks: u32,
+    },
+    /// The volume is not usable.
+    #[error("volume {volume} is in state {state}: only a Ready volume can be used")]
+    VolumeNotReady {
+        /// The volume.
+        volume: VolumeId,
+        /// Its state.
+        state: VolumeState,
+    },
+    /// A live node holds it.
+    #[error(
+        "volume {volume} is attached to node '{}' ({}) under epoch {}: detach it there first",
+        holder.node_name, holder.node, holder.epoch
+    )]
+    VolumeAttached {
+        /// The volume.
+        volume: VolumeId,
+        /// Who holds it.
+        holder: Holder,
+    },
+    /// Nobody holds it.
+    #[error("volume {volume} is not attached")]
+    NotAttached {
+        /// The volume.
+        volume: VolumeId,
+    },
+    /// Somebody else holds it.
+    #[error(
+        "volume {volume} is held by {held_by} under epoch {held}, the request came from \
+         {given_by} under epoch {given}: that grant is over"
+    )]
+    StaleEpoch {
+        /// The volume.
+        volume: VolumeId,
+        /// The current epoch.
+        held: Epoch,
+        /// Who holds it.
+        held_by: NodeIncarnation,
+        /// The epoch in the request.
+        given: Epoch,
+        /// Who asked.
+        given_by: NodeIncarnation,
+    },
+    /// The incarnation is gone.
+    #[error(
+        "incarnation {node} is over (the node's newest is {newest}, {state}): stop writing and \
+         join again"
+    )]
+    NodeFenced {
+        /// The incarnation in the request.
+        node: NodeIncarnation,
+        /// The newest one.
+        newest: Incarnation,
+        /// Its state.
+        state: NodeState,
+    },
+    /// Its daemon may still run.
+    #[error(
+        "node '{name}' runs already as {node} on this boot and was heard from {heard_ms} ms ago: \
+         stop the other fs-core, or wait {wait_ms} ms if it is dead",
+        heard_ms = heard_ago.as_millis(), wait_ms = wait.as_millis()
+    )]
+    NodeAlive {
+        /// The node.
+        name: Name,
+        /// Its live incarnation.
+        node: NodeIncarnation,
+        /// When it was heard from.
+        heard_ago: Duration,
+        /// How long until it counts as dead.
+        wait: Duration,
+    },
+    /// It holds volumes.
+    #[error("node {node} holds {count} attachments, one is volume {volume}: detach them first")]
+    NodeHoldsAttachments {
+        /// The incarnation.
+        node: NodeIncarnation,
+        /// How many, as far as they were counted.
+        count: usize,
+        /// One of them.
+        volume: VolumeId,
+    },
+    /// Journals wait.
+    #[error(
+        "volume {volume} has a journal of epoch {oldest} that is not retired: replay and retire \
+         it before you {wanted}"
+    )]
+    StaleJournals {
+        /// The volume.
+        volume: VolumeId,
+        /// The epoch of the oldest one.
+        oldest: Epoch,
+        /// What was asked for.
+        wanted: &'static str,
+    },
+    /// The layer cannot be written.
+    #[error("layer {layer} is not the writable head of volume {volume}, which is layer {head}")]
+    LayerNotWritable {
+        /// The layer in the request.
+        layer: LayerId,
+        /// The volume.
+        volume: VolumeId,
+        /// Its head.
+        head: LayerId,
+    },
+    /// The extent is somebody else's.
+    #[error("extent {extent} of pool {pool} is not reserved for incarnation {node}")]
+    ExtentNotReserved {
+        /// The extent.
+        extent: ExtentAddress,
+        /// The pool.
+        pool: PoolId,
+        /// Whose reservation it should be in.
+        node: NodeIncarnation,
+    },
+    /// The checkpoint would fall.
+    #[error("volume {volume} has checkpoint {stored} of epoch {epoch}, the commit says {given}")]
+    CheckpointRegression {
+        /// The volume.
+        volume: VolumeId,
+        /// The epoch of the journal.
+        epoch: Epoch,
+        /// What is stored.
+        stored: JournalSeq,
+        /// What was given.
+        given: JournalSeq,
+    },
+    /// Nothing is free.
+    #[error("pool '{pool_name}' has no free extent: add a LUN or delete volumes")]
+    PoolFull {
+        /// The pool.
+        pool: PoolId,
+        /// Its name.
+        pool_name: Name,
+    },
+    /// A limit of the design.
+    #[error("{what} would go beyond the limit of {limit}")]
+    LimitReached {
+        /// What.
+        what: &'static str,
+        /// The limit.
+        limit: u64,
+    },
+    /// The store.
+    #[error("the request could not be stored")]
+    Store(#[from] StoreError),
+    /// The store's content.
+    #[error("the store is damaged at {key}: {problem}; run metadata-service fsck")]
+    Corrupt {
+        /// Where.
+        key: String,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+impl TransactError for ServiceError {
+    fn store_error(&self) -> Option<&StoreError> {
+        match self {
+            Self::Store(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl ServiceError {
+    pub(crate) fn corrupt(key: String, problem: String) -> Self {
+        Self::Corrupt { key, problem }
+    }
+
+    pub(crate) fn field(field: &str, problem: impl std::fmt::Display) -> Self {
+        Self::Field(FieldError::new(field, problem))
+    }
+
+    pub(crate) fn lun_too_small(index: usize, size: ByteCount, least: ByteCount) -> Self {
+        let problem = format_args!("a LUN of {size} has no room for one extent: {least} needed");
+        Self::field(&format!("luns[{index}].size_bytes"), problem)
+    }
+
+    pub(crate) fn volume_block_size(
+        asked: LogicalBlockSize,
+        pool_name: Name,
+        pool: LogicalBlockSize,
+    ) -> Self {
+        Self::VolumeBlockSize { asked: asked.bytes(), pool_name, pool_blocks: pool.bytes() }
+    }
+
+    /// Why, for programs.
+    #[must_use]
+    pub fn kind(&self) -> ErrorReason {
+        match self {
+            Self::Field(_) => ErrorReason::InvalidField,
+            Self::RequestIdReused { .. } => ErrorReason::RequestIdReused,
+            Self::PoolNotFound { .. } => ErrorReason::PoolNotFound,
+            Self::VolumeNotFound { .. } => ErrorReason::VolumeNotFound,
+            Self::LayerNotFound { .. } => ErrorReason::LayerNotFound,
+            Self::NodeNotFound { .. } => ErrorReason::NodeNotFound,
+            Self::JournalNotFound { .. } => ErrorReason::JournalNotFound,
+            Self::PoolExists { .. } => ErrorReason::PoolExists,
+            Self::VolumeExists { .. } => ErrorReason::VolumeExists,
+            Self::LunInUse { .. } | Self::LunTwice { .. } => ErrorReason::LunInUse,
+            Self::LunBlockSize { .. } | Self::VolumeBlockSize { .. } => ErrorReason::LunBlockSize,
+            Self::VolumeNotReady { .. } => ErrorReason::VolumeNotReady,
+            Self::VolumeAttached { .. } => ErrorReason::VolumeAttached,
+            Self::NotAttached { .. } => ErrorReason::NotAttached,
+            Self::StaleEpoch { .. } => ErrorReason::StaleEpoch,
+            Self::NodeFenced { .. } => ErrorReason::NodeFenced,
+            Self::NodeAlive { .. } => ErrorReason::NodeAlive,
+            Self::NodeHoldsAttachments { .. } => ErrorReason::NodeHoldsAttachments,
+            Self::StaleJournals { .. } => ErrorReason::StaleJournals,
+            Self::LayerNotWritable { .. } => ErrorReason::LayerNotWritable,
+            Self::ExtentNotReserved { .. } => ErrorReason::ExtentNotReserved,
+            Self::CheckpointRegression { .. } => ErrorReason::CheckpointRegression,
+            Self::PoolFull { .. } => ErrorReason::PoolFull,
+            Self::LimitReached { .. } => ErrorReason::LimitReached,
+            Self::Store(StoreError::Failed { .. }) => ErrorReason::StoreFailed,
+            Self::Store(_) => ErrorReason::StoreBusy,
+            Self::Corrupt { .. } => ErrorReason::StoreCorrupt,
+        }
+    }
+
+    /// The objects and numbers of the error by name.
+    #[must_use]
+    pub fn facts(&self) -> Facts {
+        let mut facts = Facts::new();
+        let mut fact = |name: &str, value: &dyn ToString| {
+            facts.insert(name.to_owned(), value.to_string());
+        };
+        match self {
+            Self::Field(error) => return error.report().facts,
+            Self::RequestIdReused { request } => fact("request", request),
+            Self::PoolNotFound { pool } => fact("pool", pool),
+            Self::VolumeNotFound { volume } => fact("volume", volume),
+            Self::LayerNotFound { layer } => fact("layer", layer),
+            Self::NodeNotFound { node } => fact("node", node),
+            Self::JournalNotFound { volume, epoch } => {
+                fact("volume", volume);
+                fact("epoch_given", epoch);
+            }
+            Self::PoolExists { name, pool } => {
+                fact("name", name);
+                fact("pool", pool);
+            }
+            Self::VolumeExists { name, volume } => {
+                fact("name", name);
+                fact("volume", volume);
+            }
+            Self::LunInUse { lun, pool, pool_name } => {
+                fact("lun", lun);
+                fact("pool", pool);
+                fact("pool_name", pool_name);
+            }
+            Self::LunTwice { lun } => fact("lun", lun),
+            Self::LunBlockSize { lun, lun_blocks, pool_name, pool_blocks } => {
+                fact("lun", lun);
+                fact("lun_block_size", lun_blocks);
+                fact("pool_name", pool_name);
+                fact("pool_block_size", pool_blocks);
+            }
+            Self::VolumeBlockSize { asked, pool_name, pool_blocks } => {
+                fact("volume_block_size", asked);
+                fact("pool_name", pool_name);
+                fact("pool_block_size", pool_blocks);
+            }
+            _ => return self.holding_facts(),
+        }
+        facts
+    }
+
+    /// The facts of errors about grants, journals and extents.
+    fn holding_facts(&self) -> Facts {
+        let mut facts = Facts::new();
+        let mut fact = |name: &str, value: &dyn ToString| {
+            facts.insert(name.to_owned(), value.to_string());
+        };
+        match self {
+            Self::VolumeNotReady { volume, state } => {
+                fact("volume", volume);
+                fact("state", state);
+            }
+            Self::VolumeAttached { volume, holder } => {
+                fact("volume", volume);
+                fact("node", &holder.node);
+                fact("node_name", &holder.node_name);
+                fact("epoch_held", &holder.epoch);
+            }
+            Self::NotAttached { volume } => fact("volume", volume),
+            Self::StaleEpoch { volume, held, held_by, given, given_by } => {
+                fact("volume", volume);
+                fact("epoch_held", held);
+                fact("held_by", held_by);
+                fact("epoch_given", given);
+                fact("given_by", given_by);
+            }
+            Self::NodeFenced { node, newest, state } => {
+                fact("node", node);
+                fact("newest_incarnation", newest);
+                fact("state", state);
+            }
+            Self::NodeAlive { name, node, heard_ago, wait } => {
+                fact("node_name", name);
+                fact("node", node);
+                fact("heard_ago_ms", &heard_ago.as_millis());
+                fact("wait_ms", &wait.as_millis());
+            }
+            Self::NodeHoldsAttachments { node, count, volume } => {
+                fact("node", node);
+                fact("attachments", count);
+                fact("volume", volume);
+            }
+            Self::StaleJournals { volume, oldest, .. } => {
+                fact("volume", volume);
+                fact("oldest_epoch", oldest);
+            }
+            Self::LayerNotWritable { layer, volume, head } => {
+                fact("layer", layer);
+                fact("volume", volume);
+                fact("head", head);
+            }
+            Self::ExtentNotReserved { extent, pool, node } => {
+                fact("extent", extent);
+                fact("pool", pool);
+                fact("node", node);
+            }
+            Self::CheckpointRegression { volume, epoch, stored, given } => {
+                fact("volume", volume);
+                fact("epoch", epoch);
+                fact("checkpoint_stored", stored);
+                fact("checkpoint_given", given);
+            }
+            Self::PoolFull { pool, pool_name } => {
+                fact("pool", pool);
+                fact("pool_name", pool_name);
+            }
+            Self::LimitReached { what, limit } => {
+                fact("what", what);
+                fact("limit", limit);
+            }
+            Self::Corrupt { key, .. } => fact("key", key),
+            _ => {}
+        }
+        facts
+    }
+
+    /// The error as it travels, with the causes in its message.
+    #[must_use]
+    pub fn report(&self) -> ErrorReport {
+        ErrorReport { reason: self.kind(), message: chain(self), facts: self.facts() }
+    }
+}
+
+/// An error and its causes in one line.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}

@@ -1,0 +1,341 @@
+//! Names, indices, epochs and layers against each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lunar_proto::domain::{OperationWork, VolumeState};
+use lunar_types::{Epoch, NodeIncarnation, VolumeId};
+
+use super::inventory::{Inventory, walk_table};
+use super::report::{FindingKind, Report};
+use crate::error::ServiceError;
+use crate::keyspace::{
+    Counter, CounterKey, LunOwnerKey, NodeAttachmentKey, NodeNameKey, NodeStaleJournalKey,
+    OperationKey, PoolNameKey, PoolVolumeKey, VolumeNameKey,
+};
+use crate::store::Txn;
+
+pub(super) async fn check<T: Txn>(
+    txn: &T,
+    all: &Inventory,
+    report: &mut Report<'_>,
+) -> Result<(), ServiceError> {
+    check_names(txn, all, report).await?;
+    check_luns(txn, all, report).await?;
+    check_volumes(all, report);
+    check_pool_volumes(txn, all, report).await?;
+    check_layers(all, report);
+    check_attachments(all, report);
+    check_node_lists(txn, all, report).await?;
+    check_operations(txn, all, report).await?;
+    check_counters(txn, all, report).await
+}
+
+/// Compares what names point to with the names that objects have.
+fn compare_names<I: Ord + ToString>(
+    what: &str,
+    named: &BTreeMap<String, I>,
+    objects: &BTreeMap<I, String>,
+    report: &mut Report<'_>,
+) {
+    for (name, id) in named {
+        if objects.get(id) != Some(name) {
+            let id = id.to_string();
+            let message = format!("{what} name '{name}' points to {id}, which is not named so");
+            report.find(FindingKind::NameMismatch, message, &[("name", name), (what, &id)]);
+        }
+    }
+    for (id, name) in objects {
+        if named.get(name) != Some(id) {
+            let id = id.to_string();
+            let message = format!("{what} {id} cannot be found by its name '{name}'");
+            report.find(FindingKind::NameMismatch, message, &[("name", name), (what, &id)]);
+        }
+    }
+}
+
+async fn check_names<T: Txn>(
+    txn: &T,
+    all: &Inventory,
+    report: &mut Report<'_>,
+) -> Result<(), ServiceError> {
+    let mut pools = BTreeMap::new();
+    walk_table(txn, |key: PoolNameKey, record| {
+        pools.insert(key.name.to_string(), record.pool);
+    })
+    .await?;
+    let objects = all.pools.iter().map(|(id, pool)| (*id, pool.name.to_string())).collect();
+    compare_names("pool", &pools, &objects, report);
+
+    let mut volumes = BTreeMap::new();
+    walk_table(txn, |key: VolumeNameKey, record| {
+        volumes.insert(key.name.to_string(), record.volume);
+    })
+    .await?;
+    let with_name = all.volumes.iter().filter(|(_, it)| it.state != VolumeState::Deleting);
+    let objects = with_name.map(|(id, volume)| (*id, volume.name.to_string())).collect();
+    compare_names("volume", &volumes, &objects, report);
+
+    let mut nodes = BTreeMap::new();
+    walk_table(txn, |key: NodeNameKey, record| {
+        nodes.insert(key.name.to_string(), record.node);
+    })
+    .await?;
+    let objects = all.nodes.iter().map(|(id, node)| (*id, node.name.to_string())).collect();
+    compare_names("node", &nodes, &objects, report);
+    Ok(())
+}
+
+async fn check_luns<T: Txn>(
+    txn: &T,
+    all: &Inventory,
+    report: &mut Report<'_>,
+) -> Result<(), ServiceError> {
+    let mut owners = BTreeMap::new();
+    walk_table(txn, |key: LunOwnerKey, record| {
+        owners.insert(key.lun, (record.pool, record.index));
+    })
+    .await?;
+    for (lun, place) in &owners {
+        if all.luns.get(place).is_none_or(|record| record.id != *lun) {
+            let (pool, index) = place;
+            let message = format!("LUN {lun} is not LUN {index} of pool {pool} as its owner says");
+            report.find(FindingKind::LunMismatch, message, &[("lun", lun), ("pool", pool)]);
+        }
+    }
+    for ((pool, index), lun) in &all.luns {
+        let facts: &[(&str, &dyn ToString)] = &[("lun", &lun.id), ("pool", pool)];
+        let name = format!("LUN {} ({index} of pool {pool})", lun.id);
+        if owners.get(&lun.id) != Some(&(*pool, *index)) {
+            let message = format!("{name} cannot be found by its id");
+            report.find(FindingKind::LunMismatch, message, facts);
+        }
+        let Some(record) = all.pools.get(pool) else {
+            report.find(FindingKind::LunMismatch, format!("{name}: no such pool"), facts);
+            continue;
+        };
+        let extents = record.extent_size.data_extents(lun.size.get());
+        if index.get() >= record.luns || lun.data_extents != extents {
+            let message = format!(
+                "{name} has {} extents where its size gives {extents}, pool has {} LUNs",
+                lun.data_extents, record.luns
+            );
+            report.find(FindingKind::LunMismatch, message, facts);
+        }
+    }
+    Ok(())
+}
+
+fn check_volumes(all: &Inventory, report: &mut Report<'_>) {
+    for (volume, record) in &all.volumes {
+        if !all.pools.contains_key(&record.pool) {
+            let message = format!("volume {volume} is in pool {}, which is unknown", record.pool);
+            let facts: &[(&str, &dyn ToString)] = &[("volume", volume), ("pool", &record.pool)];
+            report.find(FindingKind::VolumePoolUnknown, message, facts);
+        }
+        let head = all.layers.get(&record.head);
+        let fits = head.is_some_and(|layer| {
+            layer.volume == *volume && layer.pool == record.pool && !layer.sealed
+        });
+        if !fits {
+            let message = format!(
+                "volume {volume} has head layer {}, which is not a writable layer of it",
+                record.head
+            );
+            let facts: &[(&str, &dyn ToString)] = &[("volume", volume), ("layer", &record.head)];
+            report.find(FindingKind::VolumeHeadInvalid, message, facts);
+        }
+    }
+}
+
+async fn check_pool_volumes<T: Txn>(
+    txn: &T,
+    all: &Inventory,
+    report: &mut Report<'_>,
+) -> Result<(), ServiceError> {
+    let mut listed = BTreeSet::new();
+    walk_table(txn, |key: PoolVolumeKey, record| {
+        listed.insert((key.pool, key.volume, record.size.bytes()));
+    })
+    .await?;
+    let actual: BTreeSet<_> =
+        all.volumes.iter().map(|(id, volume)| (volume.pool, *id, volume.size.bytes())).collect();
+    for (pool, volume, size) in listed.symmetric_difference(&actual) {
+        let message = format!(
+            "pool {pool} and volume {volume} of {size} B disagree on whether it is in the pool"
+        );
+        let facts: &[(&str, &dyn ToString)] = &[("pool", pool), ("volume", volume)];
+        report.find(FindingKind::PoolVolumeMismatch, message, facts);
+    }
+    Ok(())
+}
+
+fn check_layers(all: &Inventory, report: &mut Report<'_>) {
+    let mut reached = BTreeSet::new();
+    for head in all.volumes.values().map(|volume| volume.head) {
+        let mut next = Some(head);
+        while let Some(layer) = next.filter(|layer| reached.insert(*layer)) {
+            next = all.layers.get(&layer).and_then(|record| record.parent);
+        }
+    }
+    for (layer, record) in &all.layers {
+        let facts: &[(&str, &dyn ToString)] = &[("layer", layer), ("volume", &record.volume)];
+        if !reached.contains(layer) {
+            let message = format!("no volume stands on layer {layer} of volume {}", record.volume);
+            report.find(FindingKind::LayerOrphan, message, facts);
+        }
+        let parent = record.parent.filter(|parent| !all.layers.contains_key(parent));
+        if let Some(parent) = parent {
+            let message = format!("layer {layer} stands on layer {parent}, which is missing");
+            report.find(FindingKind::LayerOrphan, message, facts);
+        }
+    }
+}
+
+/// Checks one grant or journal: its volume, its writer.
+fn check_writer(
+    all: &Inventory,
+    what: &str,
+    volume: VolumeId,
+    epoch: Epoch,
+    node: NodeIncarnation,
+    report: &mut Report<'_>,
+) {
+    let facts: &[(&str, &dyn ToString)] =
+        &[("volume", &volume), ("epoch", &epoch), ("node", &node)];
+    let name = format!("{what} of volume {volume} under epoch {epoch} by {node}");
+    if !all.knows(node) {
+        let message = format!("{name}: that incarnation never was");
+        report.find(FindingKind::IncarnationUnknown, message, facts);
+    }
+    if !all.volumes.contains_key(&volume) {
+        let message = format!("{name}: there is no such volume");
+        report.find(FindingKind::AttachmentOrphan, message, facts);
+    }
+}
+
+fn check_attachments(all: &Inventory, report: &mut Report<'_>) {
+    for (volume, held) in &all.attachments {
+        check_writer(all, "attachment", *volume, held.epoch, held.node, report);
+        let given = all.volumes.get(volume).map_or(held.epoch, |record| record.epoch);
+        if given != held.epoch {
+            let message = format!(
+                "volume {volume} was granted up to epoch {given}, it is held under {}",
+                held.epoch
+            );
+            let facts: &[(&str, &dyn ToString)] =
+                &[("volume", volume), ("epoch", &given), ("epoch_held", &held.epoch)];
+            report.find(FindingKind::EpochInversion, message, facts);
+        }
+    }
+    for ((volume, epoch), stale) in &all.stale_journals {
+        check_writer(all, "stale journal", *volume, *epoch, stale.node, report);
+        let given = all.volumes.get(volume).map_or(*epoch, |record| record.epoch);
+        let held = all.attachments.get(volume).map(|held| held.epoch);
+        if *epoch > given || held.is_some_and(|held| *epoch >= held) {
+            let message =
+                format!("volume {volume} has a stale journal of epoch {epoch}, granted: {given}");
+            let facts: &[(&str, &dyn ToString)] =
+                &[("volume", volume), ("epoch", &given), ("stale_epoch", epoch)];
+            report.find(FindingKind::EpochInversion, message, facts);
+        }
+    }
+}
+
+async fn check_node_lists<T: Txn>(
+    txn: &T,
+    all: &Inventory,
+    report: &mut Report<'_>,
+) -> Result<(), ServiceError> {
+    let mut held = BTreeSet::new();
+    walk_table(txn, |key: NodeAttachmentKey, record| {
+        let node = NodeIncarnation { node: key.node, incarnation: key.incarnation };
+        held.insert((node, key.volume, record.epoch));
+    })
+    .await?;
+    let actual = all.attachments.iter().map(|(volume, it)| (it.node, *volume, it.epoch)).collect();
+    compare_lists("attachment", &held, &actual, report);
+    let mut stale = BTreeSet::new();
+    walk_table(txn, |key: NodeStaleJournalKey, _| {
+        let node = NodeIncarnation { node: key.node, incarnation: key.incarnation };
+        stale.insert((node, key.volume, key.epoch));
+    })
+    .await?;
+    let actual = all.stale_journals.iter();
+    let actual = actual.map(|((volume, epoch), it)| (it.node, *volume, *epoch)).collect();
+    compare_lists("stale journal", &stale, &actual, report);
+    Ok(())
+}
+
+type HeldBy = BTreeSet<(NodeIncarnation, VolumeId, Epoch)>;
+
+fn compare_lists(what: &str, listed: &HeldBy, actual: &HeldBy, report: &mut Report<'_>) {
+    for (node, volume, epoch) in listed.symmetric_difference(actual) {
+        let message = format!(
+            "the list of {node} and the volume disagree on the {what} of volume {volume} under \
+             epoch {epoch}"
+        );
+        let facts: &[(&str, &dyn ToString)] =
+            &[("node", node), ("volume", volume), ("epoch", epoch)];
+        report.find(FindingKind::AttachmentIndexMismatch, message, facts);
+    }
+}
+
+async fn check_operations<T: Txn>(
+    txn: &T,
+    all: &Inventory,
+    report: &mut Report<'_>,
+) -> Result<(), ServiceError> {
+    let mut deleting = BTreeSet::new();
+    let mut wrong = Vec::new();
+    walk_table(txn, |key: OperationKey, record| match record.work {
+        OperationWork::DeleteVolume(volume) => {
+            let state = all.volumes.get(&volume).map(|record| record.state);
+            if state == Some(VolumeState::Deleting) && deleting.insert(volume) {
+                return;
+            }
+            wrong.push((key.operation, record.work));
+        }
+        OperationWork::ReclaimReservations(node) if all.knows(node) && !all.is_live(node) => {}
+        OperationWork::ReclaimReservations(_) => wrong.push((key.operation, record.work)),
+    })
+    .await?;
+    for (operation, work) in wrong {
+        let message = format!("operation {operation} ({work}) must not be");
+        report.find(FindingKind::OperationMismatch, message, &[("operation", &operation)]);
+    }
+    for (volume, record) in &all.volumes {
+        if record.state == VolumeState::Deleting && !deleting.contains(volume) {
+            let message = format!("volume {volume} is Deleting, and no operation deletes it");
+            report.find(FindingKind::OperationMismatch, message, &[("volume", volume)]);
+        }
+    }
+    Ok(())
+}
+
+async fn check_counters<T: Txn>(
+    txn: &T,
+    all: &Inventory,
+    report: &mut Report<'_>,
+) -> Result<(), ServiceError> {
+    let mut last = BTreeMap::new();
+    walk_table(txn, |key: CounterKey, record| {
+        last.insert(key.counter, record.last);
+    })
+    .await?;
+    let mut operation = 0;
+    walk_table(txn, |key: OperationKey, _| operation = key.operation.get()).await?;
+    let layer = all.layers.keys().next_back().map_or(0, |layer| layer.get());
+    let node = all.nodes.keys().next_back().map_or(0, |node| u64::from(node.get()));
+    let greatest =
+        [(Counter::Layer, layer), (Counter::Node, node), (Counter::Operation, operation)];
+    for (counter, greatest) in greatest {
+        let last = last.get(&counter).copied().unwrap_or(0);
+        if last < greatest {
+            let name = format!("{counter:?}");
+            let message = format!("counter {name} stands at {last}, {greatest} was given already");
+            let facts: &[(&str, &dyn ToString)] = &[("counter", &name), ("last", &last)];
+            report.find(FindingKind::CounterBehind, message, facts);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,271 @@
+//! Every allocated extent against its owners.
+//!
+//! The owners' extents are marked in bitmaps of the touched groups; an extent marked twice is
+//! looked up again to name all of its owners; then the marks are held against what is allocated.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use lunar_proto::domain::OperationWork;
+use lunar_types::{
+    Epoch, ExtentAddress, ExtentRun, LayerId, LogicalExtent, LunIndex, NodeIncarnation, PoolId,
+    SlotPlace, VolumeId,
+};
+
+use super::inventory::{Inventory, walk_table};
+use super::report::{FindingKind, Report};
+use crate::error::ServiceError;
+use crate::keyspace::{
+    Bitmap, GroupIndex, GroupKey, OperationKey, ReservationKey, SlotKey, SlotValue, runs_of,
+};
+use crate::store::Txn;
+
+/// Extents with several owners that are looked up by name.
+const NAMED_DUPLICATES: usize = 1000;
+
+/// Who owns an extent.
+#[derive(Clone, Copy)]
+enum Owner {
+    Slot(LayerId, LogicalExtent),
+    Reservation(NodeIncarnation),
+    Journal(VolumeId, Epoch),
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Slot(layer, at) => write!(f, "slot {at} of layer {layer}"),
+            Self::Reservation(node) => write!(f, "reservation of {node}"),
+            Self::Journal(volume, epoch) => write!(f, "journal of {volume} epoch {epoch}"),
+        }
+    }
+}
+
+/// An extent of the cluster.
+type Place = (PoolId, ExtentAddress);
+/// A group of the cluster.
+type GroupPlace = (PoolId, LunIndex, GroupIndex);
+
+pub(super) async fn check<T: Txn>(
+    txn: &T,
+    all: &Inventory,
+    report: &mut Report<'_>,
+) -> Result<(), ServiceError> {
+    check_slots(txn, all, report).await?;
+    check_reservations(txn, all, report).await?;
+    let mut marks = Marks::default();
+    each_owned(txn, all, |owner, place| marks.mark(all, owner, place, report)).await?;
+    if !marks.twice.is_empty() {
+        report_owners(txn, all, &marks.twice, report).await?;
+    }
+    compare_with_allocated(txn, all, marks.owned, report).await
+}
+
+/// Every extent that something owns.
+async fn each_owned<T: Txn>(
+    txn: &T,
+    all: &Inventory,
+    mut visit: impl FnMut(Owner, Place) + Send,
+) -> Result<(), ServiceError> {
+    walk_table(txn, |key: SlotKey, SlotValue(slot)| {
+        if let (Some(layer), Some(at)) = (all.layers.get(&key.layer), slot.extent()) {
+            visit(Owner::Slot(key.layer, key.at), (layer.pool, at));
+        }
+    })
+    .await?;
+    walk_table(txn, |key: ReservationKey, bits| {
+        let node = NodeIncarnation { node: key.node, incarnation: key.incarnation };
+        for bit in bits.iter() {
+            let at = ExtentAddress { lun: key.lun, extent: key.group.extent(bit) };
+            visit(Owner::Reservation(node), (key.pool, at));
+        }
+    })
+    .await?;
+    let current = all.attachments.iter().map(|(volume, it)| (*volume, it.epoch, &it.journal));
+    let stale =
+        all.stale_journals.iter().map(|((volume, epoch), it)| (*volume, *epoch, &it.journal));
+    for (volume, epoch, runs) in current.chain(stale) {
+        let Some(record) = all.volumes.get(&volume) else { continue };
+        for at in runs.iter().flat_map(|run| run.iter()) {
+            visit(Owner::Journal(volume, epoch), (record.pool, at));
+        }
+    }
+    Ok(())
+}
+
+#[derive(Default)]
+struct Marks {
+    owned: BTreeMap<GroupPlace, Bitmap>,
+    twice: BTreeSet<Place>,
+}
+
+impl Marks {
+    fn mark(&mut self, all: &Inventory, owner: Owner, place: Place, report: &mut Report<'_>) {
+        let (pool, at) = place;
+        let lun = all.luns.get(&(pool, at.lun));
+        if lun.is_none_or(|lun| at.extent.get() >= lun.data_extents) {
+            let message = format!("{owner} has extent {at} of pool {pool}, which does not exist");
+            let facts: &[(&str, &dyn ToString)] =
+                &[("pool", &pool), ("extent", &at), ("owner", &owner)];
+            report.find(FindingKind::ExtentOutOfRange, message, facts);
+            return;
+        }
+        let (group, bit) = GroupIndex::of(at.extent);
+        let marks = self.owned.entry((pool, at.lun, group)).or_insert(Bitmap::EMPTY);
+        if !marks.insert(bit) {
+            self.twice.insert(place);
+        }
+    }
+}
+
+/// Names every owner of the extents that have several.
+async fn report_owners<T: Txn>(
+    txn: &T,
+    all: &Inventory,
+    twice: &BTreeSet<Place>,
+    report: &mut Report<'_>,
+) -> Result<(), ServiceError> {
+    let mut owners: BTreeMap<Place, Vec<String>> =
+        twice.iter().take(NAMED_DUPLICATES).map(|place| (*place, Vec::new())).collect();
+    each_owned(txn, all, |owner, place| {
+        if let Some(owners) = owners.get_mut(&place) {
+            owners.push(owner.to_string());
+        }
+    })
+    .await?;
+    for (pool, at) in twice {
+        let owners = owners.get(&(*pool, *at)).map_or_else(String::new, |it| it.join("; "));
+        let message = format!("extent {at} of pool {pool} has several owners: {owners}");
+        let facts: &[(&str, &dyn ToString)] =
+            &[("pool", pool), ("extent", at), ("owners", &owners)];
+        report.find(FindingKind::ExtentDoublyOwned, message, facts);
+    }
+    Ok(())
+}
+
+/// Reports the bits of a group as runs.
+fn report_bits(
+    kind: FindingKind,
+    why: &str,
+    (pool, lun, group): GroupPlace,
+    bits: &Bitmap,
+    report: &mut Report<'_>,
+) {
+    let mut runs: Vec<ExtentRun> = Vec::new();
+    runs_of(lun, group, bits, &mut runs);
+    for run in runs {
+        let message = format!("extents {run} of pool {pool} {why}");
+        report.find(kind, message, &[("pool", &pool), ("extents", &run)]);
+    }
+}
+
+async fn compare_with_allocated<T: Txn>(
+    txn: &T,
+    all: &Inventory,
+    mut owned: BTreeMap<GroupPlace, Bitmap>,
+    report: &mut Report<'_>,
+) -> Result<(), ServiceError> {
+    let unallocated = |place, bits: &Bitmap, report: &mut Report<'_>| {
+        let why = "have an owner and are marked free: they could be given away again";
+        report_bits(FindingKind::ExtentUnallocated, why, place, bits, report);
+    };
+    walk_table(txn, |key: GroupKey, allocated| {
+        let place = (key.pool, key.lun, key.group);
+        let extents = all.luns.get(&(key.pool, key.lun)).map_or(0, |lun| lun.data_extents);
+        let usable = crate::service::usable_bits(extents, key.group);
+        let owned = owned.remove(&place).unwrap_or(Bitmap::EMPTY);
+        report.summary.allocated_extents += u64::from(allocated.count());
+        let beyond = allocated.without(&usable);
+        let why = "are marked allocated and do not exist";
+        report_bits(FindingKind::ExtentOutOfRange, why, place, &beyond, report);
+        let leaked = allocated.without(&owned).and(&usable);
+        let why = "are allocated and nothing owns them";
+        report_bits(FindingKind::ExtentLeaked, why, place, &leaked, report);
+        unallocated(place, &owned.without(&allocated), report);
+    })
+    .await?;
+    for (place, bits) in &owned {
+        unallocated(*place, bits, report);
+    }
+    Ok(())
+}
+
+async fn check_slots<T: Txn>(
+    txn: &T,
+    all: &Inventory,
+    report: &mut Report<'_>,
+) -> Result<(), ServiceError> {
+    let mut with_storage: BTreeMap<LayerId, u64> = BTreeMap::new();
+    walk_table(txn, |key: SlotKey, SlotValue(slot)| {
+        report.summary.slots += 1;
+        let facts: &[(&str, &dyn ToString)] = &[("layer", &key.layer), ("logical_extent", &key.at)];
+        let name = format!("slot {} of layer {}", key.at, key.layer);
+        let Some(layer) = all.layers.get(&key.layer) else {
+            let message = format!("{name}: there is no such layer");
+            return report.find(FindingKind::SlotOrphan, message, facts);
+        };
+        *with_storage.entry(key.layer).or_default() += u64::from(slot.extent().is_some());
+        if slot.place == SlotPlace::Zero && !slot.presence.is_empty() {
+            let message = format!("{name} is ZERO and has blocks present");
+            report.find(FindingKind::PresenceOnZero, message, facts);
+        }
+        let Some(pool) = all.pools.get(&layer.pool) else { return };
+        if slot.presence.block_count() != pool.extent_size.blocks() {
+            let message = format!(
+                "{name} has {} presence bits, an extent of the pool {} blocks",
+                slot.presence.block_count(),
+                pool.extent_size.blocks()
+            );
+            report.find(FindingKind::PresenceSize, message, facts);
+        }
+        let extents = all.volumes.get(&layer.volume).map(|it| it.size.extents(pool.extent_size));
+        if extents.is_some_and(|extents| key.at.get() >= extents) {
+            let message = format!("{name} lies beyond the end of volume {}", layer.volume);
+            report.find(FindingKind::SlotOutOfRange, message, facts);
+        }
+    })
+    .await?;
+    for (layer, record) in &all.layers {
+        let counted = with_storage.get(layer).copied().unwrap_or(0);
+        if record.extents != counted && !report.is_stopped() {
+            let message =
+                format!("layer {layer} counts {} extents and has {counted}", record.extents);
+            report.find(FindingKind::LayerCount, message, &[("layer", layer)]);
+        }
+    }
+    Ok(())
+}
+
+async fn check_reservations<T: Txn>(
+    txn: &T,
+    all: &Inventory,
+    report: &mut Report<'_>,
+) -> Result<(), ServiceError> {
+    let mut reclaimed = BTreeSet::new();
+    walk_table(txn, |_: OperationKey, record| {
+        if let OperationWork::ReclaimReservations(node) = record.work {
+            reclaimed.insert(node);
+        }
+    })
+    .await?;
+    let mut seen = BTreeSet::new();
+    walk_table(txn, |key: ReservationKey, _| {
+        let node = NodeIncarnation { node: key.node, incarnation: key.incarnation };
+        if !all.luns.contains_key(&(key.pool, key.lun)) {
+            let message = format!("{node} has reserved on LUN {} of pool {}", key.lun, key.pool);
+            let facts: &[(&str, &dyn ToString)] = &[("node", &node), ("pool", &key.pool)];
+            report.find(FindingKind::ReservationUnknown, message, facts);
+        }
+        if !seen.insert(node) {
+            return;
+        }
+        if !all.knows(node) {
+            let message = format!("{node} has a reservation: that incarnation never was");
+            report.find(FindingKind::IncarnationUnknown, message, &[("node", &node)]);
+        } else if !all.is_live(node) && !all.has_journal(node) && !reclaimed.contains(&node) {
+            let message = format!("{node} is gone, and nothing takes its reservation back");
+            report.find(FindingKind::ReservationStuck, message, &[("node", &node)]);
+        }
+    })
+    .await
+}

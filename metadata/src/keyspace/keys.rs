@@ -1,0 +1,432 @@
+//! The keys of the store: tuples of a table number and the parts that find a record.
+
+use foundationdb_tuple::{TuplePack, TupleUnpack, pack, unpack};
+use lunar_proto::domain::OperationId;
+use lunar_types::{
+    Epoch, Incarnation, LayerId, LogicalExtent, LunId, LunIndex, Name, NodeId, PoolId, RequestId,
+    VolumeId,
+};
+use uuid::Uuid;
+
+use super::bitmap::{Bitmap, GroupIndex};
+use super::encoding::Record;
+use super::records::*;
+use super::slot_value::SlotValue;
+use crate::store::KeyRange;
+
+/// A key of one table.
+pub trait Key: Sized + Clone + Send + Sync + std::fmt::Debug {
+    /// What its value says.
+    type Value: Record + Send;
+    /// The number of its table.
+    const TABLE: u16;
+    /// What errors call it.
+    const NAME: &'static str;
+
+    /// The bytes of the key.
+    fn pack(&self) -> Vec<u8>;
+
+    /// The key in these bytes, if they are one of this table.
+    fn unpack(bytes: &[u8]) -> Option<Self>;
+}
+
+/// Every key that begins with these packed elements and has more.
+#[must_use]
+pub fn range_below(prefix: &[u8]) -> KeyRange {
+    let mut begin = prefix.to_vec();
+    begin.push(0x00);
+    let mut end = prefix.to_vec();
+    end.push(0xFF);
+    KeyRange::new(begin, end)
+}
+
+/// Every key of a table.
+#[must_use]
+pub fn table_range<K: Key>() -> KeyRange {
+    range_below(&pack(&(K::TABLE,)))
+}
+
+/// A part of a key: which tuple element it is.
+trait Part: Sized {
+    type Element: TuplePack + for<'a> TupleUnpack<'a>;
+    fn element(&self) -> Self::Element;
+    fn from_element(element: Self::Element) -> Option<Self>;
+}
+
+macro_rules! uuid_part {
+    ($($id:ty),+) => {
+        $(impl Part for $id {
+            type Element = Uuid;
+
+            fn element(&self) -> Uuid {
+                Uuid::from_u128(self.as_u128())
+            }
+
+            fn from_element(element: Uuid) -> Option<Self> {
+                Some(Self::from_u128(element.as_u128()))
+            }
+        })+
+    };
+}
+uuid_part!(PoolId, VolumeId, LunId, RequestId);
+
+macro_rules! number_part {
+    ($($id:ty = $int:ty, $make:expr;)+) => {
+        $(impl Part for $id {
+            type Element = $int;
+
+            fn element(&self) -> $int {
+                self.get()
+            }
+
+            fn from_element(element: $int) -> Option<Self> {
+                $make(element)
+            }
+        })+
+    };
+}
+number_part! {
+    LayerId = u64, |raw| Some(LayerId::new(raw));
+    LogicalExtent = u64, |raw| Some(LogicalExtent::new(raw));
+    NodeId = u16, |raw| Some(NodeId::new(raw));
+    Incarnation = u32, |raw| Some(Incarnation::new(raw));
+    Epoch = u64, |raw| Some(Epoch::new(raw));
+    LunIndex = u16, LunIndex::try_new;
+    OperationId = u64, |raw| Some(OperationId::new(raw));
+    Generation = u64, |raw| Some(Generation::new(raw));
+}
+
+impl Part for GroupIndex {
+    type Element = u32;
+
+    fn element(&self) -> u32 {
+        self.get()
+    }
+
+    fn from_element(element: u32) -> Option<Self> {
+        (element < 1 << 26).then(|| Self::new(element))
+    }
+}
+
+impl Part for Name {
+    type Element = String;
+
+    fn element(&self) -> String {
+        self.to_string()
+    }
+
+    fn from_element(element: String) -> Option<Self> {
+        element.parse().ok()
+    }
+}
+
+/// Which batch of requests is remembered together and forgotten together.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Generation(u64);
+
+impl Generation {
+    /// Wraps the raw number.
+    #[must_use]
+    pub const fn new(raw: u64) -> Self {
+        Self(raw)
+    }
+
+    /// The raw number.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+/// The numbers that rise.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Counter {
+    /// The last layer id given.
+    Layer,
+    /// The last node id given.
+    Node,
+    /// The last operation id given.
+    Operation,
+    /// The generation of requests that is being filled.
+    Generation,
+}
+
+impl Part for Counter {
+    type Element = u16;
+
+    fn element(&self) -> u16 {
+        match self {
+            Self::Layer => 1,
+            Self::Node => 2,
+            Self::Operation => 3,
+            Self::Generation => 4,
+        }
+    }
+
+    fn from_element(element: u16) -> Option<Self> {
+        [Self::Layer, Self::Node, Self::Operation, Self::Generation]
+            .into_iter()
+            .find(|counter| counter.element() == element)
+    }
+}
+
+macro_rules! keys {
+    ($($(#[$doc:meta])* $name:ident = $table:literal $text:literal => $value:ty {
+        $($(#[$part_doc:meta])* $part:ident: $type:ty,)*
+    })+) => {
+        $(
+            $(#[$doc])*
+            #[derive(Clone, PartialEq, Eq, Debug)]
+            pub struct $name {
+                $($(#[$part_doc])* pub $part: $type,)*
+            }
+
+            impl Key for $name {
+                type Value = $value;
+                const TABLE: u16 = $table;
+                const NAME: &'static str = $text;
+
+                fn pack(&self) -> Vec<u8> {
+                    pack(&(Self::TABLE, $(self.$part.element(),)*))
+                }
+
+                fn unpack(bytes: &[u8]) -> Option<Self> {
+                    type Packed = (u16, $(<$type as Part>::Element,)*);
+                    let (table, $($part,)*): Packed = unpack(bytes).ok()?;
+                    let key = Self { $($part: Part::from_element($part)?,)* };
+                    (table == Self::TABLE && key.pack() == bytes).then_some(key)
+                }
+            }
+        )+
+
+        /// The number and name of every table.
+        pub const TABLES: &[(u16, &str)] = &[$(($table, $text),)+];
+
+        /// The table of a key, and whether key and value can be read as it says.
+        ///
+        /// # Errors
+        /// What is wrong, for people.
+        pub fn check_entry(key: &[u8], value: &[u8]) -> Result<&'static str, String> {
+            $(
+                if table_range::<$name>().contains(key) || key == pack(&($name::TABLE,)) {
+                    return match $name::unpack(key) {
+                        None => Err(format!("the key is none of table '{}'", $text)),
+                        Some(key) => match <$value>::decode(value) {
+                            Ok(_) => Ok($text),
+                            Err(error) => Err(format!("{key:?}: {error}")),
+                        },
+                    };
+                }
+            )+
+            Err("the key is of no table".to_owned())
+        }
+    };
+}
+
+keys! {
+    /// The version of the layout.
+    KeyspaceKey = 1 "keyspace" => KeyspaceRecord {}
+
+    /// The cluster.
+    ClusterKey = 2 "cluster" => ClusterRecord {}
+
+    /// A number that rises.
+    CounterKey = 3 "counter" => CounterRecord {
+        /// Which.
+        counter: Counter,
+    }
+
+    /// A pool.
+    PoolKey = 10 "pool" => PoolRecord {
+        /// Its id.
+        pool: PoolId,
+    }
+
+    /// A pool by name.
+    PoolNameKey = 11 "pool name" => PoolNameRecord {
+        /// Its name.
+        name: Name,
+    }
+
+    /// A LUN of a pool.
+    LunKey = 12 "LUN" => LunRecord {
+        /// The pool.
+        pool: PoolId,
+        /// The LUN's index in it.
+        index: LunIndex,
+    }
+
+    /// A LUN by id.
+    LunOwnerKey = 13 "owner of a LUN" => LunOwnerRecord {
+        /// The id in its label.
+        lun: LunId,
+    }
+
+    /// Which extents of a group are allocated. Absent: none.
+    GroupKey = 14 "group" => Bitmap {
+        /// The pool.
+        pool: PoolId,
+        /// The LUN.
+        lun: LunIndex,
+        /// The group of the LUN.
+        group: GroupIndex,
+    }
+
+    /// A volume.
+    VolumeKey = 20 "volume" => VolumeRecord {
+        /// Its id.
+        volume: VolumeId,
+    }
+
+    /// A volume by name; a volume that is being deleted has none.
+    VolumeNameKey = 21 "volume name" => VolumeNameRecord {
+        /// Its name.
+        name: Name,
+    }
+
+    /// A volume of a pool.
+    PoolVolumeKey = 22 "volume of a pool" => PoolVolumeRecord {
+        /// The pool.
+        pool: PoolId,
+        /// The volume.
+        volume: VolumeId,
+    }
+
+    /// A layer.
+    LayerKey = 23 "layer" => LayerRecord {
+        /// Its id.
+        layer: LayerId,
+    }
+
+    /// What a layer says of a logical extent. Absent: nothing.
+    SlotKey = 24 "slot" => SlotValue {
+        /// The layer.
+        layer: LayerId,
+        /// The logical extent.
+        at: LogicalExtent,
+    }
+
+    /// A node.
+    NodeKey = 30 "node" => NodeRecord {
+        /// Its id.
+        node: NodeId,
+    }
+
+    /// A node by name.
+    NodeNameKey = 31 "node name" => NodeNameRecord {
+        /// Its name.
+        name: Name,
+    }
+
+    /// The grant of a volume.
+    AttachmentKey = 32 "attachment" => AttachmentRecord {
+        /// The volume.
+        volume: VolumeId,
+    }
+
+    /// A journal of an earlier epoch.
+    StaleJournalKey = 33 "stale journal" => StaleJournalRecord {
+        /// The volume.
+        volume: VolumeId,
+        /// Under which epoch it was written.
+        epoch: Epoch,
+    }
+
+    /// An attachment by its holder.
+    NodeAttachmentKey = 34 "attachment of a node" => NodeAttachmentRecord {
+        /// The node.
+        node: NodeId,
+        /// Its incarnation.
+        incarnation: Incarnation,
+        /// The volume.
+        volume: VolumeId,
+    }
+
+    /// A stale journal by its writer.
+    NodeStaleJournalKey = 35 "stale journal of a node" => Present {
+        /// The node.
+        node: NodeId,
+        /// Its incarnation.
+        incarnation: Incarnation,
+        /// The volume.
+        volume: VolumeId,
+        /// Under which epoch it was written.
+        epoch: Epoch,
+    }
+
+    /// Which extents of a group an incarnation has reserved. Absent: none.
+    ReservationKey = 36 "reservation" => Bitmap {
+        /// The node.
+        node: NodeId,
+        /// Its incarnation.
+        incarnation: Incarnation,
+        /// The pool.
+        pool: PoolId,
+        /// The LUN.
+        lun: LunIndex,
+        /// The group of the LUN.
+        group: GroupIndex,
+    }
+
+    /// A long operation.
+    OperationKey = 40 "operation" => OperationRecord {
+        /// Its id.
+        operation: OperationId,
+    }
+
+    /// A request that was carried out.
+    IdempotencyKey = 41 "request" => IdempotencyRecord {
+        /// Which requests it is forgotten with.
+        generation: Generation,
+        /// Its id.
+        request: RequestId,
+    }
+}
+
+/// The keys of a table that begin with these parts.
+macro_rules! prefix {
+    ($(#[$doc:meta])* $name:ident => $key:ty { $($part:ident: $type:ty),+ }) => {
+        $(#[$doc])*
+        #[must_use]
+        pub fn $name($($part: $type),+) -> super::TypedRange<$key> {
+            super::TypedRange::new(range_below(&pack(&(<$key>::TABLE, $($part.element(),)+))))
+        }
+    };
+}
+
+prefix!(
+    /// The LUNs of a pool.
+    luns_of => LunKey { pool: PoolId }
+);
+prefix!(
+    /// The allocation groups of a LUN that have a key.
+    groups_of => GroupKey { pool: PoolId, lun: LunIndex }
+);
+prefix!(
+    /// The volumes of a pool.
+    volumes_of => PoolVolumeKey { pool: PoolId }
+);
+prefix!(
+    /// The slots of a layer.
+    slots_of => SlotKey { layer: LayerId }
+);
+prefix!(
+    /// The stale journals of a volume, the oldest first.
+    stale_journals_of => StaleJournalKey { volume: VolumeId }
+);
+prefix!(
+    /// The attachments of an incarnation.
+    attachments_of => NodeAttachmentKey { node: NodeId, incarnation: Incarnation }
+);
+prefix!(
+    /// The stale journals that an incarnation wrote.
+    stale_journals_by => NodeStaleJournalKey { node: NodeId, incarnation: Incarnation }
+);
+prefix!(
+    /// The reservations of an incarnation.
+    reservations_of => ReservationKey { node: NodeId, incarnation: Incarnation }
+);
+prefix!(
+    /// The requests of a generation.
+    requests_of => IdempotencyKey { generation: Generation }
+);

@@ -1,0 +1,26 @@
+//! The layout of the store: which keys there are, what their values say, byte by byte.
+//!
+//! `docs/format/keyspace.md` is the specification, a fixture test holds the two together.
+//!
+//! Invariants:
+//! - keys are FoundationDB tuples whose first element is the number of their table;
+//! - values begin with the version of their record; a version that is not known is an error, and
+//!   so are bytes too few or too many;
+//! - one value has one encoding: what is decoded encodes to the same bytes again.
+
+mod bitmap;
+mod encoding;
+mod keys;
+mod records;
+mod slot_value;
+mod typed;
+
+pub use bitmap::{Bitmap, GROUP_EXTENTS, GroupIndex, runs_of};
+pub use encoding::{DecodeError, Record};
+pub use keys::*;
+pub use records::*;
+pub use slot_value::SlotValue;
+pub use typed::{Entry, KeyedTxn, TypedRange};
+
+/// The version of the layout that this program writes.
+pub const KEYSPACE_VERSION: u32 = 1;

@@ -1,0 +1,338 @@
+//! The records of the store, field by field in the order of their bytes.
+
+use lunar_proto::domain::{NodeState, OperationWork, VolumeState};
+use lunar_types::{
+    BootId, ByteCount, ClusterId, Epoch, ExtentRun, ExtentSize, Incarnation, JournalSeq, LayerId,
+    LogicalBlockSize, LunId, LunIndex, Name, NodeIncarnation, PoolId, VolumeId, VolumeSize,
+};
+
+use super::encoding::{DecodeError, Field, Record, invalid};
+
+macro_rules! records {
+    ($($(#[$doc:meta])* $name:ident = $text:literal {
+        $($(#[$field_doc:meta])* $field:ident: $type:ty,)*
+    })+) => {
+        $(
+            $(#[$doc])*
+            #[derive(Clone, PartialEq, Eq, Debug)]
+            pub struct $name {
+                $($(#[$field_doc])* pub $field: $type,)*
+            }
+
+            impl Record for $name {
+                const NAME: &'static str = $text;
+
+                fn put_fields(&self, _out: &mut Vec<u8>) {
+                    $(self.$field.put(_out);)*
+                }
+
+                fn take_fields(_input: &mut &[u8]) -> Result<Self, DecodeError> {
+                    Ok(Self { $($field: Field::take(_input)?,)* })
+                }
+            }
+        )+
+    };
+}
+
+records! {
+    /// The key alone says everything.
+    Present = "mark" {}
+
+    /// The layout of the store. Its own encoding never changes.
+    KeyspaceRecord = "keyspace version" {
+        /// See [`super::KEYSPACE_VERSION`].
+        version: u32,
+    }
+
+    /// The cluster.
+    ClusterRecord = "cluster" {
+        /// Made at the first start.
+        id: ClusterId,
+    }
+
+    /// A number that rises.
+    CounterRecord = "counter" {
+        /// The last one that was given.
+        last: u64,
+    }
+
+    /// A pool; its LUNs have keys of their own.
+    PoolRecord = "pool" {
+        /// Its name.
+        name: Name,
+        /// The unit of allocation.
+        extent_size: ExtentSize,
+        /// The greatest logical block size of its LUNs.
+        logical_block_size: LogicalBlockSize,
+        /// LUN indices given so far, which is the next one.
+        luns: u16,
+    }
+
+    /// A LUN of a pool.
+    LunRecord = "LUN" {
+        /// The id in its label.
+        id: LunId,
+        /// Size of the device.
+        size: ByteCount,
+        /// Logical block size of the device.
+        logical_block_size: LogicalBlockSize,
+        /// Extents in its data area.
+        data_extents: u64,
+    }
+
+    /// Which pool a LUN is in.
+    LunOwnerRecord = "owner of a LUN" {
+        /// The pool.
+        pool: PoolId,
+        /// The LUN's index in it.
+        index: LunIndex,
+    }
+
+    /// A pool of a name.
+    PoolNameRecord = "pool name" {
+        /// The pool.
+        pool: PoolId,
+    }
+
+    /// A volume of a name.
+    VolumeNameRecord = "volume name" {
+        /// The volume.
+        volume: VolumeId,
+    }
+
+    /// A node of a name.
+    NodeNameRecord = "node name" {
+        /// The node.
+        node: lunar_types::NodeId,
+    }
+
+    /// A volume.
+    VolumeRecord = "volume" {
+        /// Its name; no longer its own while it is being deleted.
+        name: Name,
+        /// Where its extents are.
+        pool: PoolId,
+        /// Size of its device.
+        size: VolumeSize,
+        /// What its device advertises.
+        logical_block_size: LogicalBlockSize,
+        /// The writable layer.
+        head: LayerId,
+        /// The epoch of the last grant.
+        epoch: Epoch,
+        /// Where it is in its life.
+        state: VolumeState,
+    }
+
+    /// A volume of a pool, for its sums.
+    PoolVolumeRecord = "volume of a pool" {
+        /// Size of its device.
+        size: VolumeSize,
+    }
+
+    /// A layer.
+    LayerRecord = "layer" {
+        /// The layer below.
+        parent: Option<LayerId>,
+        /// Whose it is.
+        volume: VolumeId,
+        /// Where its extents are.
+        pool: PoolId,
+        /// A sealed layer never changes.
+        sealed: bool,
+        /// Slots with storage.
+        extents: u64,
+    }
+
+    /// A node and its newest incarnation. Older incarnations are gone by definition.
+    NodeRecord = "node" {
+        /// Its name.
+        name: Name,
+        /// Its newest incarnation.
+        incarnation: Incarnation,
+        /// The boot that it runs on.
+        boot: BootId,
+        /// Where it is in its life.
+        state: NodeState,
+    }
+
+    /// The grant of a volume.
+    AttachmentRecord = "attachment" {
+        /// Who holds it.
+        node: NodeIncarnation,
+        /// Under which epoch.
+        epoch: Epoch,
+        /// Up to where the journal is in the map.
+        checkpoint: JournalSeq,
+        /// Where the journal is.
+        journal: Vec<ExtentRun>,
+    }
+
+    /// A journal that waits for its replay.
+    StaleJournalRecord = "stale journal" {
+        /// Who wrote it.
+        node: NodeIncarnation,
+        /// Up to where it is in the map.
+        checkpoint: JournalSeq,
+        /// Where it is.
+        journal: Vec<ExtentRun>,
+    }
+
+    /// An attachment as its incarnation sees it.
+    NodeAttachmentRecord = "attachment of a node" {
+        /// Under which epoch.
+        epoch: Epoch,
+    }
+
+    /// A long operation that is not finished.
+    OperationRecord = "operation" {
+        /// What it does.
+        work: OperationWork,
+    }
+
+    /// A request that was carried out.
+    IdempotencyRecord = "request" {
+        /// Of what it asked for.
+        fingerprint: u64,
+        /// What came of it.
+        outcome: Outcome,
+    }
+}
+
+/// What came of a request: as much as is needed to give its answer again.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// It is done; there is nothing to say.
+    Done,
+    /// A pool was made or changed.
+    Pool(PoolId),
+    /// A volume was made or is being deleted.
+    Volume(VolumeId),
+    /// A node has joined.
+    Joined {
+        /// As which incarnation.
+        node: NodeIncarnation,
+        /// Whether it is the former one.
+        resumed: bool,
+    },
+    /// A volume was granted.
+    Attached {
+        /// The volume.
+        volume: VolumeId,
+        /// Under which epoch.
+        epoch: Epoch,
+    },
+    /// Extents were reserved.
+    Reserved(Vec<ExtentRun>),
+}
+
+impl Field for Outcome {
+    fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Done => 0_u8.put(out),
+            Self::Pool(pool) => {
+                1_u8.put(out);
+                pool.put(out);
+            }
+            Self::Volume(volume) => {
+                2_u8.put(out);
+                volume.put(out);
+            }
+            Self::Joined { node, resumed } => {
+                3_u8.put(out);
+                node.put(out);
+                resumed.put(out);
+            }
+            Self::Attached { volume, epoch } => {
+                4_u8.put(out);
+                volume.put(out);
+                epoch.put(out);
+            }
+            Self::Reserved(runs) => {
+                5_u8.put(out);
+                runs.put(out);
+            }
+        }
+    }
+
+    fn take(input: &mut &[u8]) -> Result<Self, DecodeError> {
+        Ok(match u8::take(input)? {
+            0 => Self::Done,
+            1 => Self::Pool(Field::take(input)?),
+            2 => Self::Volume(Field::take(input)?),
+            3 => Self::Joined { node: Field::take(input)?, resumed: Field::take(input)? },
+            4 => Self::Attached { volume: Field::take(input)?, epoch: Field::take(input)? },
+            5 => Self::Reserved(Field::take(input)?),
+            other => return Err(invalid("outcome", other)),
+        })
+    }
+}
+
+impl Field for VolumeState {
+    fn put(&self, out: &mut Vec<u8>) {
+        let raw: u8 = match self {
+            Self::Creating => 1,
+            Self::Ready => 2,
+            Self::Deleting => 3,
+        };
+        raw.put(out);
+    }
+
+    fn take(input: &mut &[u8]) -> Result<Self, DecodeError> {
+        Ok(match u8::take(input)? {
+            1 => Self::Creating,
+            2 => Self::Ready,
+            3 => Self::Deleting,
+            other => return Err(invalid("volume state", other)),
+        })
+    }
+}
+
+impl Field for NodeState {
+    fn put(&self, out: &mut Vec<u8>) {
+        let raw: u8 = match self {
+            Self::Joining => 1,
+            Self::Active => 2,
+            Self::Suspect => 3,
+            Self::Fencing => 4,
+            Self::Fenced => 5,
+            Self::Left => 6,
+        };
+        raw.put(out);
+    }
+
+    fn take(input: &mut &[u8]) -> Result<Self, DecodeError> {
+        Ok(match u8::take(input)? {
+            1 => Self::Joining,
+            2 => Self::Active,
+            3 => Self::Suspect,
+            4 => Self::Fencing,
+            5 => Self::Fenced,
+            6 => Self::Left,
+            other => return Err(invalid("node state", other)),
+        })
+    }
+}
+
+impl Field for OperationWork {
+    fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::DeleteVolume(volume) => {
+                1_u8.put(out);
+                volume.put(out);
+            }
+            Self::ReclaimReservations(node) => {
+                2_u8.put(out);
+                node.put(out);
+            }
+        }
+    }
+
+    fn take(input: &mut &[u8]) -> Result<Self, DecodeError> {
+        Ok(match u8::take(input)? {
+            1 => Self::DeleteVolume(Field::take(input)?),
+            2 => Self::ReclaimReservations(Field::take(input)?),
+            other => return Err(invalid("operation", other)),
+        })
+    }
+}

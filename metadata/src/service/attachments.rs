@@ -1,0 +1,320 @@
+//! Grants of volumes: attach, resume, detach, and the journals that grants leave behind.
+//!
+//! Invariants:
+//! - one volume has one attachment at most, and its epoch is the volume's;
+//! - a grant is given away only when its holder is gone or has detached; what a holder that is
+//!   gone may have written into its journal is kept as a stale journal until it is retired;
+//! - stale journals are replayed and retired in the order of their epochs, before anything else
+//!   is committed: a replay over newer commits would bring old data back.
+//!
+//! Detaching cleanly says that the journal is in the map wholly, so it is refused while stale
+//! journals are left. Who cannot finish that detaches with [`DetachMode::KeepJournal`]: then
+//! nothing is freed, and the next holder replays this journal too.
+
+use std::sync::Arc;
+
+use lunar_proto::domain::{
+    Attach, Attachment, AttachmentSummary, Detach, DetachMode, Layer, Page, PageRequest,
+    ResumeAttachment, RetireJournal, StaleJournal, VolumeState,
+};
+use lunar_types::{Epoch, ExtentSize, JournalSeq, LayerId, NodeIncarnation, VolumeId};
+
+use super::geometry::PoolGeometry;
+use super::nodes::{is_live, reclaim_if_unused, require_live};
+use super::paging::page;
+use super::reservations::home_group;
+use super::space::{Allocator, Purpose, free_extents, runs_taken};
+use super::volumes::{find_volume, holder_of, volume_view};
+use super::{Service, foreign_outcome};
+use crate::error::ServiceError;
+use crate::keyspace::{
+    AttachmentKey, AttachmentRecord, KeyedTxn, LayerKey, NodeAttachmentKey, NodeAttachmentRecord,
+    NodeKey, NodeStaleJournalKey, Outcome, Present, StaleJournalKey, StaleJournalRecord, VolumeKey,
+    VolumeRecord, attachments_of, stale_journals_of,
+};
+use crate::store::{MetaStore, Txn};
+
+/// Size of a journal, in bytes; at least one extent.
+const JOURNAL_BYTES: u64 = 2 << 20;
+/// Stale journals that a volume can have.
+const STALE_JOURNALS_MAX: usize = 1000;
+/// Layers that a volume can stand on.
+const LAYERS_MAX: usize = 4096;
+
+fn journal_extents(size: ExtentSize) -> usize {
+    usize::try_from(JOURNAL_BYTES / size.bytes()).expect("at most 32 extents").max(1)
+}
+
+fn node_attachment_key(node: NodeIncarnation, volume: VolumeId) -> NodeAttachmentKey {
+    NodeAttachmentKey { node: node.node, incarnation: node.incarnation, volume }
+}
+
+fn node_stale_key(node: NodeIncarnation, volume: VolumeId, epoch: Epoch) -> NodeStaleJournalKey {
+    NodeStaleJournalKey { node: node.node, incarnation: node.incarnation, volume, epoch }
+}
+
+/// Ends an attachment and keeps its journal for a replay.
+pub(super) fn park_journal<T: Txn>(txn: &T, volume: VolumeId, attachment: &AttachmentRecord) {
+    let AttachmentRecord { node, epoch, checkpoint, journal } = attachment.clone();
+    remove_attachment(txn, volume, node);
+    let stale = StaleJournalRecord { node, checkpoint, journal };
+    txn.put(&StaleJournalKey { volume, epoch }, &stale);
+    txn.put(&node_stale_key(node, volume, epoch), &Present {});
+}
+
+fn remove_attachment<T: Txn>(txn: &T, volume: VolumeId, node: NodeIncarnation) {
+    txn.remove(&AttachmentKey { volume });
+    txn.remove(&node_attachment_key(node, volume));
+}
+
+/// Takes a stale journal away and frees its extents.
+pub(super) async fn drop_stale_journal<T: Txn>(
+    txn: &T,
+    volume: VolumeId,
+    record: &VolumeRecord,
+    epoch: Epoch,
+    stale: &StaleJournalRecord,
+) -> Result<(), ServiceError> {
+    free_extents(txn, record.pool, &stale.journal).await?;
+    txn.remove(&StaleJournalKey { volume, epoch });
+    txn.remove(&node_stale_key(stale.node, volume, epoch));
+    reclaim_if_unused(txn, stale.node).await
+}
+
+/// The oldest stale journal of a volume.
+pub(super) async fn oldest_stale<T: Txn>(
+    txn: &T,
+    volume: VolumeId,
+) -> Result<Option<(Epoch, StaleJournalRecord)>, ServiceError> {
+    let found = txn.scan(&stale_journals_of(volume), 1).await?;
+    Ok(found.into_iter().next().map(|(key, record)| (key.epoch, record)))
+}
+
+/// The stale journal of this epoch, which must be the oldest.
+pub(super) async fn require_oldest_stale<T: Txn>(
+    txn: &T,
+    volume: VolumeId,
+    epoch: Epoch,
+    wanted: &'static str,
+) -> Result<StaleJournalRecord, ServiceError> {
+    if txn.load(&StaleJournalKey { volume, epoch }).await?.is_none() {
+        return Err(ServiceError::JournalNotFound { volume, epoch });
+    }
+    match oldest_stale(txn, volume).await? {
+        Some((oldest, record)) if oldest == epoch => Ok(record),
+        Some((oldest, _)) => Err(ServiceError::StaleJournals { volume, oldest, wanted }),
+        None => Err(ServiceError::JournalNotFound { volume, epoch }),
+    }
+}
+
+/// The volume and its attachment, which must be held by this live incarnation under this epoch.
+pub(super) async fn require_attachment<T: Txn>(
+    txn: &T,
+    volume: VolumeId,
+    epoch: Epoch,
+    node: NodeIncarnation,
+) -> Result<(VolumeRecord, AttachmentRecord), ServiceError> {
+    require_live(txn, node).await?;
+    let record = txn.load(&VolumeKey { volume }).await?;
+    let record =
+        record.ok_or_else(|| ServiceError::VolumeNotFound { volume: volume.to_string() })?;
+    let attachment = txn.load(&AttachmentKey { volume }).await?;
+    let attachment = attachment.ok_or(ServiceError::NotAttached { volume })?;
+    if attachment.epoch != epoch || attachment.node != node {
+        return Err(ServiceError::StaleEpoch {
+            volume,
+            held: attachment.epoch,
+            held_by: attachment.node,
+            given: epoch,
+            given_by: node,
+        });
+    }
+    require_ready(volume, &record)?;
+    Ok((record, attachment))
+}
+
+fn require_ready(volume: VolumeId, record: &VolumeRecord) -> Result<(), ServiceError> {
+    match record.state {
+        VolumeState::Ready => Ok(()),
+        state => Err(ServiceError::VolumeNotReady { volume, state }),
+    }
+}
+
+/// Takes the grant from a holder that is gone.
+async fn take_over<T: Txn>(txn: &T, volume: VolumeId) -> Result<(), ServiceError> {
+    let Some(attachment) = txn.load(&AttachmentKey { volume }).await? else { return Ok(()) };
+    let node = txn.load_known(&NodeKey { node: attachment.node.node }).await?;
+    if is_live(&node, attachment.node) {
+        let holder = holder_of(txn, &attachment).await?;
+        return Err(ServiceError::VolumeAttached { volume, holder });
+    }
+    let stale = txn.scan(&stale_journals_of(volume), STALE_JOURNALS_MAX).await?;
+    if stale.len() >= STALE_JOURNALS_MAX {
+        let limit = STALE_JOURNALS_MAX as u64;
+        return Err(ServiceError::LimitReached { what: "stale journals of a volume", limit });
+    }
+    park_journal(txn, volume, &attachment);
+    Ok(())
+}
+
+async fn attach<T: Txn>(txn: &T, request: &Attach) -> Result<Outcome, ServiceError> {
+    let node = request.node;
+    require_live(txn, node).await?;
+    let (volume, mut record) = find_volume(txn, &request.volume).await?;
+    require_ready(volume, &record)?;
+    take_over(txn, volume).await?;
+    let geometry = PoolGeometry::load(txn, record.pool).await?;
+    let wanted = journal_extents(geometry.record.extent_size);
+    let start = home_group(node.node, &geometry);
+    let taken = Allocator::take(txn, &geometry, Purpose::Journal, start, wanted).await?;
+    if taken.is_empty() {
+        let pool_name = geometry.record.name;
+        return Err(ServiceError::PoolFull { pool: record.pool, pool_name });
+    }
+    let epoch = record.epoch.next();
+    let journal = runs_taken(&taken);
+    let checkpoint = JournalSeq::default();
+    let attachment = AttachmentRecord { node, epoch, checkpoint, journal };
+    record.epoch = epoch;
+    txn.put(&VolumeKey { volume }, &record);
+    txn.put(&AttachmentKey { volume }, &attachment);
+    txn.put(&node_attachment_key(node, volume), &NodeAttachmentRecord { epoch });
+    Ok(Outcome::Attached { volume, epoch })
+}
+
+/// The layers of a volume, the head first.
+async fn layer_chain<T: Txn>(txn: &T, head: LayerId) -> Result<Vec<Layer>, ServiceError> {
+    let mut layers = Vec::new();
+    let mut next = Some(head);
+    while let Some(id) = next {
+        if layers.len() >= LAYERS_MAX {
+            let problem = format!("more than {LAYERS_MAX} layers stand on each other");
+            return Err(ServiceError::corrupt(format!("layer {head}"), problem));
+        }
+        let record = txn.load_known(&LayerKey { layer: id }).await?;
+        next = record.parent;
+        let (parent, volume, sealed) = (record.parent, record.volume, record.sealed);
+        layers.push(Layer { id, parent, volume, sealed });
+    }
+    Ok(layers)
+}
+
+async fn attachment_facts<T: Txn>(
+    txn: &T,
+    request: ResumeAttachment,
+) -> Result<Attachment, ServiceError> {
+    let ResumeAttachment { volume, epoch, node } = request;
+    let (record, attachment) = require_attachment(txn, volume, epoch, node).await?;
+    let stale = txn.scan(&stale_journals_of(volume), STALE_JOURNALS_MAX).await?;
+    let stale = stale.into_iter().map(|(key, record)| StaleJournal {
+        epoch: key.epoch,
+        node: record.node,
+        runs: record.journal,
+        checkpoint: record.checkpoint,
+    });
+    Ok(Attachment {
+        epoch,
+        node,
+        layers: layer_chain(txn, record.head).await?,
+        pool: PoolGeometry::load(txn, record.pool).await?.to_pool(),
+        journal: attachment.journal,
+        checkpoint: attachment.checkpoint,
+        stale_journals: stale.collect(),
+        volume: volume_view(txn, volume, record).await?,
+    })
+}
+
+async fn detach<T: Txn>(txn: &T, request: &Detach) -> Result<(), ServiceError> {
+    let Detach { volume, epoch, node, mode, .. } = *request;
+    let (record, attachment) = require_attachment(txn, volume, epoch, node).await?;
+    match mode {
+        DetachMode::KeepJournal => park_journal(txn, volume, &attachment),
+        DetachMode::Clean => {
+            if let Some((oldest, _)) = oldest_stale(txn, volume).await? {
+                let wanted = "detach cleanly";
+                return Err(ServiceError::StaleJournals { volume, oldest, wanted });
+            }
+            free_extents(txn, record.pool, &attachment.journal).await?;
+            remove_attachment(txn, volume, node);
+        }
+    }
+    Ok(())
+}
+
+async fn retire_journal<T: Txn>(txn: &T, request: &RetireJournal) -> Result<(), ServiceError> {
+    let RetireJournal { volume, epoch, node, stale_epoch, .. } = *request;
+    let (record, _) = require_attachment(txn, volume, epoch, node).await?;
+    let wanted = "retire a later one";
+    let stale = require_oldest_stale(txn, volume, stale_epoch, wanted).await?;
+    drop_stale_journal(txn, volume, &record, stale_epoch, &stale).await
+}
+
+impl<S: MetaStore> Service<S> {
+    /// Grants a volume to an incarnation under the next epoch.
+    ///
+    /// # Errors
+    /// The incarnation is gone, the volume is not Ready or held by a live incarnation (also by
+    /// this one), or the pool has no extent for a journal.
+    pub async fn attach(&self, request: &Attach) -> Result<Attachment, ServiceError> {
+        let what = ("attach", request);
+        let grant = |txn: Arc<S::Txn>| async move { attach(&*txn, request).await };
+        match self.once(request.request, &what, grant).await? {
+            Outcome::Attached { volume, epoch } => {
+                let node = request.node;
+                self.resume_attachment(ResumeAttachment { volume, epoch, node }).await
+            }
+            other => Err(foreign_outcome(request.request, &other)),
+        }
+    }
+
+    /// The facts of an attachment that is held, without changing anything.
+    ///
+    /// # Errors
+    /// The incarnation is gone, or does not hold the volume under this epoch.
+    pub async fn resume_attachment(
+        &self,
+        request: ResumeAttachment,
+    ) -> Result<Attachment, ServiceError> {
+        self.read(|txn| async move { attachment_facts(&*txn, request).await }).await
+    }
+
+    /// Ends an attachment.
+    ///
+    /// # Errors
+    /// It is not held, or stale journals forbid a clean end.
+    pub async fn detach(&self, request: &Detach) -> Result<(), ServiceError> {
+        let what = ("detach", request);
+        let end = |txn: Arc<S::Txn>| async move { detach(&*txn, request).await };
+        self.once_done(request.request, &what, end).await
+    }
+
+    /// Frees the oldest stale journal, after what it holds was committed.
+    ///
+    /// # Errors
+    /// The volume is not held, or there is no such journal, or an older one.
+    pub async fn retire_journal(&self, request: &RetireJournal) -> Result<(), ServiceError> {
+        let what = ("retire journal", request);
+        let retire = |txn: Arc<S::Txn>| async move { retire_journal(&*txn, request).await };
+        self.once_done(request.request, &what, retire).await
+    }
+
+    /// What an incarnation holds, by volume.
+    ///
+    /// # Errors
+    /// The page token is not of this list.
+    pub async fn attachments(
+        &self,
+        node: NodeIncarnation,
+        request: &PageRequest,
+    ) -> Result<Page<AttachmentSummary>, ServiceError> {
+        self.read(|txn| async move {
+            let range = attachments_of(node.node, node.incarnation);
+            let (entries, next) = page(&*txn, range, request).await?;
+            let summary = |(key, record): (NodeAttachmentKey, NodeAttachmentRecord)| {
+                AttachmentSummary { volume: key.volume, epoch: record.epoch }
+            };
+            Ok(Page { items: entries.into_iter().map(summary).collect(), next })
+        })
+        .await
+    }
+}

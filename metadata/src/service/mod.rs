@@ -1,0 +1,252 @@
+//! The service itself: every request as a transaction on the store, in domain types.
+//!
+//! Invariants:
+//! - every allocated extent has exactly one owner: a slot of a layer, a reservation of an
+//!   incarnation, or the journal of an attachment, current or stale;
+//! - an epoch and an incarnation only rise; a request under an old one changes nothing;
+//! - a request that changes something is remembered in its own transaction, so that sending it
+//!   again, or running its transaction again, does it once;
+//! - a transaction stays below the stores' limits whatever the size of the objects: long work is
+//!   an operation that goes on in steps and can stop at any of them.
+//!
+//! Deliberately absent: gRPC, threads, timers. Somebody calls [`Service::step_operations`] now and
+//! then; a simulator does it by its seed.
+
+mod attachments;
+mod commit;
+mod geometry;
+mod idempotency;
+mod nodes;
+mod operations;
+mod paging;
+mod pools;
+mod read_map;
+mod reservations;
+mod space;
+mod status;
+mod volumes;
+
+use std::future::Future;
+use std::hash::Hash;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lunar_proto::domain::{Cluster, LeaseTimers};
+use lunar_types::{ClusterId, RequestId};
+
+use crate::error::ServiceError;
+use crate::keyspace::{
+    ClusterKey, ClusterRecord, Counter, CounterKey, CounterRecord, KEYSPACE_VERSION, KeyedTxn,
+    KeyspaceKey, KeyspaceRecord, Outcome,
+};
+use crate::seams::{Clock, RandomIds};
+use crate::store::{KeyRange, MetaStore, RangeRead, StoreError, Txn};
+
+pub(crate) use geometry::usable_bits;
+pub use operations::Step;
+
+/// What the service takes from outside.
+#[derive(Clone)]
+pub struct Seams {
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// New ids.
+    pub ids: Arc<dyn RandomIds>,
+}
+
+/// What an operator may choose.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// A request is remembered for at least this long, and at most twice as long plus a step.
+    pub request_retention: Duration,
+    /// The timers of leases.
+    pub timers: LeaseTimers,
+}
+
+impl Default for Settings {
+    /// Ten minutes, and the timers of the design.
+    fn default() -> Self {
+        Self { request_retention: Duration::from_secs(600), timers: LeaseTimers::DEFAULT }
+    }
+}
+
+/// Why the service cannot start on a store.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A later version of the program wrote it.
+    #[error(
+        "the store has keyspace version {found}, this program knows up to {KEYSPACE_VERSION}: \
+         start the newer metadata-service that wrote it"
+    )]
+    NewerKeyspace {
+        /// The version of the store.
+        found: u32,
+    },
+    /// There are keys, but not ours.
+    #[error("the store holds data that is not the metadata service's: give the path of another")]
+    ForeignData,
+    /// The store or its content.
+    #[error("the store cannot be used")]
+    Service(#[from] ServiceError),
+}
+
+impl From<StoreError> for StartError {
+    fn from(error: StoreError) -> Self {
+        Self::Service(error.into())
+    }
+}
+
+impl crate::store::TransactError for StartError {
+    fn store_error(&self) -> Option<&StoreError> {
+        match self {
+            Self::Service(error) => error.store_error(),
+            _ => None,
+        }
+    }
+}
+
+/// Reads the version of the layout and refuses what this program does not know.
+///
+/// # Errors
+/// A newer keyspace, foreign data, or a failing store. An empty store gives `None`.
+pub async fn check_keyspace<T: Txn>(txn: &T) -> Result<Option<ClusterId>, StartError> {
+    let Some(keyspace) = txn.load(&KeyspaceKey {}).await? else {
+        let everything = KeyRange::new(Vec::new(), vec![0xFF]);
+        let found = txn.get_range(&RangeRead::first(everything, 1)).await?;
+        return if found.is_empty() { Ok(None) } else { Err(StartError::ForeignData) };
+    };
+    if keyspace.version > KEYSPACE_VERSION {
+        return Err(StartError::NewerKeyspace { found: keyspace.version });
+    }
+    if keyspace.version < KEYSPACE_VERSION {
+        return Err(StartError::ForeignData);
+    }
+    Ok(Some(txn.load_known(&ClusterKey {}).await?.id))
+}
+
+/// The metadata service on a store.
+pub struct Service<S> {
+    store: S,
+    seams: Seams,
+    settings: Settings,
+    cluster: ClusterId,
+    leases: nodes::Leases,
+    cursors: reservations::Cursors,
+    progress: operations::Progress,
+}
+
+impl<S: MetaStore> Service<S> {
+    /// Starts on a store; an empty one becomes a new cluster.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing is changed then.
+    pub async fn open(store: S, seams: Seams, settings: Settings) -> Result<Self, StartError> {
+        let fresh = ClusterId::from_u128(seams.ids.next());
+        let cluster = store
+            .transact(|txn| async move {
+                if let Some(cluster) = check_keyspace(&*txn).await? {
+                    return Ok::<_, StartError>(cluster);
+                }
+                txn.put(&KeyspaceKey {}, &KeyspaceRecord { version: KEYSPACE_VERSION });
+                txn.put(&ClusterKey {}, &ClusterRecord { id: fresh });
+                let generation = CounterKey { counter: Counter::Generation };
+                txn.put(&generation, &CounterRecord { last: 1 });
+                Ok(fresh)
+            })
+            .await?;
+        let started = seams.clock.now();
+        Ok(Self {
+            store,
+            seams,
+            settings,
+            cluster,
+            leases: nodes::Leases::new(started),
+            cursors: reservations::Cursors::default(),
+            progress: operations::Progress::new(started),
+        })
+    }
+
+    /// The store.
+    pub const fn store(&self) -> &S {
+        &self.store
+    }
+
+    /// Who the service is.
+    #[must_use]
+    pub fn cluster(&self) -> Cluster {
+        Cluster {
+            id: self.cluster,
+            keyspace_version: KEYSPACE_VERSION,
+            service_version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    /// Reads in one transaction.
+    async fn read<R, F, Fut>(&self, body: F) -> Result<R, ServiceError>
+    where
+        F: Fn(Arc<S::Txn>) -> Fut + Send + Sync,
+        Fut: Future<Output = Result<R, ServiceError>> + Send,
+        R: Send,
+    {
+        self.store.transact(body).await
+    }
+
+    /// Carries a request out once: a request that is remembered gives its outcome again.
+    async fn once<F, Fut>(
+        &self,
+        request: RequestId,
+        what: &(impl Hash + Sync),
+        body: F,
+    ) -> Result<Outcome, ServiceError>
+    where
+        F: Fn(Arc<S::Txn>) -> Fut + Send + Sync,
+        Fut: Future<Output = Result<Outcome, ServiceError>> + Send,
+    {
+        let fingerprint = idempotency::fingerprint(what);
+        let body = &body;
+        self.store
+            .transact(|txn| async move {
+                let memory = idempotency::recall(&*txn, request, fingerprint).await?;
+                let generation = match memory {
+                    idempotency::Memory::Done(outcome) => return Ok(outcome),
+                    idempotency::Memory::New(generation) => generation,
+                };
+                let outcome = body(Arc::clone(&txn)).await?;
+                idempotency::remember(&*txn, generation, request, fingerprint, &outcome);
+                Ok(outcome)
+            })
+            .await
+    }
+
+    /// Carries a request out once of which there is nothing to say but that it is done.
+    async fn once_done<F, Fut>(
+        &self,
+        request: RequestId,
+        what: &(impl Hash + Sync),
+        body: F,
+    ) -> Result<(), ServiceError>
+    where
+        F: Fn(Arc<S::Txn>) -> Fut + Send + Sync,
+        Fut: Future<Output = Result<(), ServiceError>> + Send,
+    {
+        let body = &body;
+        let done = |txn| async move { body(txn).await.map(|()| Outcome::Done) };
+        self.once(request, what, done).await.map(|_| ())
+    }
+}
+
+/// The next number of a counter.
+async fn next_number<T: Txn>(txn: &T, counter: Counter) -> Result<u64, ServiceError> {
+    let key = CounterKey { counter };
+    let last = txn.load(&key).await?.map_or(0, |record| record.last);
+    let next = last.checked_add(1).ok_or_else(|| {
+        ServiceError::corrupt(format!("{key:?}"), "the counter is used up".to_owned())
+    })?;
+    txn.put(&key, &CounterRecord { last: next });
+    Ok(next)
+}
+
+/// A remembered outcome that cannot belong to this kind of request.
+fn foreign_outcome(request: RequestId, outcome: &Outcome) -> ServiceError {
+    ServiceError::corrupt(format!("request {request}"), format!("its outcome is {outcome:?}"))
+}

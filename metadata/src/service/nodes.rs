@@ -1,0 +1,309 @@
+//! Nodes: joining, leases, leaving, and the seam where fencing will enter.
+//!
+//! Invariants:
+//! - an incarnation older than its node's newest is gone; the newest is live by its state;
+//! - a new incarnation starts only when the former one is proven gone: it has left, it is
+//!   fenced, its host has booted anew, or it is on the same boot and has been silent for the
+//!   fencing time without anybody being able to resume it;
+//! - what a gone incarnation had reserved comes back only when none of its journals is left.
+//!
+//! When a node was last heard from is known to this process alone and on its own clock; a fresh
+//! process counts from its start, so it acts later, never earlier.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use lunar_proto::domain::{
+    Join, Joined, LeaseTimers, Leave, Node, NodeState, OperationWork, Page, PageRequest, Selector,
+};
+use lunar_types::{Incarnation, NodeId, NodeIncarnation};
+
+use super::operations::begin_operation;
+use super::paging::page;
+use super::{Service, foreign_outcome, next_number};
+use crate::error::ServiceError;
+use crate::keyspace::{
+    Counter, KeyedTxn, NodeKey, NodeNameKey, NodeNameRecord, NodeRecord, Outcome, TypedRange,
+    attachments_of, reservations_of, stale_journals_by,
+};
+use crate::store::{MetaStore, Txn};
+
+/// Attachments of a node that are counted at most.
+const ATTACHMENTS_COUNTED: usize = 10_000;
+
+/// When each incarnation was last heard from.
+pub(super) struct Leases {
+    started: Duration,
+    heard: Mutex<HashMap<NodeIncarnation, Duration>>,
+}
+
+impl Leases {
+    pub(super) fn new(started: Duration) -> Self {
+        Self { started, heard: Mutex::default() }
+    }
+
+    fn hear(&self, node: NodeIncarnation, now: Duration) {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.retain(|other, _| other.node != node.node || *other == node);
+        heard.insert(node, now);
+    }
+
+    /// Time since the incarnation was heard from, if it was since the start.
+    fn heard_ago(&self, node: NodeIncarnation, now: Duration) -> Option<Duration> {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.get(&node).map(|at| now.saturating_sub(*at))
+    }
+
+    /// How long the incarnation has been silent as far as this process can tell.
+    fn silence(&self, node: NodeIncarnation, now: Duration) -> Duration {
+        self.heard_ago(node, now).unwrap_or(now.saturating_sub(self.started))
+    }
+}
+
+/// Whether an incarnation may still write, by the record of its node.
+pub(super) fn is_live(record: &NodeRecord, node: NodeIncarnation) -> bool {
+    record.incarnation == node.incarnation && record.state.is_live()
+}
+
+/// The record of a node whose incarnation must be live.
+pub(super) async fn require_live<T: Txn>(
+    txn: &T,
+    node: NodeIncarnation,
+) -> Result<NodeRecord, ServiceError> {
+    let record = txn.load(&NodeKey { node: node.node }).await?;
+    let record =
+        record.ok_or_else(|| ServiceError::NodeNotFound { node: node.node.to_string() })?;
+    if is_live(&record, node) {
+        return Ok(record);
+    }
+    Err(ServiceError::NodeFenced { node, newest: record.incarnation, state: record.state })
+}
+
+/// Begins to take back what a gone incarnation had reserved, once no journal of it is left.
+/// Called wherever an incarnation goes or the last of its journals may have gone.
+pub(super) async fn reclaim_if_unused<T: Txn>(
+    txn: &T,
+    gone: NodeIncarnation,
+) -> Result<(), ServiceError> {
+    let NodeIncarnation { node, incarnation } = gone;
+    let record = txn.load_known(&NodeKey { node }).await?;
+    if is_live(&record, gone)
+        || !txn.scan(&attachments_of(node, incarnation), 1).await?.is_empty()
+        || !txn.scan(&stale_journals_by(node, incarnation), 1).await?.is_empty()
+        || txn.scan(&reservations_of(node, incarnation), 1).await?.is_empty()
+    {
+        return Ok(());
+    }
+    begin_operation(txn, OperationWork::ReclaimReservations(gone)).await
+}
+
+async fn find_node<T: Txn>(
+    txn: &T,
+    selector: &Selector<NodeId>,
+) -> Result<(NodeId, NodeRecord), ServiceError> {
+    let not_found = || ServiceError::NodeNotFound { node: selector.to_string() };
+    let node = match selector {
+        Selector::Id(id) => *id,
+        Selector::Name(name) => {
+            let found = txn.load(&NodeNameKey { name: name.clone() }).await?;
+            found.ok_or_else(not_found)?.node
+        }
+    };
+    let record = txn.load(&NodeKey { node }).await?.ok_or_else(not_found)?;
+    Ok((node, record))
+}
+
+async fn first_join<T: Txn>(txn: &T, request: &Join) -> Result<Outcome, ServiceError> {
+    let limit = u64::from(u16::MAX);
+    let raw = next_number(txn, Counter::Node).await?;
+    let raw = u16::try_from(raw)
+        .map_err(|_| ServiceError::LimitReached { what: "nodes of a cluster", limit })?;
+    let node = NodeId::new(raw);
+    let incarnation = Incarnation::new(1);
+    let record = NodeRecord {
+        name: request.name.clone(),
+        incarnation,
+        boot: request.boot,
+        state: NodeState::Active,
+    };
+    txn.put(&NodeKey { node }, &record);
+    txn.put(&NodeNameKey { name: request.name.clone() }, &NodeNameRecord { node });
+    Ok(Outcome::Joined { node: NodeIncarnation { node, incarnation }, resumed: false })
+}
+
+async fn next_incarnation<T: Txn>(
+    txn: &T,
+    former: NodeIncarnation,
+    record: NodeRecord,
+    request: &Join,
+) -> Result<Outcome, ServiceError> {
+    let node = former.node;
+    let incarnation = former.incarnation.next();
+    let record = NodeRecord { incarnation, boot: request.boot, state: NodeState::Active, ..record };
+    txn.put(&NodeKey { node }, &record);
+    reclaim_if_unused(txn, former).await?;
+    Ok(Outcome::Joined { node: NodeIncarnation { node, incarnation }, resumed: false })
+}
+
+async fn leave<T: Txn>(txn: &T, node: NodeIncarnation) -> Result<(), ServiceError> {
+    let mut record = require_live(txn, node).await?;
+    let held = txn.scan(&attachments_of(node.node, node.incarnation), 100).await?;
+    if let Some((first, _)) = held.first() {
+        let (count, volume) = (held.len(), first.volume);
+        return Err(ServiceError::NodeHoldsAttachments { node, count, volume });
+    }
+    record.state = NodeState::Left;
+    txn.put(&NodeKey { node: node.node }, &record);
+    reclaim_if_unused(txn, node).await
+}
+
+async fn declare_fenced<T: Txn>(txn: &T, node: NodeIncarnation) -> Result<(), ServiceError> {
+    let key = NodeKey { node: node.node };
+    let record = txn.load(&key).await?;
+    let mut record =
+        record.ok_or_else(|| ServiceError::NodeNotFound { node: node.node.to_string() })?;
+    if !is_live(&record, node) {
+        return Ok(());
+    }
+    record.state = NodeState::Fenced;
+    txn.put(&key, &record);
+    reclaim_if_unused(txn, node).await
+}
+
+impl<S: MetaStore> Service<S> {
+    /// Makes a node known, resumes its incarnation, or starts a new one.
+    ///
+    /// # Errors
+    /// The node may still run on this boot, or the cluster has no id left.
+    pub async fn join(&self, request: &Join) -> Result<Joined, ServiceError> {
+        let now = self.seams.clock.now();
+        let what = ("join", request);
+        let outcome =
+            self.once(request.request, &what, |txn| async move {
+                self.rejoin(&*txn, request, now).await
+            })
+            .await?;
+        let Outcome::Joined { node, resumed } = outcome else {
+            return Err(foreign_outcome(request.request, &outcome));
+        };
+        self.leases.hear(node, now);
+        Ok(Joined { node, resumed, timers: self.settings.timers, cluster: self.cluster })
+    }
+
+    async fn rejoin<T: Txn>(
+        &self,
+        txn: &T,
+        request: &Join,
+        now: Duration,
+    ) -> Result<Outcome, ServiceError> {
+        let Some(found) = txn.load(&NodeNameKey { name: request.name.clone() }).await? else {
+            return first_join(txn, request).await;
+        };
+        let record = txn.load_known(&NodeKey { node: found.node }).await?;
+        let former = NodeIncarnation { node: found.node, incarnation: record.incarnation };
+        if record.boot == request.boot && record.state.is_live() {
+            let resumable = record.state != NodeState::Fencing;
+            if resumable && request.resume == Some(record.incarnation) {
+                return Ok(Outcome::Joined { node: former, resumed: true });
+            }
+            let silence = self.leases.silence(former, now);
+            let fencing = self.settings.timers.fencing;
+            if silence < fencing {
+                return Err(ServiceError::NodeAlive {
+                    name: request.name.clone(),
+                    node: former,
+                    heard_ago: silence,
+                    wait: fencing - silence,
+                });
+            }
+        }
+        next_incarnation(txn, former, record, request).await
+    }
+
+    /// Renews the lease of an incarnation and says how the service sees it.
+    ///
+    /// # Errors
+    /// The incarnation is gone.
+    pub async fn heartbeat(
+        &self,
+        node: NodeIncarnation,
+    ) -> Result<(NodeState, LeaseTimers), ServiceError> {
+        let record = self.read(|txn| async move { require_live(&*txn, node).await }).await?;
+        self.leases.hear(node, self.seams.clock.now());
+        Ok((record.state, self.settings.timers))
+    }
+
+    /// Ends an incarnation gracefully.
+    ///
+    /// # Errors
+    /// It is gone already, or still holds attachments.
+    pub async fn leave(&self, request: &Leave) -> Result<(), ServiceError> {
+        let what = ("leave", request);
+        let go = |txn: Arc<S::Txn>| async move { leave(&*txn, request.node).await };
+        self.once_done(request.request, &what, go).await
+    }
+
+    /// Records that an incarnation is proven unable to write. Only what holds that proof calls
+    /// this: it is no request of a client. An incarnation that is gone already stays as it is.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub async fn declare_fenced(&self, node: NodeIncarnation) -> Result<(), ServiceError> {
+        self.store.transact(|txn| async move { declare_fenced(&*txn, node).await }).await
+    }
+
+    async fn node_view<T: Txn>(
+        &self,
+        txn: &T,
+        id: NodeId,
+        record: NodeRecord,
+    ) -> Result<Node, ServiceError> {
+        let now = self.seams.clock.now();
+        let incarnation = record.incarnation;
+        let newest = NodeIncarnation { node: id, incarnation };
+        let held = txn.scan(&attachments_of(id, incarnation), ATTACHMENTS_COUNTED).await?;
+        let late = self.leases.silence(newest, now) > self.settings.timers.suspect;
+        let state = match record.state {
+            NodeState::Active if late => NodeState::Suspect,
+            state => state,
+        };
+        Ok(Node {
+            id,
+            name: record.name,
+            incarnation,
+            boot: record.boot,
+            state,
+            heard_ago: self.leases.heard_ago(newest, now),
+            attachments: u32::try_from(held.len()).unwrap_or(u32::MAX),
+        })
+    }
+
+    /// A node and its newest incarnation.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub async fn node(&self, selector: &Selector<NodeId>) -> Result<Node, ServiceError> {
+        self.read(|txn| async move {
+            let (id, record) = find_node(&*txn, selector).await?;
+            self.node_view(&*txn, id, record).await
+        })
+        .await
+    }
+
+    /// The nodes, by id.
+    ///
+    /// # Errors
+    /// The page token is not of this list.
+    pub async fn nodes(&self, request: &PageRequest) -> Result<Page<Node>, ServiceError> {
+        self.read(|txn| async move {
+            let (entries, next) = page(&*txn, TypedRange::<NodeKey>::table(), request).await?;
+            let mut items = Vec::with_capacity(entries.len());
+            for (key, record) in entries {
+                items.push(self.node_view(&*txn, key.node, record).await?);
+            }
+            Ok(Page { items, next })
+        })
+        .await
+    }
+}

@@ -1,0 +1,200 @@
+//! Volumes: making, finding, listing, and the beginning of their deletion.
+
+use std::sync::Arc;
+
+use lunar_proto::domain::{
+    CreateVolume, DeleteVolume, Holder, OperationWork, Page, PageRequest, Selector, Volume,
+    VolumeState,
+};
+use lunar_types::{Epoch, LayerId, NodeIncarnation, RequestId, VolumeId};
+
+use super::attachments::park_journal;
+use super::geometry::find_pool;
+use super::nodes::is_live;
+use super::operations::begin_operation;
+use super::paging::page;
+use super::{Service, foreign_outcome, next_number};
+use crate::error::ServiceError;
+use crate::keyspace::{
+    AttachmentKey, AttachmentRecord, Counter, KeyedTxn, LayerKey, LayerRecord, NodeKey, Outcome,
+    PoolKey, PoolVolumeKey, PoolVolumeRecord, TypedRange, VolumeKey, VolumeNameKey,
+    VolumeNameRecord, VolumeRecord,
+};
+use crate::store::{MetaStore, Txn};
+
+/// Finds a volume by id or by name.
+pub(super) async fn find_volume<T: Txn>(
+    txn: &T,
+    selector: &Selector<VolumeId>,
+) -> Result<(VolumeId, VolumeRecord), ServiceError> {
+    let not_found = || ServiceError::VolumeNotFound { volume: selector.to_string() };
+    let volume = match selector {
+        Selector::Id(id) => *id,
+        Selector::Name(name) => {
+            let found = txn.load(&VolumeNameKey { name: name.clone() }).await?;
+            found.ok_or_else(not_found)?.volume
+        }
+    };
+    let record = txn.load(&VolumeKey { volume }).await?.ok_or_else(not_found)?;
+    Ok((volume, record))
+}
+
+/// Who an attachment says holds the volume.
+pub(super) async fn holder_of<T: Txn>(
+    txn: &T,
+    attachment: &AttachmentRecord,
+) -> Result<Holder, ServiceError> {
+    let NodeIncarnation { node, .. } = attachment.node;
+    let record = txn.load_known(&NodeKey { node }).await?;
+    Ok(Holder {
+        node: attachment.node,
+        live: is_live(&record, attachment.node),
+        node_name: record.name,
+        epoch: attachment.epoch,
+    })
+}
+
+/// The volume as it is told to clients.
+pub(super) async fn volume_view<T: Txn>(
+    txn: &T,
+    id: VolumeId,
+    record: VolumeRecord,
+) -> Result<Volume, ServiceError> {
+    let holder = match txn.load(&AttachmentKey { volume: id }).await? {
+        Some(attachment) => Some(holder_of(txn, &attachment).await?),
+        None => None,
+    };
+    let head = txn.load_known(&LayerKey { layer: record.head }).await?;
+    Ok(Volume {
+        id,
+        name: record.name,
+        pool: record.pool,
+        size: record.size,
+        logical_block_size: record.logical_block_size,
+        head: record.head,
+        epoch: record.epoch,
+        state: record.state,
+        holder,
+        mapped_extents: head.extents,
+    })
+}
+
+async fn create_volume<T: Txn>(
+    txn: &T,
+    volume: VolumeId,
+    request: &CreateVolume,
+) -> Result<Outcome, ServiceError> {
+    let name_key = VolumeNameKey { name: request.name.clone() };
+    if let Some(other) = txn.load(&name_key).await? {
+        return Err(ServiceError::VolumeExists {
+            name: request.name.clone(),
+            volume: other.volume,
+        });
+    }
+    let pool = find_pool(txn, &request.pool).await?;
+    let pool_record = txn.load_known(&PoolKey { pool }).await?;
+    let (asked, given) = (request.logical_block_size, pool_record.logical_block_size);
+    if asked < given {
+        return Err(ServiceError::volume_block_size(asked, pool_record.name, given));
+    }
+    let head = LayerId::new(next_number(txn, Counter::Layer).await?);
+    let layer = LayerRecord { parent: None, volume, pool, sealed: false, extents: 0 };
+    let record = VolumeRecord {
+        name: request.name.clone(),
+        pool,
+        size: request.size,
+        logical_block_size: request.logical_block_size,
+        head,
+        epoch: Epoch::default(),
+        state: VolumeState::Ready,
+    };
+    txn.put(&LayerKey { layer: head }, &layer);
+    txn.put(&VolumeKey { volume }, &record);
+    txn.put(&name_key, &VolumeNameRecord { volume });
+    txn.put(&PoolVolumeKey { pool, volume }, &PoolVolumeRecord { size: request.size });
+    Ok(Outcome::Volume(volume))
+}
+
+async fn delete_volume<T: Txn>(txn: &T, request: &DeleteVolume) -> Result<Outcome, ServiceError> {
+    let (volume, mut record) = find_volume(txn, &request.volume).await?;
+    if record.state == VolumeState::Deleting {
+        return Ok(Outcome::Volume(volume));
+    }
+    if let Some(attachment) = txn.load(&AttachmentKey { volume }).await? {
+        let holder = holder_of(txn, &attachment).await?;
+        if holder.live {
+            return Err(ServiceError::VolumeAttached { volume, holder });
+        }
+        park_journal(txn, volume, &attachment);
+    }
+    txn.remove(&VolumeNameKey { name: record.name.clone() });
+    record.state = VolumeState::Deleting;
+    txn.put(&VolumeKey { volume }, &record);
+    begin_operation(txn, OperationWork::DeleteVolume(volume)).await?;
+    Ok(Outcome::Volume(volume))
+}
+
+impl<S: MetaStore> Service<S> {
+    /// Makes a volume. It has no storage until something is written to it.
+    ///
+    /// # Errors
+    /// The name is taken, there is no such pool, or its LUNs have greater logical blocks.
+    pub async fn create_volume(&self, request: &CreateVolume) -> Result<Volume, ServiceError> {
+        let id = VolumeId::from_u128(self.seams.ids.next());
+        let what = ("create volume", request);
+        let create = |txn: Arc<S::Txn>| async move { create_volume(&*txn, id, request).await };
+        let outcome = self.once(request.request, &what, create).await?;
+        self.volume_of(request.request, &outcome).await
+    }
+
+    /// Starts the deletion of a volume and gives it in state Deleting; its name is free at once,
+    /// its space comes back in steps. A volume that is being deleted already is given again.
+    ///
+    /// # Errors
+    /// There is no such volume, or a live node holds it.
+    pub async fn delete_volume(&self, request: &DeleteVolume) -> Result<Volume, ServiceError> {
+        let what = ("delete volume", request);
+        let delete = |txn: Arc<S::Txn>| async move { delete_volume(&*txn, request).await };
+        let outcome = self.once(request.request, &what, delete).await?;
+        self.volume_of(request.request, &outcome).await
+    }
+
+    async fn volume_of(
+        &self,
+        request: RequestId,
+        outcome: &Outcome,
+    ) -> Result<Volume, ServiceError> {
+        match outcome {
+            Outcome::Volume(volume) => self.volume(&Selector::Id(*volume)).await,
+            other => Err(foreign_outcome(request, other)),
+        }
+    }
+
+    /// A volume and who holds it.
+    ///
+    /// # Errors
+    /// There is no such volume.
+    pub async fn volume(&self, selector: &Selector<VolumeId>) -> Result<Volume, ServiceError> {
+        self.read(|txn| async move {
+            let (id, record) = find_volume(&*txn, selector).await?;
+            volume_view(&*txn, id, record).await
+        })
+        .await
+    }
+
+    /// The volumes, by id.
+    ///
+    /// # Errors
+    /// The page token is not of this list.
+    pub async fn volumes(&self, request: &PageRequest) -> Result<Page<Volume>, ServiceError> {
+        self.read(|txn| async move {
+            let (entries, next) = page(&*txn, TypedRange::<VolumeKey>::table(), request).await?;
+            let mut items = Vec::with_capacity(entries.len());
+            for (key, record) in entries {
+                items.push(volume_view(&*txn, key.volume, record).await?);
+            }
+            Ok(Page { items, next })
+        })
+        .await
+    }
+}

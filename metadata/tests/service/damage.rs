@@ -1,0 +1,331 @@
+//! Each finding of the check, shown by injecting that damage into a sound store.
+
+use std::collections::BTreeSet;
+
+use lunar_metadata::fsck::FindingKind;
+use lunar_metadata::keyspace::*;
+use lunar_metadata::seams::block_on;
+use lunar_metadata::store::{MetaStore, RedbStore, StoreError, Txn};
+use lunar_proto::domain::*;
+use lunar_types::*;
+
+use crate::world::{World, solid};
+
+type StoreTxn = <RedbStore as MetaStore>::Txn;
+
+/// A store with one of everything: mapped slots, a reservation, a current and a stale journal,
+/// a volume being deleted, a gone incarnation.
+struct Sound {
+    world: World,
+    pool: Pool,
+    volume: Volume,
+    node: NodeIncarnation,
+    old: NodeIncarnation,
+    mapped: ExtentAddress,
+    reserved: ExtentAddress,
+    deleting: VolumeId,
+}
+
+fn sound() -> Sound {
+    let world = World::new();
+    let pool = world.pool(3000);
+    let volume = world.volume("v");
+    let old = world.node("a");
+    let held = world.attach(volume.id, old).expect("granted");
+    let extents = world.extents(old, pool.id, 4);
+    world.commit(&held, vec![solid(0, extents[0])]).expect("mapped");
+    let node = world.node("a");
+    world.attach(volume.id, node).expect("taken over");
+    let reserved = world.extents(node, pool.id, 3)[0];
+    let deleting = world.volume("w").id;
+    world.delete(deleting).expect("it begins");
+    world.assert_clean();
+    Sound { world, pool, volume, node, old, mapped: extents[0], reserved, deleting }
+}
+
+impl Sound {
+    /// Changes the store behind the service's back.
+    fn damage(&self, change: impl Fn(&StoreTxn) + Send + Sync) {
+        let change = &change;
+        let done = self.world.service.store().transact(|txn| async move {
+            change(&txn);
+            Ok::<_, StoreError>(())
+        });
+        block_on(done).expect("damaged");
+    }
+
+    fn load<K: Key>(&self, key: &K) -> K::Value {
+        block_on(async {
+            let txn = self.world.service.store().begin().await.expect("begun");
+            txn.load_known(key).await.expect("it is there")
+        })
+    }
+
+    /// Changes one record.
+    fn alter<K: Key>(&self, key: K, change: impl FnOnce(&mut K::Value))
+    where
+        K::Value: Sync,
+    {
+        let mut record = self.load(&key);
+        change(&mut record);
+        self.damage(|txn| txn.put(&key, &record));
+    }
+
+    fn slot_key(&self, at: u64) -> SlotKey {
+        SlotKey { layer: self.volume.head, at: LogicalExtent::new(at) }
+    }
+
+    fn slot(&self, at: ExtentAddress) -> SlotValue {
+        SlotValue(Slot::fresh(at, ExtentSize::DEFAULT))
+    }
+
+    fn group_key(&self, group: u32) -> GroupKey {
+        GroupKey { pool: self.pool.id, lun: LunIndex::new(0), group: GroupIndex::new(group) }
+    }
+
+    fn reservation_key(&self, node: NodeIncarnation, lun: u16) -> ReservationKey {
+        ReservationKey {
+            node: node.node,
+            incarnation: node.incarnation,
+            pool: self.pool.id,
+            lun: LunIndex::new(lun),
+            group: GroupIndex::new(2),
+        }
+    }
+
+    /// Keys of the current reservation of the live node.
+    fn reserved_key(&self) -> ReservationKey {
+        let group = GroupIndex::of(self.reserved.extent).0;
+        ReservationKey { group, ..self.reservation_key(self.node, 0) }
+    }
+}
+
+fn bit(bit: u32) -> Bitmap {
+    let mut bits = Bitmap::EMPTY;
+    bits.insert(bit);
+    bits
+}
+
+type Damage = (FindingKind, fn(&Sound));
+
+const NAMES_AND_INDICES: &[Damage] = &[
+    (FindingKind::EntryUnreadable, |it| it.damage(|txn| txn.set(b"junk", b"junk"))),
+    (FindingKind::EntryUnreadable, |it| {
+        it.damage(|txn| txn.set(&VolumeKey { volume: it.deleting }.pack(), &[99]));
+    }),
+    (FindingKind::NameMismatch, |it| {
+        let name = it.volume.name.clone();
+        it.damage(|txn| txn.remove(&VolumeNameKey { name: name.clone() }));
+    }),
+    (FindingKind::NameMismatch, |it| {
+        let key = PoolNameKey { name: "ghost".parse().expect("a name") };
+        it.damage(|txn| txn.put(&key, &PoolNameRecord { pool: it.pool.id }));
+    }),
+    (FindingKind::NameMismatch, |it| {
+        let key = NodeNameKey { name: "a".parse().expect("a name") };
+        it.damage(|txn| txn.put(&key, &NodeNameRecord { node: NodeId::new(77) }));
+    }),
+    (FindingKind::LunMismatch, |it| {
+        it.damage(|txn| txn.remove(&LunOwnerKey { lun: it.pool.luns[0].id }));
+    }),
+    (FindingKind::LunMismatch, |it| {
+        let key = LunKey { pool: it.pool.id, index: LunIndex::new(0) };
+        it.alter(key, |lun| lun.data_extents += 1);
+    }),
+    (FindingKind::PoolVolumeMismatch, |it| {
+        let key = PoolVolumeKey { pool: it.pool.id, volume: it.volume.id };
+        it.damage(|txn| txn.remove(&key));
+    }),
+    (FindingKind::VolumePoolUnknown, |it| {
+        it.alter(VolumeKey { volume: it.volume.id }, |volume| {
+            volume.pool = PoolId::from_u128(99);
+        });
+    }),
+    (FindingKind::VolumeHeadInvalid, |it| {
+        it.alter(LayerKey { layer: it.volume.head }, |layer| layer.sealed = true);
+    }),
+    (FindingKind::OperationMismatch, |it| {
+        it.damage(|txn| txn.remove(&OperationKey { operation: OperationId::new(1) }));
+    }),
+    (FindingKind::OperationMismatch, |it| {
+        let work = OperationWork::ReclaimReservations(it.node);
+        let key = OperationKey { operation: OperationId::new(1) };
+        it.damage(|txn| txn.put(&key, &OperationRecord { work }));
+    }),
+    (FindingKind::LayerOrphan, |it| {
+        let layer = LayerRecord {
+            parent: None,
+            volume: it.volume.id,
+            pool: it.pool.id,
+            sealed: true,
+            extents: 0,
+        };
+        it.damage(|txn| txn.put(&LayerKey { layer: LayerId::new(2) }, &layer));
+        it.alter(VolumeKey { volume: it.deleting }, |volume| volume.head = it.volume.head);
+    }),
+    (FindingKind::LayerOrphan, |it| {
+        it.alter(LayerKey { layer: it.volume.head }, |layer| {
+            layer.parent = Some(LayerId::new(55));
+        });
+    }),
+    (FindingKind::LayerCount, |it| {
+        it.alter(LayerKey { layer: it.volume.head }, |layer| layer.extents += 1);
+    }),
+    (FindingKind::CounterBehind, |it| {
+        it.alter(CounterKey { counter: Counter::Layer }, |counter| counter.last -= 1);
+    }),
+];
+
+const GRANTS: &[Damage] = &[
+    (FindingKind::AttachmentOrphan, |it| {
+        let node = it.node;
+        let (epoch, checkpoint) = (Epoch::new(1), JournalSeq::default());
+        let record = AttachmentRecord { node, epoch, checkpoint, journal: vec![] };
+        let key = AttachmentKey { volume: VolumeId::from_u128(5) };
+        it.damage(|txn| txn.put(&key, &record));
+    }),
+    (FindingKind::AttachmentIndexMismatch, |it| {
+        let key = NodeAttachmentKey {
+            node: it.node.node,
+            incarnation: it.node.incarnation,
+            volume: it.volume.id,
+        };
+        it.damage(|txn| txn.remove(&key));
+    }),
+    (FindingKind::AttachmentIndexMismatch, |it| {
+        let key = NodeStaleJournalKey {
+            node: it.old.node,
+            incarnation: it.old.incarnation,
+            volume: it.volume.id,
+            epoch: Epoch::new(1),
+        };
+        it.damage(|txn| txn.remove(&key));
+    }),
+    (FindingKind::EpochInversion, |it| {
+        it.alter(VolumeKey { volume: it.volume.id }, |volume| volume.epoch = Epoch::new(1));
+    }),
+    (FindingKind::EpochInversion, |it| {
+        let record = it.load(&StaleJournalKey { volume: it.volume.id, epoch: Epoch::new(1) });
+        let key = StaleJournalKey { volume: it.volume.id, epoch: Epoch::new(7) };
+        it.damage(|txn| txn.put(&key, &record));
+    }),
+    (FindingKind::IncarnationUnknown, |it| {
+        let node = NodeIncarnation { incarnation: Incarnation::new(50), ..it.node };
+        it.alter(AttachmentKey { volume: it.volume.id }, |held| held.node = node);
+    }),
+    (FindingKind::IncarnationUnknown, |it| {
+        let node = NodeIncarnation { node: NodeId::new(50), ..it.node };
+        it.damage(|txn| txn.put(&it.reservation_key(node, 0), &bit(0)));
+    }),
+    (FindingKind::ReservationUnknown, |it| {
+        it.damage(|txn| txn.put(&it.reservation_key(it.node, 7), &bit(0)));
+    }),
+    (FindingKind::ReservationStuck, |it| {
+        let key = StaleJournalKey { volume: it.volume.id, epoch: Epoch::new(1) };
+        it.damage(|txn| txn.remove(&key));
+    }),
+];
+
+const SPACE: &[Damage] = &[
+    (FindingKind::SlotOrphan, |it| {
+        let key = SlotKey { layer: LayerId::new(90), at: LogicalExtent::new(0) };
+        it.damage(|txn| txn.put(&key, &it.slot(ExtentAddress::new(0, 2000))));
+    }),
+    (FindingKind::SlotOutOfRange, |it| {
+        it.damage(|txn| txn.put(&it.slot_key(1024), &it.slot(it.mapped)));
+    }),
+    (FindingKind::PresenceOnZero, |it| {
+        it.alter(it.slot_key(0), |slot| slot.0.place = SlotPlace::Zero);
+    }),
+    (FindingKind::PresenceSize, |it| {
+        let small = ExtentSize::from_bytes(64 << 10).expect("a size");
+        it.alter(it.slot_key(0), |slot| slot.0.presence = Presence::full(small));
+    }),
+    (FindingKind::ExtentOutOfRange, |it| {
+        it.damage(|txn| txn.put(&it.slot_key(1), &it.slot(ExtentAddress::new(0, 3000))));
+    }),
+    (FindingKind::ExtentOutOfRange, |it| {
+        it.damage(|txn| txn.put(&it.slot_key(1), &it.slot(ExtentAddress::new(4, 0))));
+    }),
+    (FindingKind::ExtentOutOfRange, |it| {
+        it.damage(|txn| txn.put(&it.group_key(2), &bit(1023)));
+    }),
+    (FindingKind::ExtentDoublyOwned, |it| {
+        it.damage(|txn| txn.put(&it.slot_key(1), &it.slot(it.mapped)));
+    }),
+    (FindingKind::ExtentDoublyOwned, |it| {
+        it.damage(|txn| txn.put(&it.slot_key(1), &it.slot(it.reserved)));
+    }),
+    (FindingKind::ExtentDoublyOwned, |it| {
+        it.alter(AttachmentKey { volume: it.volume.id }, |held| {
+            held.journal = vec![ExtentRun::new(it.mapped, 1)];
+        });
+    }),
+    (FindingKind::ExtentUnallocated, |it| {
+        let (group, at) = GroupIndex::of(it.mapped.extent);
+        it.alter(it.group_key(group.get()), |bits| assert!(bits.remove(at)));
+    }),
+    (FindingKind::ExtentUnallocated, |it| {
+        it.damage(|txn| txn.put(&it.slot_key(1), &it.slot(ExtentAddress::new(0, 2999))));
+    }),
+    (FindingKind::ExtentLeaked, |it| {
+        it.damage(|txn| txn.remove(&it.slot_key(0)));
+    }),
+    (FindingKind::ExtentLeaked, |it| {
+        it.damage(|txn| txn.remove(&it.reserved_key()));
+    }),
+];
+
+fn damages() -> impl Iterator<Item = Damage> {
+    [NAMES_AND_INDICES, GRANTS, SPACE].concat().into_iter()
+}
+
+#[test]
+fn every_damage_is_found() {
+    for (index, (kind, damage)) in damages().enumerate() {
+        let sound = sound();
+        damage(&sound);
+        let findings = sound.world.findings();
+        let kinds: Vec<_> = findings.iter().map(|finding| finding.kind.as_str()).collect();
+        assert!(kinds.contains(&kind.as_str()), "damage {index} {kind:?}: {kinds:?}");
+        assert!(findings.iter().all(|finding| !finding.facts.is_empty()), "{findings:?}");
+    }
+}
+
+#[test]
+fn every_kind_of_finding_has_its_damage() {
+    let shown: BTreeSet<_> = damages().map(|(kind, _)| kind).collect();
+    let all: BTreeSet<_> = FindingKind::ALL.iter().copied().collect();
+    assert_eq!(shown, all);
+}
+
+#[test]
+fn an_extent_with_two_owners_names_both() {
+    let sound = sound();
+    let at = sound.mapped;
+    sound.damage(|txn| txn.put(&sound.slot_key(3), &sound.slot(at)));
+    let findings = sound.world.findings();
+    let double = findings.iter().find(|it| it.kind == "extent-doubly-owned").expect("found");
+    let layer = sound.volume.head;
+    assert_eq!(double.facts["owners"], format!("slot 0 of layer {layer}; slot 3 of layer {layer}"));
+}
+
+#[test]
+fn the_summary_counts_what_was_looked_at() {
+    use lunar_metadata::fsck::Flow;
+    let sound = sound();
+    let summary = block_on(sound.world.service.fsck(&mut |_| Flow::Continue)).expect("checked");
+    let expected = FsckSummary {
+        findings: 0,
+        pools: 1,
+        luns: 1,
+        volumes: 2,
+        layers: 2,
+        slots: 1,
+        nodes: 1,
+        attachments: 1,
+        // Four and three reserved, of which one is mapped; two journals of two.
+        allocated_extents: 11,
+    };
+    assert_eq!(summary, expected);
+}

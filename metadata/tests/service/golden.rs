@@ -1,0 +1,228 @@
+//! The bytes of keys and values: fixed by a fixture, so that no change goes unnoticed.
+//!
+//! After an intended change of the layout: raise its version, write the page
+//! `docs/format/keyspace.md` anew, and run once with `LUNAR_WRITE_FIXTURES=1`.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use lunar_metadata::keyspace::*;
+use lunar_proto::domain::*;
+use lunar_types::*;
+
+fn here(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("text takes everything");
+        text
+    })
+}
+
+fn name(text: &str) -> Name {
+    text.parse().expect("a name")
+}
+
+struct Fixture {
+    lines: String,
+    tables: BTreeSet<u16>,
+}
+
+impl Fixture {
+    fn add<K: Key>(&mut self, key: K, value: K::Value) {
+        let (key_bytes, value_bytes) = (key.pack(), value.encode());
+        assert_eq!(check_entry(&key_bytes, &value_bytes), Ok(K::NAME));
+        let decoded = K::Value::decode(&value_bytes).expect("it decodes");
+        assert_eq!(decoded.encode(), value_bytes);
+        let (key_text, value_text) = (hex(&key_bytes), hex(&value_bytes));
+        writeln!(
+            self.lines,
+            "{:2} {}\n  key   {key_text}\n  value {value_text}",
+            K::TABLE,
+            K::NAME
+        )
+        .expect("text takes everything");
+        self.tables.insert(K::TABLE);
+    }
+}
+
+const POOL: PoolId = PoolId::from_u128(0x1111_1111_1111_1111_1111_1111_1111_1111);
+const VOLUME: VolumeId = VolumeId::from_u128(0x2222_2222_2222_2222_2222_2222_2222_2222);
+const LUN: LunId = LunId::from_u128(0x3333_3333_3333_3333_3333_3333_3333_3333);
+const NODE: NodeId = NodeId::new(0x0102);
+const INCARNATION: Incarnation = Incarnation::new(0x0304_0506);
+
+fn node() -> NodeIncarnation {
+    NodeIncarnation { node: NODE, incarnation: INCARNATION }
+}
+
+fn runs() -> Vec<ExtentRun> {
+    let run = |lun, first, count| ExtentRun::new(ExtentAddress::new(lun, first), count);
+    vec![run(0, 5, 1), run(0x3ff, (1 << 36) - 2, 2)]
+}
+
+fn cluster(fixture: &mut Fixture) {
+    fixture.add(KeyspaceKey {}, KeyspaceRecord { version: KEYSPACE_VERSION });
+    let id = ClusterId::from_u128(0x4444_4444_4444_4444_4444_4444_4444_4444);
+    fixture.add(ClusterKey {}, ClusterRecord { id });
+    for counter in [Counter::Layer, Counter::Node, Counter::Operation, Counter::Generation] {
+        fixture.add(CounterKey { counter }, CounterRecord { last: 0x0102_0304_0506_0708 });
+    }
+}
+
+fn pools(fixture: &mut Fixture) {
+    let pool = PoolRecord {
+        name: name("fast"),
+        extent_size: ExtentSize::DEFAULT,
+        logical_block_size: LogicalBlockSize::B512,
+        luns: 2,
+    };
+    fixture.add(PoolKey { pool: POOL }, pool);
+    fixture.add(PoolNameKey { name: name("fast") }, PoolNameRecord { pool: POOL });
+    let lun = LunRecord {
+        id: LUN,
+        size: ByteCount::new(1 << 40),
+        logical_block_size: LogicalBlockSize::B4096,
+        data_extents: (1 << 20) - 2,
+    };
+    let index = LunIndex::new(0x3ff);
+    fixture.add(LunKey { pool: POOL, index }, lun);
+    fixture.add(LunOwnerKey { lun: LUN }, LunOwnerRecord { pool: POOL, index });
+    let mut bits = Bitmap::EMPTY;
+    for bit in [0, 9, 1023] {
+        bits.insert(bit);
+    }
+    let group = GroupIndex::new(0x0102_0304 >> 6);
+    fixture.add(GroupKey { pool: POOL, lun: index, group }, bits);
+    let (node, incarnation) = (NODE, INCARNATION);
+    fixture.add(ReservationKey { node, incarnation, pool: POOL, lun: index, group }, bits);
+}
+
+fn volumes(fixture: &mut Fixture) {
+    let size = VolumeSize::from_bytes(10 << 30).expect("a size");
+    let states = [VolumeState::Creating, VolumeState::Ready, VolumeState::Deleting];
+    for state in states {
+        let record = VolumeRecord {
+            name: name("pvc-1"),
+            pool: POOL,
+            size,
+            logical_block_size: LogicalBlockSize::B4096,
+            head: LayerId::new(0x0102),
+            epoch: Epoch::new(3),
+            state,
+        };
+        fixture.add(VolumeKey { volume: VOLUME }, record);
+    }
+    let record = VolumeNameRecord { volume: VOLUME };
+    fixture.add(VolumeNameKey { name: name("pvc-1") }, record);
+    fixture.add(PoolVolumeKey { pool: POOL, volume: VOLUME }, PoolVolumeRecord { size });
+    let layer = LayerRecord {
+        parent: Some(LayerId::new(0x0101)),
+        volume: VOLUME,
+        pool: POOL,
+        sealed: true,
+        extents: 7,
+    };
+    fixture.add(LayerKey { layer: LayerId::new(0x0102) }, layer);
+    let extent_size = ExtentSize::DEFAULT;
+    let fresh = Slot::fresh(ExtentAddress::new(2, 0x0001_0203_0405), extent_size);
+    let mut mixed = Slot { opaque: true, ..fresh.clone() };
+    mixed.presence.insert(BlockRange::new(1, 2));
+    mixed.presence.insert(BlockRange::new(64, 64));
+    let full = Slot { presence: Presence::full(extent_size), ..fresh.clone() };
+    let slots = [fresh, mixed, full, Slot::zero(extent_size)];
+    for (at, slot) in (0xff..).zip(slots) {
+        let key = SlotKey { layer: LayerId::new(0x0102), at: LogicalExtent::new(at) };
+        fixture.add(key, SlotValue(slot));
+    }
+}
+
+fn nodes(fixture: &mut Fixture) {
+    use NodeState::{Active, Fenced, Fencing, Joining, Left, Suspect};
+    for state in [Joining, Active, Suspect, Fencing, Fenced, Left] {
+        let record = NodeRecord {
+            name: name("n1"),
+            incarnation: INCARNATION,
+            boot: BootId::from_u128(0x5555_5555_5555_5555_5555_5555_5555_5555),
+            state,
+        };
+        fixture.add(NodeKey { node: NODE }, record);
+    }
+    fixture.add(NodeNameKey { name: name("n1") }, NodeNameRecord { node: NODE });
+    let (epoch, checkpoint) = (Epoch::new(3), JournalSeq::new(9));
+    let attachment = AttachmentRecord { node: node(), epoch, checkpoint, journal: runs() };
+    fixture.add(AttachmentKey { volume: VOLUME }, attachment);
+    let stale = StaleJournalRecord { node: node(), checkpoint, journal: runs() };
+    fixture.add(StaleJournalKey { volume: VOLUME, epoch: Epoch::new(2) }, stale);
+    let (node, incarnation, volume) = (NODE, INCARNATION, VOLUME);
+    let key = NodeAttachmentKey { node, incarnation, volume };
+    fixture.add(key, NodeAttachmentRecord { epoch });
+    let epoch = Epoch::new(2);
+    fixture.add(NodeStaleJournalKey { node, incarnation, volume, epoch }, Present {});
+}
+
+fn work(fixture: &mut Fixture) {
+    let works = [OperationWork::DeleteVolume(VOLUME), OperationWork::ReclaimReservations(node())];
+    for (id, work) in (1..).zip(works) {
+        let operation = OperationId::new(id);
+        fixture.add(OperationKey { operation }, OperationRecord { work });
+    }
+    let outcomes = [
+        Outcome::Done,
+        Outcome::Pool(POOL),
+        Outcome::Volume(VOLUME),
+        Outcome::Joined { node: node(), resumed: true },
+        Outcome::Attached { volume: VOLUME, epoch: Epoch::new(3) },
+        Outcome::Reserved(runs()),
+    ];
+    let request = RequestId::from_u128(0x6666_6666_6666_6666_6666_6666_6666_6666);
+    for outcome in outcomes {
+        let key = IdempotencyKey { generation: Generation::new(4), request };
+        let fingerprint = 0x0807_0605_0403_0201;
+        fixture.add(key, IdempotencyRecord { fingerprint, outcome });
+    }
+}
+
+#[test]
+fn keys_and_values_are_the_bytes_of_the_fixture() {
+    let mut fixture = Fixture { lines: String::new(), tables: BTreeSet::new() };
+    cluster(&mut fixture);
+    pools(&mut fixture);
+    volumes(&mut fixture);
+    nodes(&mut fixture);
+    work(&mut fixture);
+    let tables: BTreeSet<u16> = TABLES.iter().map(|(table, _)| *table).collect();
+    assert_eq!(fixture.tables, tables, "every table has an example");
+    let path = here("tests/service/fixtures/keyspace-1.txt");
+    if std::env::var_os("LUNAR_WRITE_FIXTURES").is_some() {
+        std::fs::write(&path, &fixture.lines).expect("the fixture is written");
+    }
+    let expected = std::fs::read_to_string(&path).expect("the fixture is there");
+    assert_eq!(fixture.lines, expected);
+}
+
+#[test]
+fn the_page_lists_every_table() {
+    let page = here("../docs/format/keyspace.md");
+    let page = std::fs::read_to_string(page).expect("the page is there");
+    for (table, name) in TABLES {
+        let row = format!("| {table} | {name} |");
+        assert!(page.contains(&row), "docs/format/keyspace.md has no row '{row}'");
+    }
+    assert!(page.contains(&format!("Keyspace version {KEYSPACE_VERSION}")));
+}
+
+#[test]
+fn an_unknown_version_of_a_value_is_named() {
+    let mut bytes = CounterRecord { last: 1 }.encode();
+    bytes[0] = 2;
+    let error = CounterRecord::decode(&bytes).expect_err("unknown");
+    assert_eq!(error, DecodeError::Version { record: "counter", found: 2, known: 1 });
+    let mut bytes = CounterRecord { last: 1 }.encode();
+    bytes.push(0);
+    let error = CounterRecord::decode(&bytes).expect_err("too long");
+    assert_eq!(error, DecodeError::Trailing { record: "counter", count: 1 });
+}

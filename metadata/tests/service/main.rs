@@ -1,0 +1,16 @@
+//! Tests of the metadata service through its library, on the store in memory.
+
+#![allow(missing_docs, unreachable_pub, reason = "test names are claims")]
+
+mod attachments;
+mod commits;
+mod damage;
+mod deletion;
+mod golden;
+mod idempotency;
+mod model;
+mod nodes;
+mod pools;
+mod stores;
+mod volumes;
+mod world;

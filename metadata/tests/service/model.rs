@@ -1,0 +1,276 @@
+//! Random histories against a naive model: who owns which extent, checked after every step.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lunar_metadata::seams::block_on;
+use lunar_metadata::store::{Fault, FaultPlan, FaultyStore, RedbStore};
+use lunar_proto::domain::*;
+use lunar_proto::error::ErrorReason;
+use lunar_types::*;
+use proptest::prelude::*;
+
+use crate::world::{World, hole, solid};
+
+const NODES: usize = 3;
+const VOLUMES: usize = 3;
+const SLOTS: u64 = 12;
+
+#[derive(Clone, Debug)]
+enum Action {
+    Reserve { node: usize, count: u32 },
+    Release { node: usize, pick: usize },
+    Attach { node: usize, volume: usize },
+    Detach { volume: usize, keep: bool },
+    Commit { volume: usize, slots: Vec<(u64, bool)> },
+    Replay { volume: usize, slots: Vec<(u64, bool)> },
+    Delete { volume: usize },
+    Reboot { node: usize },
+    Fault(Fault),
+    Step,
+    Restart,
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    let slots = || prop::collection::vec((0..SLOTS, any::<bool>()), 1..8);
+    let fault =
+        prop_oneof![Just(Fault::Conflict), Just(Fault::CommittedUnknown), Just(Fault::LostUnknown)];
+    prop_oneof![
+        3 => (0..NODES, 1..30_u32).prop_map(|(node, count)| Action::Reserve { node, count }),
+        1 => (0..NODES, any::<usize>()).prop_map(|(node, pick)| Action::Release { node, pick }),
+        4 => (0..NODES, 0..VOLUMES).prop_map(|(node, volume)| Action::Attach { node, volume }),
+        1 => (0..VOLUMES, any::<bool>()).prop_map(|(volume, keep)| Action::Detach { volume, keep }),
+        6 => (0..VOLUMES, slots()).prop_map(|(volume, slots)| Action::Commit { volume, slots }),
+        2 => (0..VOLUMES, slots()).prop_map(|(volume, slots)| Action::Replay { volume, slots }),
+        1 => (0..VOLUMES).prop_map(|volume| Action::Delete { volume }),
+        1 => (0..NODES).prop_map(|node| Action::Reboot { node }),
+        1 => fault.prop_map(Action::Fault),
+        2 => Just(Action::Step),
+        1 => Just(Action::Restart),
+    ]
+}
+
+type Map = BTreeMap<u64, ExtentAddress>;
+
+struct Vol {
+    volume: Volume,
+    held: Option<Attachment>,
+    map: Map,
+}
+
+/// The world and what the test believes of it.
+struct Model {
+    world: World<FaultyStore<RedbStore>>,
+    plan: FaultPlan,
+    pool: Pool,
+    nodes: Vec<NodeIncarnation>,
+    /// What each incarnation has reserved; those of gone incarnations come back some time.
+    reserved: BTreeMap<NodeIncarnation, BTreeSet<ExtentAddress>>,
+    volumes: Vec<Vol>,
+    made: usize,
+}
+
+impl Model {
+    fn new() -> Self {
+        let plan = FaultPlan::default();
+        let world = World::on(FaultyStore::new(RedbStore::in_memory(), plan.clone()));
+        let pool = world.pool_of("p", ExtentSize::DEFAULT, &[40, 30]);
+        let nodes = (0..NODES).map(|node| world.node(&format!("n{node}"))).collect();
+        let volumes = (0..VOLUMES).map(|index| fresh_volume(&world, index)).collect();
+        let reserved = BTreeMap::new();
+        Self { world, plan, pool, nodes, reserved, volumes, made: VOLUMES }
+    }
+
+    fn apply(&mut self, action: &Action) {
+        match action {
+            Action::Reserve { node, count } => self.reserve(*node, *count),
+            Action::Release { node, pick } => self.release(*node, *pick),
+            Action::Attach { node, volume } => self.attach(*node, *volume),
+            Action::Detach { volume, keep } => self.detach(*volume, *keep),
+            Action::Commit { volume, slots } => self.commit(*volume, slots),
+            Action::Replay { volume, slots } => self.replay(*volume, slots),
+            Action::Delete { volume } => self.delete(*volume),
+            Action::Reboot { node } => {
+                self.nodes[*node] = self.world.node(&format!("n{node}"));
+            }
+            Action::Fault(fault) => self.plan.push(*fault),
+            Action::Step => {
+                block_on(self.world.service.step_operations()).expect("a step");
+            }
+            Action::Restart => self.world.restart(),
+        }
+    }
+
+    fn reserve(&mut self, node: usize, count: u32) {
+        let node = self.nodes[node];
+        match self.world.reserve(node, self.pool.id, count) {
+            Ok(runs) => {
+                let reserved = self.reserved.entry(node).or_default();
+                for at in runs.iter().flat_map(|run| run.iter()) {
+                    assert!(reserved.insert(at), "{at} was reserved twice");
+                }
+            }
+            Err(error) => assert_eq!(error.kind(), ErrorReason::PoolFull),
+        }
+    }
+
+    fn release(&mut self, node: usize, pick: usize) {
+        let node = self.nodes[node];
+        let Some(reserved) = self.reserved.get_mut(&node).filter(|it| !it.is_empty()) else {
+            return;
+        };
+        let at = *reserved.iter().nth(pick % reserved.len()).expect("one of them");
+        reserved.remove(&at);
+        let run = [ExtentRun::new(at, 1)];
+        self.world.release(node, self.pool.id, &run).expect("it is reserved");
+    }
+
+    fn attach(&mut self, node: usize, volume: usize) {
+        let (node, live) = (self.nodes[node], self.nodes.clone());
+        let volume = &mut self.volumes[volume];
+        let held_by = volume.held.as_ref().map(|held| held.node);
+        match self.world.attach(volume.volume.id, node) {
+            Ok(held) => {
+                assert!(held_by.is_none_or(|holder| !live.contains(&holder)));
+                volume.held = Some(held);
+            }
+            Err(error) if error.kind() == ErrorReason::PoolFull => {}
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorReason::VolumeAttached);
+                assert!(held_by.is_some_and(|holder| live.contains(&holder)));
+            }
+        }
+    }
+
+    /// The grant of a volume if its holder lives and nothing waits to be replayed.
+    fn usable(&self, volume: usize) -> Option<Attachment> {
+        let held = self.volumes[volume].held.clone()?;
+        self.nodes.contains(&held.node).then_some(held)
+    }
+
+    fn detach(&mut self, volume: usize, keep: bool) {
+        let Some(held) = self.usable(volume) else { return };
+        let mode = if keep { DetachMode::KeepJournal } else { DetachMode::Clean };
+        let detached = self.world.detach(&held, mode);
+        if !keep && !held.stale_journals.is_empty() {
+            let error = detached.expect_err("journals wait");
+            assert_eq!(error.kind(), ErrorReason::StaleJournals);
+            return;
+        }
+        detached.expect("detached");
+        self.volumes[volume].held = None;
+    }
+
+    /// Updates of these slots with extents of the writer's reservation, and the map after them.
+    fn updates(
+        &self,
+        volume: usize,
+        writer: NodeIncarnation,
+        slots: &[(u64, bool)],
+    ) -> (Vec<SlotUpdate>, Map, BTreeSet<ExtentAddress>) {
+        let mut map = self.volumes[volume].map.clone();
+        let mut reserved = self.reserved.get(&writer).cloned().unwrap_or_default();
+        let free: Vec<_> = reserved.iter().copied().collect();
+        let mut free = free.into_iter();
+        let mut updates = BTreeMap::new();
+        for (at, mapped) in slots {
+            if updates.contains_key(at) {
+                continue;
+            }
+            let extent = if *mapped { free.next() } else { None };
+            if let Some(old) = map.remove(at) {
+                reserved.insert(old);
+            }
+            if let Some(new) = extent {
+                reserved.remove(&new);
+                map.insert(*at, new);
+            }
+            updates.insert(*at, extent.map_or_else(|| hole(*at), |extent| solid(*at, extent)));
+        }
+        (updates.into_values().collect(), map, reserved)
+    }
+
+    fn commit(&mut self, volume: usize, slots: &[(u64, bool)]) {
+        let Some(held) = self.usable(volume) else { return };
+        let (updates, map, reserved) = self.updates(volume, held.node, slots);
+        let committed = self.world.commit(&held, updates);
+        if !held.stale_journals.is_empty() {
+            let error = committed.expect_err("journals wait");
+            assert_eq!(error.kind(), ErrorReason::StaleJournals);
+            return;
+        }
+        committed.expect("committed");
+        self.volumes[volume].map = map;
+        self.reserved.insert(held.node, reserved);
+    }
+
+    fn replay(&mut self, volume: usize, slots: &[(u64, bool)]) {
+        let Some(mut held) = self.usable(volume) else { return };
+        let Some(stale) = held.stale_journals.first().cloned() else { return };
+        let (updates, map, reserved) = self.updates(volume, stale.node, slots);
+        let mut commit = self.world.commit_of(&held, updates);
+        commit.replay_of = Some(stale.epoch);
+        block_on(self.world.service.commit_map(&commit)).expect("replayed");
+        self.world.retire(&held, stale.epoch).expect("retired");
+        held.stale_journals.remove(0);
+        let volume = &mut self.volumes[volume];
+        (volume.map, volume.held) = (map, Some(held));
+        self.reserved.insert(stale.node, reserved);
+    }
+
+    fn delete(&mut self, index: usize) {
+        let id = self.volumes[index].volume.id;
+        match self.world.delete(id) {
+            Ok(_) => {
+                assert!(self.usable(index).is_none());
+                self.volumes[index] = fresh_volume(&self.world, self.made);
+                self.made += 1;
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorReason::VolumeAttached);
+                assert!(self.usable(index).is_some());
+            }
+        }
+    }
+
+    fn check(&self) {
+        self.world.assert_clean();
+        for volume in &self.volumes {
+            let entries = self.world.map(volume.volume.head);
+            let map: Map = entries
+                .iter()
+                .map(|entry| (entry.at.get(), entry.slot.extent().expect("it has storage")))
+                .collect();
+            assert_eq!(map, volume.map);
+        }
+        for node in &self.nodes {
+            let page = block_on(self.world.service.reservations(*node, &PageRequest::first()));
+            let items = page.expect("a page").items;
+            let runs = items.iter().flat_map(|it| it.runs.iter());
+            let reserved: BTreeSet<_> = runs.flat_map(|run| run.iter()).collect();
+            let expected = self.reserved.get(node).cloned().unwrap_or_default();
+            assert_eq!(reserved, expected, "{node}");
+        }
+    }
+}
+
+fn fresh_volume(world: &World<FaultyStore<RedbStore>>, index: usize) -> Vol {
+    let volume = world.create(&format!("v{index}"), SLOTS << 20).expect("made");
+    Vol { volume, held: None, map: Map::new() }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_extent_has_one_owner_through_any_history(
+        actions in prop::collection::vec(action(), 1..80)
+    ) {
+        let mut model = Model::new();
+        for action in &actions {
+            model.apply(action);
+            model.check();
+        }
+        model.world.settle();
+        model.check();
+    }
+}

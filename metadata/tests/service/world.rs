@@ -1,0 +1,288 @@
+//! A small cluster in memory: service, clock and ids under the test's control.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use lunar_metadata::error::ServiceError;
+use lunar_metadata::fsck::Flow;
+use lunar_metadata::seams::{Clock, RandomIds, block_on};
+use lunar_metadata::service::{Seams, Service, Settings, Step};
+use lunar_metadata::store::{MetaStore, RedbStore};
+use lunar_proto::domain::*;
+use lunar_proto::error::ErrorReason;
+use lunar_types::*;
+
+pub const MIB: u64 = 1 << 20;
+
+/// A clock that stands still until it is moved.
+#[derive(Default)]
+pub struct ManualClock {
+    millis: AtomicU64,
+}
+
+impl ManualClock {
+    pub fn advance(&self, by: Duration) {
+        let by = u64::try_from(by.as_millis()).expect("a short time");
+        self.millis.fetch_add(by, Ordering::Relaxed);
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Duration {
+        Duration::from_millis(self.millis.load(Ordering::Relaxed))
+    }
+}
+
+/// Ids that count up.
+#[derive(Default)]
+pub struct CountingIds {
+    last: AtomicU64,
+}
+
+impl RandomIds for CountingIds {
+    fn next(&self) -> u128 {
+        u128::from(self.last.fetch_add(1, Ordering::Relaxed) + 1) << 64
+    }
+}
+
+pub struct World<S = RedbStore> {
+    pub service: Service<S>,
+    pub clock: Arc<ManualClock>,
+    pub ids: Arc<CountingIds>,
+}
+
+pub fn name(text: &str) -> Name {
+    text.parse().expect("a name")
+}
+
+pub fn size(bytes: u64) -> VolumeSize {
+    VolumeSize::from_bytes(bytes).expect("a size")
+}
+
+pub fn lun(id: u128, bytes: u64) -> NewLun {
+    NewLun {
+        id: LunId::from_u128(id),
+        size: ByteCount::new(bytes),
+        logical_block_size: LogicalBlockSize::B512,
+    }
+}
+
+/// The reason of a failure.
+pub fn kind<T: std::fmt::Debug>(result: Result<T, ServiceError>) -> ErrorReason {
+    result.expect_err("the request is refused").kind()
+}
+
+impl World {
+    pub fn new() -> Self {
+        Self::on(RedbStore::in_memory())
+    }
+}
+
+impl<S: MetaStore> World<S> {
+    pub fn on(store: S) -> Self {
+        let (clock, ids) = (Arc::new(ManualClock::default()), Arc::new(CountingIds::default()));
+        let seams = Seams { clock: clock.clone(), ids: ids.clone() };
+        let service = block_on(Service::open(store, seams, Settings::default()));
+        Self { service: service.expect("the service starts"), clock, ids }
+    }
+
+    /// The service ends and starts again on the same store.
+    pub fn restart(&mut self)
+    where
+        S: Clone,
+    {
+        let seams = Seams { clock: self.clock.clone(), ids: self.ids.clone() };
+        let store = self.service.store().clone();
+        let service = block_on(Service::open(store, seams, Settings::default()));
+        self.service = service.expect("the service starts again");
+    }
+
+    pub fn request(&self) -> RequestId {
+        RequestId::from_u128(self.ids.next())
+    }
+
+    /// A pool `p` of one LUN with this many extents of 1 MiB.
+    pub fn pool(&self, extents: u64) -> Pool {
+        self.pool_of("p", ExtentSize::DEFAULT, &[extents])
+    }
+
+    /// A pool of LUNs with these numbers of extents.
+    pub fn pool_of(&self, pool: &str, extent_size: ExtentSize, extents: &[u64]) -> Pool {
+        let new_lun = |count: &u64| lun(self.ids.next(), 2 * MIB + count * extent_size.bytes());
+        let luns = extents.iter().map(new_lun).collect();
+        let request = CreatePool { request: self.request(), name: name(pool), extent_size, luns };
+        block_on(self.service.create_pool(&request)).expect("the pool is made")
+    }
+
+    pub fn create(&self, volume: &str, bytes: u64) -> Result<Volume, ServiceError> {
+        block_on(self.service.create_volume(&CreateVolume {
+            request: self.request(),
+            name: name(volume),
+            pool: Selector::Name(name("p")),
+            size: size(bytes),
+            logical_block_size: LogicalBlockSize::B4096,
+        }))
+    }
+
+    /// A volume of 1 GiB in pool `p`.
+    pub fn volume(&self, volume: &str) -> Volume {
+        self.create(volume, 1 << 30).expect("the volume is made")
+    }
+
+    pub fn join_as(
+        &self,
+        node: &str,
+        boot: u128,
+        resume: Option<u32>,
+    ) -> Result<Joined, ServiceError> {
+        block_on(self.service.join(&Join {
+            request: self.request(),
+            name: name(node),
+            boot: BootId::from_u128(boot),
+            resume: resume.map(Incarnation::new),
+        }))
+    }
+
+    /// A node on a fresh boot.
+    pub fn node(&self, node: &str) -> NodeIncarnation {
+        self.join_as(node, self.ids.next(), None).expect("the node joins").node
+    }
+
+    pub fn attach(
+        &self,
+        volume: VolumeId,
+        node: NodeIncarnation,
+    ) -> Result<Attachment, ServiceError> {
+        let request = self.request();
+        let volume = Selector::Id(volume);
+        block_on(self.service.attach(&Attach { request, volume, node }))
+    }
+
+    pub fn detach(&self, held: &Attachment, mode: DetachMode) -> Result<(), ServiceError> {
+        let (volume, epoch, node) = (held.volume.id, held.epoch, held.node);
+        let request = self.request();
+        block_on(self.service.detach(&Detach { request, volume, epoch, node, mode }))
+    }
+
+    pub fn retire(&self, held: &Attachment, stale_epoch: Epoch) -> Result<(), ServiceError> {
+        let (volume, epoch, node) = (held.volume.id, held.epoch, held.node);
+        let request = self.request();
+        block_on(self.service.retire_journal(&RetireJournal {
+            request,
+            volume,
+            epoch,
+            node,
+            stale_epoch,
+        }))
+    }
+
+    pub fn delete(&self, volume: VolumeId) -> Result<Volume, ServiceError> {
+        let request = self.request();
+        let volume = Selector::Id(volume);
+        block_on(self.service.delete_volume(&DeleteVolume { request, volume }))
+    }
+
+    pub fn reserve(
+        &self,
+        node: NodeIncarnation,
+        pool: PoolId,
+        count: u32,
+    ) -> Result<Vec<ExtentRun>, ServiceError> {
+        let request = self.request();
+        block_on(self.service.reserve_extents(&ReserveExtents { request, node, pool, count }))
+    }
+
+    /// Single extents of a fresh reservation.
+    pub fn extents(&self, node: NodeIncarnation, pool: PoolId, count: u32) -> Vec<ExtentAddress> {
+        let runs = self.reserve(node, pool, count).expect("there is room");
+        runs.iter().flat_map(|run| run.iter()).collect()
+    }
+
+    pub fn release(
+        &self,
+        node: NodeIncarnation,
+        pool: PoolId,
+        runs: &[ExtentRun],
+    ) -> Result<(), ServiceError> {
+        let request = self.request();
+        let runs = runs.to_vec();
+        block_on(self.service.release_extents(&ReleaseExtents { request, node, pool, runs }))
+    }
+
+    /// A commit of these slots under a grant, to be changed by the test.
+    pub fn commit_of(&self, held: &Attachment, updates: Vec<SlotUpdate>) -> CommitMap {
+        CommitMap {
+            request: self.request(),
+            node: held.node,
+            volume: held.volume.id,
+            epoch: held.epoch,
+            layer: held.volume.head,
+            extent_size: held.pool.extent_size,
+            updates,
+            checkpoint: None,
+            replay_of: None,
+        }
+    }
+
+    pub fn commit(&self, held: &Attachment, updates: Vec<SlotUpdate>) -> Result<(), ServiceError> {
+        block_on(self.service.commit_map(&self.commit_of(held, updates)))
+    }
+
+    /// Runs every operation to its end.
+    pub fn settle(&self) {
+        for _ in 0..10_000 {
+            if block_on(self.service.step_operations()).expect("a step") == Step::Idle {
+                return;
+            }
+        }
+        panic!("the operations do not end");
+    }
+
+    pub fn status(&self, pool: PoolId) -> PoolStatus {
+        block_on(self.service.pool_status(&Selector::Id(pool))).expect("a status")
+    }
+
+    pub fn findings(&self) -> Vec<FsckFinding> {
+        let mut findings = Vec::new();
+        let mut sink = |event| {
+            if let FsckEvent::Finding(finding) = event {
+                findings.push(finding);
+            }
+            Flow::Continue
+        };
+        block_on(self.service.fsck(&mut sink)).expect("the check runs");
+        findings
+    }
+
+    pub fn assert_clean(&self) {
+        let findings = self.findings();
+        assert!(findings.is_empty(), "{findings:#?}");
+    }
+
+    pub fn map(&self, layer: LayerId) -> Vec<MapEntry> {
+        let (mut from, mut entries) = (LogicalExtent::new(0), Vec::new());
+        loop {
+            let read = ReadMap { layer, from, limit: 7 };
+            let page = block_on(self.service.read_map(read)).expect("a page");
+            entries.extend(page.entries);
+            match page.next {
+                Some(next) => from = next,
+                None => return entries,
+            }
+        }
+    }
+}
+
+/// An update that maps a logical extent solidly.
+pub fn solid(at: u64, extent: ExtentAddress) -> SlotUpdate {
+    let size = ExtentSize::DEFAULT;
+    let mut slot = Slot::fresh(extent, size);
+    slot.presence = Presence::full(size);
+    SlotUpdate { at: LogicalExtent::new(at), slot: Some(slot) }
+}
+
+/// An update that unmaps a logical extent.
+pub fn hole(at: u64) -> SlotUpdate {
+    SlotUpdate { at: LogicalExtent::new(at), slot: None }
+}
