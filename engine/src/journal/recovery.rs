@@ -1,9 +1,10 @@
 //! Reading a journal back: the longest chain that may have been acknowledged.
 //!
-//! Rules (`docs/engine.md`): take the greatest E for which every block from `replay_from(E)` (or
-//! the checkpoint, if later) to E is whole. A hole that a *later batch* follows, or a damaged
-//! block where the chain or its next batch lies, is damage: the later batch began only after the
-//! former was durable.
+//! Rules (`docs/engine.md`): take the greatest E that ends a batch and for which every block from
+//! `replay_from(E)` (or the checkpoint, if later) to E is whole. A batch of which a part is
+//! missing was never acknowledged and counts for nothing. A hole that a *later batch* follows, or
+//! a damaged block where the chain or its next batch lies, is damage: the later batch began only
+//! after the former was durable.
 
 use std::collections::BTreeMap;
 
@@ -21,8 +22,9 @@ pub struct Recovered {
     pub last_seq: u64,
     /// The first block of the chain.
     pub replay_from: u64,
-    /// Blocks of an unacknowledged batch beyond the chain: wiped before the same epoch goes on,
-    /// or a later chain could run into them.
+    /// Blocks of an unacknowledged batch beyond the chain, torn ones too: wiped before the same
+    /// epoch goes on. A later chain could run into them, and a tear of the next write of a block
+    /// could mix sectors of two writes of one sequence number.
     pub beyond: Vec<u64>,
 }
 
@@ -60,25 +62,31 @@ pub enum JournalDamage {
 struct Ring {
     written: BTreeMap<u64, (BlockOrder, Vec<Record>)>,
     damaged: Vec<(u32, usize, &'static str)>,
+    torn: Vec<u32>,
 }
 
 fn scan(id: &JournalIdentity, ring_blocks: u32, image: &[u8]) -> Ring {
-    let mut ring = Ring { written: BTreeMap::new(), damaged: Vec::new() };
+    let mut ring = Ring { written: BTreeMap::new(), damaged: Vec::new(), torn: Vec::new() };
     for (position, block) in (0..ring_blocks).zip(image.chunks_exact(BLOCK_BYTES as usize)) {
         match decode(id, ring_blocks, position, block) {
             BlockState::Written(order, records) => {
                 ring.written.insert(order.seq, (order, records));
             }
             BlockState::Damaged { sector, what } => ring.damaged.push((position, sector, what)),
-            BlockState::Empty | BlockState::Torn => {}
+            BlockState::Torn => ring.torn.push(position),
+            BlockState::Empty => {}
         }
     }
     ring
 }
 
-/// The greatest E whose chain has no hole, and where the chain starts.
+/// The greatest E that ends a batch and whose chain has no hole, and where the chain starts.
+///
+/// A full batch supersedes everything before itself, so it may count only when it is whole: E is
+/// the end of a batch, never the middle of one.
 fn longest_chain(ring: &Ring, checkpoint: u64) -> Option<(u64, u64)> {
-    ring.written.iter().rev().find_map(|(&last, (order, _))| {
+    let ends = ring.written.iter().rev().filter(|(seq, (order, _))| **seq == order.batch_last);
+    ends.into_iter().find_map(|(&last, (order, _))| {
         let from = order.replay_from.max(checkpoint + 1);
         let is_superseded = last <= checkpoint;
         let is_whole = (from..=last).all(|seq| ring.written.contains_key(&seq));
@@ -91,9 +99,18 @@ fn longest_chain(ring: &Ring, checkpoint: u64) -> Option<(u64, u64)> {
 fn check_acknowledged(ring: &Ring, last: u64) -> Result<(), JournalDamage> {
     let mut beyond = ring.written.range(last + 1..);
     match beyond.find(|(_, (order, _))| order.batch_first > last + 1) {
-        Some((&later, _)) => Err(JournalDamage::Missing { seq: last + 1, later }),
+        Some((&later, _)) => {
+            let missing = (last + 1..later).find(|seq| !ring.written.contains_key(seq));
+            Err(JournalDamage::Missing { seq: missing.unwrap_or(last + 1), later })
+        }
         None => Ok(()),
     }
+}
+
+/// The first sequence number from `from` on that lies at this position.
+fn first_seq_at(position: u32, from: u64, ring_blocks: u32) -> u64 {
+    let blocks = u64::from(ring_blocks);
+    from + (u64::from(position) + blocks - from % blocks) % blocks
 }
 
 fn check_damage(
@@ -103,12 +120,11 @@ fn check_damage(
     checkpoint: u64,
 ) -> Result<(), JournalDamage> {
     let (from, last) = live;
-    // Sectors are written whole or not at all, so no torn batch leaves damage: the batch after the chain may have been acknowledged too, had its blocks been readable.
+    // Sectors are written whole or not at all, so no torn batch leaves damage: the batch after
+    // the chain may have been acknowledged too, had its blocks been readable.
     let reach = last + u64::from(ring_blocks / 3);
     for &(position, sector, what) in &ring.damaged {
-        let blocks = u64::from(ring_blocks);
-        let first_there = from + (u64::from(position) + blocks - from % blocks) % blocks;
-        if first_there <= reach {
+        if first_seq_at(position, from, ring_blocks) <= reach {
             return Err(JournalDamage::Block { position, sector, what, checkpoint });
         }
     }
@@ -132,7 +148,10 @@ pub fn recover(
     };
     check_damage(&ring, ring_blocks, (from, last), checkpoint)?;
     check_acknowledged(&ring, last)?;
-    let beyond = ring.written.split_off(&(last + 1)).into_keys().collect();
+    let torn = ring.torn.iter().map(|position| first_seq_at(*position, last + 1, ring_blocks));
+    let mut beyond: Vec<u64> = torn.collect();
+    beyond.extend(ring.written.split_off(&(last + 1)).into_keys());
+    beyond.sort_unstable();
     let records = ring.written.split_off(&from).into_values().flat_map(|(_, r)| r).collect();
     Ok(Recovered { records, last_seq: last, replay_from: from, beyond })
 }
@@ -143,6 +162,7 @@ mod tests {
         Epoch, ExtentAddress, ExtentRun, ExtentSize, Incarnation, LayerId, LogicalExtent, LunIndex,
         NodeId, NodeIncarnation, SlotPlace, VolumeId,
     };
+    use proptest::prelude::*;
 
     use super::*;
     use crate::journal::format::{RECORDS_PER_BLOCK, encode_empty};
@@ -182,8 +202,17 @@ mod tests {
 
         /// Writes a batch; `keep` says which of its 512-byte sectors reach the medium.
         fn append(&mut self, records: &[Record], keep: impl Fn(usize) -> bool) {
+            self.append_batch(records, false, keep);
+        }
+
+        fn append_batch(
+            &mut self,
+            records: &[Record],
+            is_full: bool,
+            keep: impl Fn(usize) -> bool,
+        ) {
             let mut sector = 0;
-            for write in self.ring.append(records, &self.table) {
+            for write in self.ring.append(records, is_full, &self.table) {
                 let run = self.base.iter().position(|b| (*b..*b + 65536).contains(&write.at));
                 let run = run.expect("a write lies on a run");
                 let at = run * 65536 + (write.at - self.base[run]) as usize;
@@ -223,10 +252,8 @@ mod tests {
             disk.append(&records(0, 3 * per_block), |_| true);
             disk.append(&records(1000, 2 * per_block), |sector| sector != lost);
             let found = disk.recover(SEQ_CONFIRMED).expect("a tear is no damage");
-            assert!(found.records.starts_with(&records(0, 3 * per_block)), "lost sector {lost}");
-            assert!(found.last_seq < 6, "lost sector {lost}");
-            let beyond = u64::from(lost < 8);
-            assert_eq!(found.beyond.len() as u64, beyond, "lost sector {lost}");
+            assert_eq!(found.records, records(0, 3 * per_block), "lost sector {lost}");
+            assert_eq!((found.last_seq, found.beyond), (4, vec![5, 6]), "lost sector {lost}");
         }
     }
 
@@ -261,7 +288,7 @@ mod tests {
             let is_full = disk.ring.needs_full_batch();
             let first = disk.ring.last_seq() + 1;
             let batch = if is_full { state.clone() } else { records(lap, 7) };
-            disk.append(&batch, |_| true);
+            disk.append_batch(&batch, is_full, |_| true);
             if is_full {
                 disk.ring.full_batch_is_durable(first);
             }
@@ -270,5 +297,130 @@ mod tests {
             assert!(found.records.ends_with(&batch), "lap {lap}");
         }
         assert!(disk.ring.last_seq() > 100, "the ring went round");
+    }
+
+    /// Fills the ring, restates everything as often as that is due, and stops after a full batch.
+    fn after_full_batch_that_fills_the_ring() -> Disk {
+        let mut disk = Disk::new();
+        let third = 16 * RECORDS_PER_BLOCK as u64;
+        disk.append(&records(0, third), |_| true);
+        disk.append(&records(0, third), |_| true);
+        assert!(disk.ring.needs_full_batch());
+        let first = disk.ring.last_seq() + 1;
+        disk.append_batch(&records(0, third), true, |_| true);
+        disk.ring.full_batch_is_durable(first);
+        disk
+    }
+
+    #[test]
+    fn a_torn_batch_after_a_full_one_is_no_damage() {
+        let mut disk = after_full_batch_that_fills_the_ring();
+        let last = disk.ring.last_seq();
+        disk.append(&records(0, 1), |sector| sector == 0);
+        let found = disk.recover(SEQ_CONFIRMED).expect("the batch in flight was torn, no more");
+        assert_eq!(found.last_seq, last);
+        assert_eq!(found.records, records(0, 16 * RECORDS_PER_BLOCK as u64));
+    }
+
+    #[test]
+    fn a_successor_after_a_full_batch_has_room_for_its_own() {
+        let mut disk = after_full_batch_that_fills_the_ring();
+        let found = disk.recover(SEQ_CONFIRMED).expect("nothing is torn");
+        disk.ring = JournalRing::resumed(ID, disk.ring.place().clone(), &found);
+        assert!(disk.ring.needs_full_batch());
+        disk.append_batch(&records(0, 16 * RECORDS_PER_BLOCK as u64), true, |_| true);
+    }
+
+    /// One step of a writer's life: a batch of so many slots, cut short by a power cut that lets
+    /// only some sectors through if `tear` says so; then perhaps a commit.
+    #[derive(Clone, Debug)]
+    struct Life {
+        first: u64,
+        count: u64,
+        tear: Option<u64>,
+        restarts: bool,
+        commits: bool,
+    }
+
+    fn life() -> impl Strategy<Value = Life> {
+        let capacity = 16 * RECORDS_PER_BLOCK as u64;
+        let count = prop_oneof![1..10_u64, 1..=capacity, Just(capacity)];
+        (0..capacity, count, prop::option::weighted(0.3, any::<u64>()), any::<bool>(), 0..6_u8)
+            .prop_map(move |(first, count, tear, restarts, commits)| {
+                let count = count.min(capacity - first);
+                Life { first, count, tear, restarts, commits: commits == 0 }
+            })
+    }
+
+    /// Whether a sector of a torn batch reaches the medium.
+    fn reaches(seed: u64, sector: usize) -> bool {
+        let mixed = (seed ^ sector as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        mixed >> 40 & 3 != 0
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_acknowledged_survives_every_tear_and_restart(
+            lives in prop::collection::vec(life(), 1..40),
+        ) {
+            let mut disk = Disk::new();
+            let (mut committed, mut dirty) = (BTreeMap::new(), BTreeMap::new());
+            let mut checkpoint = SEQ_CONFIRMED;
+            for (value, life) in (1..).zip(lives) {
+                let mut after = dirty.clone();
+                after.extend((life.first..life.first + life.count).map(|at| (at, value)));
+                let is_full = disk.ring.needs_full_batch();
+                let batch: Vec<Record> = after
+                    .iter()
+                    .filter(|(_, written)| is_full || **written == value)
+                    .map(|(at, bits)| Record { bits: *bits, ..records(*at, 1)[0] })
+                    .collect();
+                let first = disk.ring.last_seq() + 1;
+                let seed = life.tear;
+                disk.append_batch(&batch, is_full, |n| seed.is_none_or(|seed| reaches(seed, n)));
+                let found = disk.recover(checkpoint).expect("nothing was damaged");
+                let is_whole = found.last_seq == disk.ring.last_seq();
+                prop_assert!(is_whole || life.tear.is_some());
+                let expected = if is_whole { &after } else { &dirty };
+                let mut state = committed.clone();
+                state.extend(found.records.iter().map(|r| (r.logical.get(), r.bits)));
+                let mut want = committed.clone();
+                want.extend(expected.iter().map(|(at, bits)| (*at, *bits)));
+                prop_assert_eq!(state, want);
+                if life.tear.is_none() && !life.restarts {
+                    dirty = after;
+                    if is_full {
+                        disk.ring.full_batch_is_durable(first);
+                    }
+                } else {
+                    // The dirty table of a killed writer has all of it, durable or not.
+                    dirty = after;
+                    let place = disk.ring.place().clone();
+                    for seq in &found.beyond {
+                        let position = place.position_of(*seq);
+                        let at = position as usize * 4096;
+                        encode_empty(&ID, 48, position, &mut disk.image[at..at + 4096]);
+                    }
+                    disk.ring = JournalRing::resumed(ID, place, &found);
+                    let all: Vec<Record> = dirty
+                        .iter()
+                        .map(|(at, bits)| Record { bits: *bits, ..records(*at, 1)[0] })
+                        .collect();
+                    let first = disk.ring.last_seq() + 1;
+                    disk.append_batch(&all, true, |_| true);
+                    if life.count % 2 == 0 {
+                        disk.ring.full_batch_is_durable(first);
+                    } else {
+                        let found = disk.recover(checkpoint).expect("nothing was damaged");
+                        disk.ring = JournalRing::resumed(ID, disk.ring.place().clone(), &found);
+                    }
+                }
+                if life.commits {
+                    committed.append(&mut dirty);
+                    checkpoint = disk.ring.last_seq();
+                    disk.ring.checkpointed(checkpoint);
+                }
+            }
+        }
     }
 }

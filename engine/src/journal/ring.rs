@@ -119,6 +119,12 @@ impl JournalRing {
         (place.blocks / 3) as usize * RECORDS_PER_BLOCK
     }
 
+    /// Where the ring is.
+    #[must_use]
+    pub const fn place(&self) -> &RingPlace {
+        &self.place
+    }
+
     /// The sequence number of the last block written; durable when its batch was acknowledged.
     #[must_use]
     pub const fn last_seq(&self) -> u64 {
@@ -137,9 +143,18 @@ impl JournalRing {
 
     /// Encodes a batch and takes its place in the ring; one batch is in flight at a time.
     ///
+    /// A full batch restates every dirty slot, so its blocks say that all before it is
+    /// superseded. Crash order: recovery takes whole batches only, so this counts from the moment
+    /// the batch is durable, and until then what it supersedes is still there.
+    ///
     /// # Panics
     /// When it does not fit: the dirty table bounds what a batch can be.
-    pub fn append(&mut self, records: &[Record], table: &LunTable) -> Vec<BatchWrite> {
+    pub fn append(
+        &mut self,
+        records: &[Record],
+        is_full: bool,
+        table: &LunTable,
+    ) -> Vec<BatchWrite> {
         let blocks = records.len().div_ceil(RECORDS_PER_BLOCK) as u64;
         assert!(blocks > 0, "an empty batch is not written");
         assert!(
@@ -148,6 +163,7 @@ impl JournalRing {
         );
         let batch_first = self.next_seq;
         let batch_last = batch_first + blocks - 1;
+        let replay_from = if is_full { batch_first } else { self.replay_from };
         let mut writes: Vec<BatchWrite> = Vec::new();
         let mut packed = records.chunks(RECORDS_PER_BLOCK);
         let mut seq = batch_first;
@@ -157,8 +173,7 @@ impl JournalRing {
             let count = u64::from(room).min(batch_last - seq + 1);
             let mut buffer = AlignedBuf::zeroed(count as usize);
             for block in buffer.as_mut_bytes().chunks_exact_mut(BLOCK_BYTES as usize) {
-                let order =
-                    BlockOrder { seq, batch_first, batch_last, replay_from: self.replay_from };
+                let order = BlockOrder { seq, batch_first, batch_last, replay_from };
                 let records = packed.next().expect("a block has records");
                 format::encode_records(&self.identity, self.place.blocks, order, records, block);
                 seq += 1;

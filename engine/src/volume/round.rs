@@ -166,7 +166,7 @@ impl Core {
             return self.end_round(volume, queue, out);
         }
         self.round.batch_first = self.ring.last_seq() + 1;
-        for write in self.ring.append(&records, &volume.spec.luns) {
+        for write in self.ring.append(&records, self.round.is_full, &volume.spec.luns) {
             let (lun, at, buffer) = (write.lun, write.at, write.buffer);
             self.stats.journal_blocks += buffer.byte_len() as u64 / lunar_types::BLOCK_BYTES;
             self.round.outstanding += 1;
