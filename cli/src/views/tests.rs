@@ -1,7 +1,7 @@
 //! Golden outputs: what every command writes for fixed values, for people and for programs.
 //!
 //! The expected texts lie in `golden/`. A changed JSON field breaks programs: it needs a line in
-//! the change log. After a wanted change run the tests with `LUNAR_UPDATE_GOLDEN=1` and read the
+//! the change log. After a wanted change run the tests with `LUNAR_BLESS=1` and read the
 //! difference.
 
 use std::path::Path;
@@ -30,7 +30,7 @@ fn assert_golden<R: Report>(report: &R, file: &str) {
             .join("src/views/golden")
             .join(format!("{file}.{extension}"));
         let text = render(report, format);
-        if env::var_os("LUNAR_UPDATE_GOLDEN").is_some() {
+        if env::var_os("LUNAR_BLESS").is_some() {
             fs::write(&path, &text).expect("the golden file is writable");
         }
         let expected = fs::read_to_string(&path).expect("the golden file exists");
