@@ -198,6 +198,11 @@ impl AgentClient {
         sent
     }
 
+    fn gone(&self, what: &str) -> LabError {
+        let (node, what) = (self.0.node.clone(), what.to_owned());
+        LabError::NodeGone { node, what, console: String::new() }
+    }
+
     fn error(&self, what: &str, source: io::Error) -> LabError {
         LabError::Channel { node: self.0.node.clone(), what: what.to_owned(), source }
     }
@@ -208,7 +213,7 @@ impl AgentClient {
         let window = Arc::new(Window::default());
         let mut table = self.table();
         if table.gone {
-            return Err(LabError::NodeGone { node: self.0.node.clone(), what: what.to_owned() });
+            return Err(self.gone(what));
         }
         table.last += 1;
         let job = table.last;
@@ -237,14 +242,17 @@ pub(crate) struct JobChannel {
 impl JobChannel {
     /// The next event; an error when none comes within the limit, or when the machine goes away.
     pub(crate) fn next(&self, limit: Option<Duration>) -> Result<Event> {
-        let (node, what) = (self.client.0.node.clone(), self.what.clone());
-        match limit {
-            None => self.inbox.recv().map_err(|_| LabError::NodeGone { node, what }),
-            Some(limit) => self.inbox.recv_timeout(limit).map_err(|error| match error {
-                RecvTimeoutError::Timeout => LabError::NoAnswer { node, what, limit },
-                RecvTimeoutError::Disconnected => LabError::NodeGone { node, what },
-            }),
-        }
+        let gone = || self.client.gone(&self.what);
+        let Some(limit) = limit else {
+            return self.inbox.recv().map_err(|_| gone());
+        };
+        self.inbox.recv_timeout(limit).map_err(|error| match error {
+            RecvTimeoutError::Timeout => {
+                let (node, what) = (self.node().to_owned(), self.what.clone());
+                LabError::NoAnswer { node, what, limit }
+            }
+            RecvTimeoutError::Disconnected => gone(),
+        })
     }
 
     /// The node that it runs on.
@@ -267,6 +275,11 @@ pub(crate) struct JobRemote {
 }
 
 impl JobRemote {
+    /// Whether the job has ended, as far as the host has heard.
+    pub(crate) fn is_over(&self) -> bool {
+        self.window.lock().closed
+    }
+
     /// Sends a signal to the job's process group.
     pub(crate) fn kill(&self, signal: i32) -> Result<()> {
         let frame = Frame::new(Kind::Kill, self.job, signal.to_le_bytes());

@@ -79,6 +79,7 @@ impl<'n> Command<'n> {
             channel.remote().input_from(Cursor::new(self.stdin));
         }
         let result = collect(&channel, self.limit + GRACE);
+        let result = result.map_err(|error| self.node.explain(error));
         self.node.record(&what, &result);
         result
     }
@@ -298,7 +299,7 @@ impl Job {
         let (node, what) = (self.node.clone(), self.command.clone());
         match state.end.clone() {
             Some(End::Outcome(outcome)) => Ok(outcome),
-            Some(End::NodeGone) => Err(LabError::NodeGone { node, what }),
+            Some(End::NodeGone) => Err(LabError::NodeGone { node, what, console: String::new() }),
             None => Err(LabError::NoAnswer { node, what, limit }),
         }
     }

@@ -13,7 +13,8 @@ pub type Result<T, E = LabError> = std::result::Result<T, E>;
 pub enum LabError {
     /// A program of the host is missing.
     #[error(
-        "the program {program} is not installed; install the Debian package {package} or run scripts/bootstrap.sh"
+        "the program {program} is not installed; install the Debian package {package} or \
+         run scripts/bootstrap.sh"
     )]
     ToolMissing {
         /// Its name.
@@ -44,7 +45,10 @@ pub enum LabError {
         source: io::Error,
     },
     /// Too little space.
-    #[error("{} has {free_mib} MiB free and {what} needs {needed_mib} MiB; free space or set {variable} to a directory with room", path.display())]
+    #[error(
+        "{} has {free_mib} MiB free and {what} needs {needed_mib} MiB; free space or set \
+         {variable} to a directory with room", path.display()
+    )]
     NoSpace {
         /// What needs it.
         what: &'static str,
@@ -64,7 +68,10 @@ pub enum LabError {
     #[error("lab settings: {0}")]
     Settings(String),
     /// The agent program or another program for the machines was not found.
-    #[error("{name} was not found at {}; build it with `cargo build --release -p lunar-lab`{hint}", path.display())]
+    #[error(
+        "{name} was not found at {}; build it with `cargo build --release -p lunar-lab`{hint}",
+        path.display()
+    )]
     ProgramMissing {
         /// Its name.
         name: String,
@@ -74,7 +81,9 @@ pub enum LabError {
         hint: &'static str,
     },
     /// The machine did not come up.
-    #[error("{node} did not start: {why}\nlast lines of its console ({}):\n{console}", log.display())]
+    #[error(
+        "{node} did not start: {why}\nfrom its console ({}):\n{console}", log.display()
+    )]
     Boot {
         /// The node.
         node: String,
@@ -94,12 +103,14 @@ pub enum LabError {
         what: String,
     },
     /// The machine went away under a call.
-    #[error("{node} went away during {what}")]
+    #[error("{node} went away during {what}{console}")]
     NodeGone {
         /// The node.
         node: String,
         /// What was going on.
         what: String,
+        /// The last lines of its console, if they are known.
+        console: String,
     },
     /// The machine already runs.
     #[error("{node} already runs")]

@@ -246,7 +246,10 @@ mod tests {
         }
 
         #[test]
-        fn a_cut_inside_a_frame_is_an_error(frame in any_frame(), at in any::<prop::sample::Index>()) {
+        fn a_cut_inside_a_frame_is_an_error(
+            frame in any_frame(),
+            at in any::<prop::sample::Index>(),
+        ) {
             let mut bytes = Vec::new();
             frame.write_to(&mut bytes).unwrap();
             let cut = 1 + at.index(bytes.len() - 1);

@@ -128,6 +128,23 @@ pub(crate) fn make_ext4(image: &Path, bytes: u64, content: Option<&Path>) -> Res
     run("making a file system image", &mut command).map(|_| ())
 }
 
+/// What a kernel said when it failed: from the first word of the failure on, or the last lines.
+pub(crate) fn console_excerpt(path: &Path, from: u64, lines: usize) -> String {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) => return format!("({}: {error})", path.display()),
+    };
+    let from = usize::try_from(from).map_or(bytes.len(), |from| from.min(bytes.len()));
+    let text = String::from_utf8_lossy(&bytes[from..]);
+    let all: Vec<&str> = text.lines().collect();
+    let failure = |line: &&str| FAILURES.iter().any(|word| line.contains(word));
+    let first = all.iter().position(failure).unwrap_or_else(|| all.len().saturating_sub(lines));
+    all[first..].iter().take(lines).copied().collect::<Vec<_>>().join("\n")
+}
+
+/// Words of a kernel, or of the first script in a machine, that is about to give up.
+const FAILURES: [&str; 5] = ["Kernel panic", "Oops:", "BUG:", "labinit:", "fatal:"];
+
 /// The last lines of a file, or why they cannot be read.
 pub(crate) fn tail(path: &Path, lines: usize) -> String {
     match fs::read(path) {

@@ -16,8 +16,8 @@
 //! ```
 //!
 //! Layers, each of which knows only those above it in this list: [`frame`] (bytes), [`message`]
-//! (payloads), [`agent`] (inside a machine) and `client` (its peer on the host), `qemu` (arguments),
-//! `vm` (one process), [`Node`] (one machine over many boots), [`Lab`].
+//! (payloads), [`agent`] (inside a machine) and `client` (its peer on the host), `qemu`
+//! (arguments), `vm` (one process), [`Node`] (one machine over many boots), [`Lab`].
 //!
 //! It is lenient in one respect: a power cut kills QEMU and not the host, so a write that was
 //! completed but not flushed survives it. Losing those is the simulator's job.

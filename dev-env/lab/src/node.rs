@@ -15,7 +15,7 @@ use crate::lun::{BlockStat, Lun};
 use crate::message::WriteSpec;
 use crate::programs::{Fingerprint, Programs};
 use crate::qemu::Machine;
-use crate::vm::Vm;
+use crate::vm::{CONSOLE_LINES, STALE_CODE, Vm};
 use std::fs::{self, OpenOptions};
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
@@ -319,6 +319,28 @@ impl Node {
         match &self.power().vm {
             Some(vm) => Ok(vm.client()),
             None => Err(self.off(what)),
+        }
+    }
+
+    /// Adds the end of the console to the error of a machine that went away by itself.
+    pub(crate) fn explain(&self, error: LabError) -> LabError {
+        match error {
+            LabError::NodeGone { node, what, .. } => {
+                let Some(start) = self.power().vm.as_ref().map(Vm::console_start) else {
+                    let console = ": it was cut or shut down".to_owned();
+                    return LabError::NodeGone { node, what, console };
+                };
+                let log = &self.machine.files.console_log;
+                let text = host::console_excerpt(log, start, CONSOLE_LINES);
+                let hint = if text.contains(STALE_CODE) {
+                    " (this is a known fault of QEMU before 8.1, see docs/lab.md)"
+                } else {
+                    ""
+                };
+                let console = format!("{hint}; from its console:\n{text}");
+                LabError::NodeGone { node, what, console }
+            }
+            other => other,
         }
     }
 

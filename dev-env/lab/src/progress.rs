@@ -1,4 +1,4 @@
-//! Lines for a person who waits: a line when a step begins, and one every few seconds while it runs.
+//! Lines for a person who waits: one when a step begins, and one every few seconds while it runs.
 
 use std::io::{self, Write};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};

@@ -3,8 +3,8 @@
 //! Invariants:
 //! - its owner holds a lock on `lock` in it for as long as the lab lives, so a directory whose lock
 //!   is free belongs to nobody;
-//! - directories of unnamed labs whose owner is gone are removed by the next lab that starts, except
-//!   those that were kept as evidence.
+//! - directories of unnamed labs whose owner is gone are removed by the next lab that starts,
+//!   except those that were kept as evidence.
 
 use crate::error::{AtPath, LabError, Result};
 use crate::host;
@@ -47,9 +47,7 @@ impl RunDir {
         let base = Self::base();
         fs::create_dir_all(&base).at("make", &base)?;
         // Held until our own lock is: nobody takes a directory in the making for a stale one.
-        let making_path = base.join("making.lock");
-        let making = host::lock_file(&making_path)?;
-        making.lock().at("lock", &making_path)?;
+        let _turn = take_turn(&base)?;
         let path = match name {
             Some(name) => {
                 let path = base.join(name);
@@ -78,13 +76,15 @@ impl RunDir {
     /// Ends the directory: removed after success, logs kept after failure, by [`KEEP_VARIABLE`].
     pub(crate) fn finish(&self, failed: bool) {
         let keep = std::env::var(KEEP_VARIABLE).unwrap_or_default();
-        let result = if keep == "all" {
-            self.keep("everything")
-        } else if failed || keep == "logs" {
-            remove_disks(&self.path).and_then(|()| self.keep("logs"))
-        } else {
-            fs::remove_dir_all(&self.path).at("remove", &self.path)
-        };
+        let result = take_turn(&Self::base()).and_then(|_turn| {
+            if keep == "all" {
+                self.keep("everything")
+            } else if failed || keep == "logs" {
+                remove_disks(&self.path).and_then(|()| self.keep("logs"))
+            } else {
+                fs::remove_dir_all(&self.path).at("remove", &self.path)
+            }
+        });
         if let Err(error) = result {
             say(&error.to_string());
         }
@@ -117,13 +117,21 @@ pub(crate) fn remove_if_free(path: &Path) -> Result<()> {
     fs::remove_dir_all(path).at("remove", path)
 }
 
+/// Waits for the right to make or remove run directories; ends with the file that is returned.
+fn take_turn(base: &Path) -> Result<File> {
+    let path = base.join("making.lock");
+    let turn = host::lock_file(&path)?;
+    turn.lock().at("lock", &path)?;
+    Ok(turn)
+}
+
 fn remove_stale(base: &Path) {
     for entry in fs::read_dir(base).into_iter().flatten().flatten() {
         let path = entry.path();
         let unnamed = entry.file_name().to_string_lossy().starts_with(UNNAMED_PREFIX);
         if unnamed
-            && !path.join(KEPT_MARK).exists()
             && !is_owned(&path)
+            && !path.join(KEPT_MARK).exists()
             && let Err(error) = fs::remove_dir_all(&path)
         {
             say(&format!("cannot remove {}: {error}", path.display()));

@@ -26,6 +26,14 @@ use std::time::{Duration, Instant};
 /// Set to `0`, it keeps QEMU out of real-time scheduling.
 pub const REALTIME_VARIABLE: &str = "LUNAR_LAB_REALTIME";
 
+/// What a kernel says when QEMU before 8.1, without KVM, runs code that another processor has just
+/// replaced: the breakpoint that guards a replacement is hit after its end.
+pub(crate) const STALE_CODE: &str = "Oops: int3";
+
+const BOOT_TRIES: u32 = 3;
+/// Lines of the console in an error.
+pub(crate) const CONSOLE_LINES: usize = 30;
+
 const POLL: Duration = Duration::from_millis(50);
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
@@ -35,18 +43,41 @@ pub(crate) struct Vm {
     client: AgentClient,
     monitor: Monitor,
     hello: Hello,
+    /// Where in the console log this boot begins.
+    console_start: u64,
 }
 
 impl Vm {
     /// Starts QEMU and waits until the agent answers.
+    ///
+    /// A machine that dies of the emulator's fault (see [`STALE_CODE`]) is started again: nothing
+    /// that is under test runs before the agent does.
     pub(crate) fn start(machine: &Machine, limit: Duration) -> Result<Self> {
+        let mut tries = 1;
+        loop {
+            match Self::try_start(machine, limit) {
+                Err(LabError::Boot { console, node, .. })
+                    if console.contains(STALE_CODE) && tries < BOOT_TRIES =>
+                {
+                    say(&format!("{node}: QEMU ran stale code during the boot; booting again"));
+                    tries += 1;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn try_start(machine: &Machine, limit: Duration) -> Result<Self> {
+        let console_start = fs::metadata(&machine.files.console_log).map_or(0, |facts| facts.len());
         let deadline = now() + limit;
         let agent = listen(&machine.files.agent_socket)?;
         let monitor = listen(&machine.files.monitor_socket)?;
         let mut child = spawn_with_this_process(command(machine)?)?;
         let result = greet(machine, &mut child, &agent, &monitor, deadline);
         match result {
-            Ok((client, monitor, hello)) => Ok(Self { child, client, monitor, hello }),
+            Ok((client, monitor, hello)) => {
+                Ok(Self { child, client, monitor, hello, console_start })
+            }
             Err(error) => {
                 kill(&mut child);
                 let why = match error {
@@ -57,7 +88,11 @@ impl Vm {
                     node: machine.node.clone(),
                     why,
                     log: machine.files.console_log.clone(),
-                    console: host::tail(&machine.files.console_log, 25),
+                    console: host::console_excerpt(
+                        &machine.files.console_log,
+                        console_start,
+                        CONSOLE_LINES,
+                    ),
                 })
             }
         }
@@ -65,6 +100,10 @@ impl Vm {
 
     pub(crate) fn client(&self) -> AgentClient {
         self.client.clone()
+    }
+
+    pub(crate) fn console_start(&self) -> u64 {
+        self.console_start
     }
 
     pub(crate) fn hello(&self) -> &Hello {

@@ -71,6 +71,7 @@ pub(super) fn run() -> io::Result<()> {
 }
 
 fn set_up_and_serve() -> io::Result<()> {
+    load_configfs();
     for entry in MOUNTS {
         mount_one(entry)?;
     }
@@ -81,6 +82,7 @@ fn set_up_and_serve() -> io::Result<()> {
     link_disks_by_serial()?;
     mount_data_disk()?;
     bring_up_loopback()?;
+    start_processors()?;
     // Kernel messages after the boot are evidence; during the boot they only cost time.
     fs::write("/proc/sys/kernel/printk", "6")?;
     let log_port = OpenOptions::new().write(true).open(port_path(LOG_PORT)?)?;
@@ -107,6 +109,15 @@ fn set_up_and_serve() -> io::Result<()> {
 
 fn kernel_parameter_or_default() -> String {
     super::kernel_parameter(NODE_PARAMETER).unwrap_or_else(|| "lab".to_owned())
+}
+
+/// The directory to mount configfs at exists only when its module is there.
+fn load_configfs() {
+    match Command::new("/usr/sbin/modprobe").arg("configfs").status() {
+        Ok(status) if status.success() => {}
+        Ok(status) => log(&format!("modprobe configfs: {status}")),
+        Err(error) => log(&format!("modprobe: {error}")),
+    }
 }
 
 fn mount_one(entry: &Mount) -> io::Result<()> {
@@ -186,6 +197,19 @@ fn mount_data_disk() -> io::Result<()> {
         |error| io::Error::other(format!("mount {} at {DATA_MOUNT}: {error}", device.display())),
     )?;
     log(&format!("programs at {PROGRAMS_MOUNT}, data disk {name} at {DATA_MOUNT}"));
+    Ok(())
+}
+
+/// Starts the processors that the kernel has left off.
+fn start_processors() -> io::Result<()> {
+    for entry in fs::read_dir("/sys/devices/system/cpu")? {
+        let switch = entry?.path().join("online");
+        // The first processor has no switch on many kernels; other entries are no processors.
+        if fs::read_to_string(&switch).is_ok_and(|state| state.trim() == "0") {
+            fs::write(&switch, "1")
+                .map_err(|error| io::Error::other(format!("{}: {error}", switch.display())))?;
+        }
+    }
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! The agent inside a machine: process 1 and the server of the lab's channel.
 //!
-//! - `lab-agent init` is process 1: it mounts, names the machine, starts `lab-agent serve` and reaps
-//!   orphans. When the server ends it powers the machine off, so the host always notices.
+//! - `lab-agent init` is process 1: it mounts, names the machine, starts `lab-agent serve` and
+//!   reaps orphans. When the server ends it powers the machine off, so the host always notices.
 //! - `lab-agent serve` answers frames on the virtio-serial port `lunar.agent`.
 //!
 //! They are two processes because process 1 must wait for any child, which would steal the exit

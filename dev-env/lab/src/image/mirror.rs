@@ -205,7 +205,8 @@ mod tests {
 
     #[test]
     fn newest_kernel_is_by_number_and_complete() {
-        let names = "linux-modules-7.3.4+deb13-cloud-amd64\nlinux-modules-7.2.11+deb13-cloud-amd64\n\
+        let names = "linux-modules-7.3.4+deb13-cloud-amd64\n\
+                     linux-modules-7.2.11+deb13-cloud-amd64\n\
                      linux-modules-7.2.9+deb13-cloud-amd64\nlinux-binary-7.2.9+deb13-cloud-amd64\n\
                      linux-modules-cloud-amd64\nlinux-binary-7.2.11+deb13-cloud-amd64\n\
                      linux-binary-unsigned-7.3.4+deb13-cloud-amd64\n";
@@ -221,7 +222,8 @@ mod tests {
         assert_eq!(list_uri(list, "bookworm").as_deref(), Some("http://mirror.example/debian"));
         assert_eq!(list_uri(list, "trixie"), None);
         let paragraphs = "Types: deb\nURIs: https://tool.example\nSuites: nodistro\n\
-                          Components: main\n\nTypes: deb\n# a remark\nURIs: http://mirror.example/d\n\
+                          Components: main\n\nTypes: deb\n# a remark\n\
+                          URIs: http://mirror.example/d\n\
                           Suites: bookworm bookworm-updates\nComponents: main\n";
         assert_eq!(deb822_uri(paragraphs, "bookworm").as_deref(), Some("http://mirror.example/d"));
         assert_eq!(deb822_uri(paragraphs, "bookworm-security"), None);
@@ -229,7 +231,8 @@ mod tests {
 
     #[test]
     fn only_proxies_and_checks_are_forwarded() {
-        let dump = "APT::Architecture \"amd64\";\nAcquire \"\";\nAcquire::http::Proxy \"http://p:1\";\n\
+        let dump = "APT::Architecture \"amd64\";\nAcquire \"\";\n\
+                    Acquire::http::Proxy \"http://p:1\";\n\
                     Acquire::http \"\";\nAcquire::Check-Date \"false\";\nAcquire::httpx \"1\";\n";
         assert_eq!(
             forwarded_options(dump),

@@ -61,15 +61,28 @@ fn connect(name: &str) -> Result<UnixStream> {
     })
 }
 
+/// Ends a lab, or removes what is left of one; `false` when there was nothing.
+///
+/// # Errors
+/// When its supervisor does not answer, or its directory cannot be removed.
+pub fn down(name: &str) -> Result<bool> {
+    let directory = RunDir::path_of(name);
+    if !directory.exists() {
+        return Ok(false);
+    }
+    if run_dir::is_owned(&directory) {
+        request(name, &Request::Down)?;
+    } else {
+        run_dir::remove_if_free(&directory)?;
+    }
+    Ok(true)
+}
+
 /// Asks the supervisor for anything but a command; gives what it sends back.
 ///
 /// # Errors
 /// When no such lab runs, or the request cannot be carried out.
 pub fn request(name: &str, request: &Request) -> Result<Vec<u8>> {
-    let directory = RunDir::path_of(name);
-    if matches!(request, Request::Down) && directory.exists() && !run_dir::is_owned(&directory) {
-        return run_dir::remove_if_free(&directory).map(|()| Vec::new());
-    }
     let mut content = Vec::new();
     let stream = connect(name)?;
     send(&stream, request)?;

@@ -1,13 +1,13 @@
 //! The background process of `lab up`, and how the other `lab` commands speak with it.
 //!
-//! The supervisor owns the [`Lab`](crate::Lab) and answers on `control.sock` in the lab's directory,
-//! one request a connection, in the frames of [`crate::frame`]. When it dies, so do its machines: a
+//! The supervisor owns the [`Lab`](crate::Lab) and answers on `control.sock` in its directory, one
+//! request a connection, in the frames of [`crate::frame`]. When it dies, so do its machines: a
 //! directory whose supervisor is gone is litter, never a running lab.
 
 mod client;
 mod server;
 
-pub use client::{exec, request, start};
+pub use client::{down, exec, request, start};
 pub use server::serve;
 
 use crate::lun::LunSpec;

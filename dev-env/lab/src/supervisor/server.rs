@@ -153,7 +153,9 @@ fn exec(node: &Node, spec: &ExecSpec, stream: &UnixStream) -> Result<Outcome> {
                 Ok(Some(_)) => remote.input_end(),
                 // The one who asked is gone: nobody would ever see the end of the command.
                 Ok(None) | Err(_) => {
-                    let _ = remote.kill(SIGKILL as i32);
+                    if !remote.is_over() {
+                        let _ = remote.kill(SIGKILL as i32);
+                    }
                     return;
                 }
             };

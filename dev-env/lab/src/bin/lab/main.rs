@@ -51,7 +51,11 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Pull { node, source } => print(&ask(Request::Pull { node: node.0, source })?),
         Command::Logs { node } => print(&ask(Request::Logs(node.0))?),
         Command::Status { json } => show_status(&ask(Request::Status)?, json),
-        Command::Down => drop(ask(Request::Down)?),
+        Command::Down => {
+            if !supervisor::down(name)? {
+                say(&format!("no lab named {name} runs"));
+            }
+        }
         Command::Supervise { settings } => supervise(&settings)?,
     }
     Ok(ExitCode::SUCCESS)
