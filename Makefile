@@ -9,6 +9,9 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 LOGS := $(TARGET_DIR)/stages
 CARGO := cargo
 
+# Which seeds of the simulator run; the same on every machine.
+SIM_SEEDS := 0..1000
+
 # A test that needs a privilege or the lab fails without it; nothing passes by skipping.
 export LUNAR_REQUIRE_LAB := 1
 
@@ -80,6 +83,7 @@ stage-unit:
 
 stage-simulator:
 	@$(CARGO) test --release -p lunar-sim
+	@$(CARGO) run --release --quiet -p lunar-sim --bin sim -- --seeds $(SIM_SEEDS)
 
 stage-lab:
 	@$(CARGO) build --release --workspace --bins
@@ -90,10 +94,10 @@ stage-unit-long:
 	@PROPTEST_CASES=20000 $(MAKE) stage-unit
 
 stage-simulator-long:
-	@LUNAR_SIM_SEEDS=50000 $(MAKE) stage-simulator
+	@$(MAKE) stage-simulator SIM_SEEDS=0..50000
 
 stage-lab-long:
-	@LUNAR_LAB_LONG=1 $(MAKE) stage-lab
+	@for run in 1 2 3; do $(MAKE) stage-lab || exit 1; done
 
 # Runs stages in order, each with a log; a stage that fails does not hide the later ones, but
 # without packages or a toolchain none of them can run. A stage of tests that ran no test failed.
