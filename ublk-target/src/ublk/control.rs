@@ -286,6 +286,14 @@ impl Control {
         self.run("STOP_DEV", sys::UBLK_U_CMD_STOP_DEV, Some(id), Self::command())
     }
 
+    /// Stops a device unless somebody has it open.
+    ///
+    /// # Errors
+    /// With EBUSY when somebody has; on a driver without SAFE_STOP_DEV.
+    pub fn stop_if_unused(&mut self, id: DeviceId) -> Result<(), UblkError> {
+        self.run("TRY_STOP_DEV", sys::UBLK_U_CMD_TRY_STOP_DEV, Some(id), Self::command())
+    }
+
     /// Deletes a stopped device; waits until nobody has its character device open.
     ///
     /// # Errors

@@ -1,0 +1,129 @@
+//! The metadata service as fs-core needs it: few calls, each with deadline and retries inside.
+//!
+//! Invariant: an error of kind [`MetadataError::Refused`] is the service's last word on the
+//! request; after [`MetadataError::Unavailable`] nothing is known of it, and it may be made
+//! again.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use lunar_proto::domain::{
+    Attachment, AttachmentSummary, DetachMode, Joined, LeaseTimers, NodeState, PoolReservation,
+    Selector, SlotUpdate,
+};
+use lunar_proto::error::{ErrorReason, ErrorReport};
+use lunar_types::{
+    BootId, Epoch, ExtentRun, ExtentSize, Incarnation, JournalSeq, LayerId, LogicalExtent, Name,
+    NodeIncarnation, PoolId, Slot, VolumeId,
+};
+
+/// A call to the metadata service failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MetadataError {
+    /// It did not answer in time, or could not be reached.
+    #[error("the metadata service at {endpoint} does not answer: {problem}")]
+    Unavailable {
+        /// Where it should be.
+        endpoint: String,
+        /// What happened.
+        problem: String,
+    },
+    /// It answered, and refused.
+    #[error("{}", .0.message)]
+    Refused(ErrorReport),
+    /// It answered something that cannot be understood.
+    #[error("the metadata service gave an answer that cannot be understood: {0}")]
+    Malformed(String),
+}
+
+impl MetadataError {
+    /// Why the service refused, if it did.
+    #[must_use]
+    pub const fn reason(&self) -> Option<ErrorReason> {
+        match self {
+            Self::Refused(report) => Some(report.reason),
+            Self::Unavailable { .. } | Self::Malformed(_) => None,
+        }
+    }
+
+    /// Whether the same call may succeed later.
+    #[must_use]
+    pub const fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Unavailable { .. })
+            || matches!(self.reason(), Some(ErrorReason::StoreBusy | ErrorReason::StoreFailed))
+    }
+
+    /// Whether the service says that this incarnation does not hold the volume.
+    #[must_use]
+    pub const fn is_not_ours(&self) -> bool {
+        matches!(
+            self.reason(),
+            Some(
+                ErrorReason::VolumeNotFound
+                    | ErrorReason::NotAttached
+                    | ErrorReason::StaleEpoch
+                    | ErrorReason::NodeFenced
+            )
+        )
+    }
+}
+
+/// An answer that is still on its way.
+pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, MetadataError>> + Send + 'a>>;
+
+/// A grant as calls name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Grant {
+    /// The volume.
+    pub volume: VolumeId,
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Who holds it.
+    pub node: NodeIncarnation,
+}
+
+/// One transaction of map updates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MapCommit {
+    /// Under which grant.
+    pub grant: Grant,
+    /// The head layer.
+    pub layer: LayerId,
+    /// The pool's extent size.
+    pub extent_size: ExtentSize,
+    /// What changes.
+    pub updates: Vec<SlotUpdate>,
+    /// Up to where the journal is in the map afterwards.
+    pub checkpoint: Option<JournalSeq>,
+    /// The epoch of the stale journal that it comes from.
+    pub replay_of: Option<Epoch>,
+}
+
+/// What fs-core asks of the metadata service.
+pub trait Metadata: Send + Sync {
+    /// Starts or resumes an incarnation of the node.
+    fn join(&self, name: Name, boot: BootId, resume: Option<Incarnation>) -> Reply<'_, Joined>;
+    /// Renews the lease; one attempt.
+    fn heartbeat(&self, node: NodeIncarnation) -> Reply<'_, (NodeState, LeaseTimers)>;
+    /// Grants a volume.
+    fn attach(&self, volume: Selector<VolumeId>, node: NodeIncarnation) -> Reply<'_, Attachment>;
+    /// The facts of a held attachment.
+    fn resume_attachment(&self, grant: Grant) -> Reply<'_, Attachment>;
+    /// Gives a volume back.
+    fn detach(&self, grant: Grant, mode: DetachMode) -> Reply<'_, ()>;
+    /// Frees the oldest stale journal.
+    fn retire_journal(&self, grant: Grant, stale: Epoch) -> Reply<'_, ()>;
+    /// What an incarnation holds.
+    fn list_attachments(&self, node: NodeIncarnation) -> Reply<'_, Vec<AttachmentSummary>>;
+    /// Changes the map.
+    fn commit_map(&self, commit: MapCommit) -> Reply<'_, ()>;
+    /// The whole map of a layer.
+    fn read_map(&self, layer: LayerId) -> Reply<'_, Vec<(LogicalExtent, Slot)>>;
+    /// Takes free extents for an incarnation; at least one.
+    fn reserve(&self, node: NodeIncarnation, pool: PoolId, count: u32)
+    -> Reply<'_, Vec<ExtentRun>>;
+    /// Gives reserved extents back, however many.
+    fn release(&self, node: NodeIncarnation, pool: PoolId, runs: Vec<ExtentRun>) -> Reply<'_, ()>;
+    /// Everything that an incarnation has reserved.
+    fn list_reservations(&self, node: NodeIncarnation) -> Reply<'_, Vec<PoolReservation>>;
+}

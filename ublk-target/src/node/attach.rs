@@ -1,0 +1,363 @@
+//! Attaching: from the grant to a live device, each step undone if a later one fails.
+//!
+//! Order: grant → record → LUNs, stale journals, journal, dirty table → device added → record
+//! says live → device started. A kill before the record says live leaves nothing that was written
+//! to; the next daemon gives the grant back.
+
+use std::sync::Arc;
+
+use lunar_proto::domain::{Attachment, DetachMode, Selector};
+use lunar_proto::error::ErrorReason;
+use lunar_types::VolumeId;
+use tracing::{info, warn};
+
+use super::slot::{ControlTask, Serving};
+use super::{Membership, Node, NodeError, Slot, Stage, ViewState};
+use crate::metadata::{Grant, MetadataError};
+use crate::queue::server::{DeviceShared, QueueCounters};
+use crate::queue::waker::QueueWaker;
+use crate::reserve::ReserveHolder;
+use crate::state::record::{Phase, Record};
+use crate::ublk::params::DeviceShape;
+use crate::ublk::{DeviceId, DeviceInfo, NewDevice, features};
+use crate::volume::control::Control;
+use crate::volume::device::{self, DeviceError, QueueThreads};
+use crate::volume::load::{LoadError, Loaded};
+use crate::volume::served::{ServedVolume, VolumeFacts, grant_of};
+
+/// Most device numbers that are tried when others have taken ours.
+const NUMBERS_TRIED: u32 = 1024;
+
+/// Runs something that blocks on a thread that may.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.expect("it neither panics nor is cancelled")
+}
+
+/// How giving a grant back ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum GivenBack {
+    /// The service knows.
+    Done,
+    /// It is still to be told.
+    Pending,
+}
+
+impl Node {
+    /// Attaches a volume and serves it; one that is served here already is left as it is.
+    ///
+    /// # Errors
+    /// See [`NodeError`]; nothing is left of a failed attempt.
+    pub async fn attach(
+        self: &Arc<Self>,
+        volume: Selector<VolumeId>,
+    ) -> Result<Arc<Slot>, NodeError> {
+        let node = Arc::clone(self);
+        // On a task of its own: a caller that goes away must not leave it half done.
+        let attached = tokio::spawn(async move { node.attach_here(volume).await });
+        attached.await.expect("attaching neither panics nor is cancelled")
+    }
+
+    async fn attach_here(&self, volume: Selector<VolumeId>) -> Result<Arc<Slot>, NodeError> {
+        let member = self.member()?;
+        let granting = self.granting.lock().await;
+        if let Some(slot) = self.slot(&volume) {
+            drop(granting);
+            return served_already(slot).await;
+        }
+        let attachment = self.grant(&volume, &member).await?;
+        let record = self.new_record(&attachment)?;
+        let slot = Slot::new(&record, Stage::Vacant);
+        let mut stage = Arc::clone(&slot.gate).lock_owned().await;
+        self.add_slot(&slot);
+        drop(granting);
+        match self.bring_up(&slot, record, &attachment, &member).await {
+            Ok(serving) => {
+                *stage = Stage::Serving(serving);
+                Ok(slot)
+            }
+            Err(error) => {
+                warn!(volume = slot.name, error = error.message(), "not attached");
+                self.remove_slot(slot.volume);
+                Err(error)
+            }
+        }
+    }
+
+    async fn grant(
+        &self,
+        volume: &Selector<VolumeId>,
+        member: &Membership,
+    ) -> Result<Attachment, NodeError> {
+        let refused =
+            |source| NodeError::Metadata { what: format!("attach volume {volume}"), source };
+        let answer = self.metadata.attach(volume.clone(), member.node).await;
+        self.note_link(&answer);
+        match answer {
+            Err(error) if error.reason() == Some(ErrorReason::VolumeAttached) => {
+                // Ours perhaps, by a call whose answer was lost.
+                if self.give_back_strays(member).await == 0 {
+                    return Err(refused(error));
+                }
+                self.metadata.attach(volume.clone(), member.node).await.map_err(refused)
+            }
+            other => other.map_err(refused),
+        }
+    }
+
+    /// Gives grants back that this incarnation holds and no slot knows of. What their journals
+    /// hold, if anything, is for the next attachment to replay.
+    pub(super) async fn give_back_strays(&self, member: &Membership) -> usize {
+        let Ok(held) = self.metadata.list_attachments(member.node).await else { return 0 };
+        let mut count = 0;
+        for held in held {
+            if self.slot(&Selector::Id(held.volume)).is_some() {
+                continue;
+            }
+            warn!(volume = %held.volume, epoch = %held.epoch, "giving back a grant that nothing is known of");
+            let grant = Grant { volume: held.volume, epoch: held.epoch, node: member.node };
+            if self.leave_journal(grant).await == GivenBack::Done {
+                count += 1;
+            }
+        }
+        count
+    }
+
+    fn new_record(&self, attachment: &Attachment) -> Result<Record, NodeError> {
+        let record = Record {
+            volume: attachment.volume.id,
+            name: attachment.volume.name.to_string(),
+            epoch: attachment.epoch,
+            holder: attachment.node,
+            device: self.next_device()?,
+            token: rand::random(),
+            phase: Phase::Starting,
+        };
+        self.state.save_record(&record)?;
+        Ok(record)
+    }
+
+    async fn bring_up(
+        &self,
+        slot: &Arc<Slot>,
+        mut record: Record,
+        attachment: &Attachment,
+        member: &Membership,
+    ) -> Result<Serving, NodeError> {
+        let brought = self.bring_up_steps(slot, &mut record, attachment, member).await;
+        if brought.is_err() {
+            self.undo(&record).await;
+        }
+        brought
+    }
+
+    async fn bring_up_steps(
+        &self,
+        slot: &Arc<Slot>,
+        record: &mut Record,
+        attachment: &Attachment,
+        member: &Membership,
+    ) -> Result<Serving, NodeError> {
+        let loaded = self.loader(member).fresh(attachment).await;
+        let loaded = loaded.map_err(|source| load_error(attachment, source))?;
+        let info = self.add_device(record, attachment).await?;
+        let served = serve(attachment, loaded, info.queues)?;
+        record.phase = Phase::Live;
+        self.state.save_record(record)?;
+        let (shared, luns) = (Arc::clone(&served.shared), served.luns.clone());
+        let queues = blocking(move || device::start(&info, &shared, &luns)).await;
+        let queues = queues.map_err(device_error("start", &record.name))?;
+        let device = info.id.block_path();
+        info!(volume = record.name, epoch = %record.epoch, device, "attached");
+        Ok(self.go_live(slot, record.clone(), served, Some(queues)))
+    }
+
+    /// Starts the control side of a volume whose device serves, or is never to serve again.
+    pub(super) fn go_live(
+        &self,
+        slot: &Arc<Slot>,
+        record: Record,
+        served: Arc<ServedVolume>,
+        queues: Option<QueueThreads>,
+    ) -> Serving {
+        let holder: Arc<dyn ReserveHolder> = Arc::clone(&served) as Arc<dyn ReserveHolder>;
+        self.desk.enlist(&holder);
+        let control = Arc::new(Control::new(
+            Arc::clone(&served),
+            Arc::clone(&self.metadata),
+            Arc::clone(&self.desk),
+        ));
+        let task = ControlTask::start(&control);
+        slot.show(|view| {
+            view.state = ViewState::Live;
+            view.problem = None;
+            view.record = record.clone();
+            view.served = Some(Arc::clone(&served));
+        });
+        Serving { record, served, control, task, queues }
+    }
+
+    async fn add_device(
+        &self,
+        record: &mut Record,
+        attachment: &Attachment,
+    ) -> Result<DeviceInfo, NodeError> {
+        let shape = DeviceShape {
+            size: attachment.volume.size,
+            logical_block: attachment.volume.logical_block_size,
+            extent_size: attachment.pool.extent_size,
+            max_io_bytes: self.config.max_io_bytes,
+        };
+        for _ in 0..NUMBERS_TRIED {
+            let new = self.new_device(record.device, record.token);
+            match blocking(move || device::add(&new, &shape)).await {
+                Ok(info) => return Ok(info),
+                Err(DeviceError::Driver(error)) if error.errno() == Some(libc::EEXIST) => {
+                    record.device = self.next_device()?;
+                    self.state.save_record(record)?;
+                }
+                Err(source) => return Err(device_error("add", &record.name)(source)),
+            }
+        }
+        let source = std::io::Error::from_raw_os_error(libc::EEXIST);
+        let source = DeviceError::Open { path: record.device.char_path(), source };
+        Err(device_error("find a free number for", &record.name)(source))
+    }
+
+    fn new_device(&self, id: DeviceId, token: u64) -> NewDevice {
+        NewDevice {
+            id,
+            queues: self.config.queues,
+            queue_depth: self.config.queue_depth,
+            max_io_bytes: self.config.max_io_bytes,
+            flags: features::WANTED,
+            token,
+        }
+    }
+
+    /// Takes back what an attachment that failed has done. Nothing was written to the volume.
+    pub(super) async fn undo(&self, record: &Record) {
+        self.remove_device(record).await;
+        let grant = Grant { volume: record.volume, epoch: record.epoch, node: record.holder };
+        if self.give_back_unused(grant).await == GivenBack::Pending {
+            let leaving = Record { phase: Phase::Leaving, ..record.clone() };
+            if let Err(error) = self.state.save_record(&leaving) {
+                warn!(volume = record.name, %error, "the grant is given back at the next start");
+            }
+            return;
+        }
+        self.forget(record);
+    }
+
+    /// Removes the device of a record, if there is one that carries its token.
+    pub(super) async fn remove_device(&self, record: &Record) {
+        let (id, token) = (record.device, record.token);
+        let removed = blocking(move || match device::find(id, token)? {
+            Some(_) => device::remove(id),
+            None => Ok(()),
+        });
+        if let Err(error) = removed.await {
+            let about = format!("device {id}");
+            self.warn(&about, format!("{about} of volume '{}' stays: {error}", record.name));
+        }
+    }
+
+    /// Removes everything that is kept of an attachment.
+    pub(super) fn forget(&self, record: &Record) {
+        let dirty = self.state.remove_dirty_table(record.volume, record.epoch);
+        let kept = self.state.remove_record(record.volume);
+        for error in [dirty.err(), kept.err()].into_iter().flatten() {
+            warn!(volume = record.name, %error, "a leftover stays in the state directory");
+        }
+    }
+
+    /// Gives a grant back under which nothing was written. A journal that others have left stays
+    /// for the next to replay.
+    pub(super) async fn give_back_unused(&self, grant: Grant) -> GivenBack {
+        let mut answer = self.metadata.detach(grant, DetachMode::Clean).await;
+        if matches!(&answer, Err(error) if error.reason() == Some(ErrorReason::StaleJournals)) {
+            answer = self.metadata.detach(grant, DetachMode::KeepJournal).await;
+        }
+        given_back(grant, answer)
+    }
+
+    /// Gives a grant back with a journal that the next attachment replays.
+    pub(super) async fn leave_journal(&self, grant: Grant) -> GivenBack {
+        if let Err(error) = self.note_journal_left() {
+            warn!(volume = %grant.volume, %error, "the grant is given back later");
+            return GivenBack::Pending;
+        }
+        given_back(grant, self.metadata.detach(grant, DetachMode::KeepJournal).await)
+    }
+}
+
+fn given_back(grant: Grant, answer: Result<(), MetadataError>) -> GivenBack {
+    match answer {
+        Ok(()) => GivenBack::Done,
+        Err(error) if error.is_not_ours() => GivenBack::Done,
+        Err(error) => {
+            warn!(volume = %grant.volume, %error, "the grant is given back later");
+            GivenBack::Pending
+        }
+    }
+}
+
+async fn served_already(slot: Arc<Slot>) -> Result<Arc<Slot>, NodeError> {
+    let stage = Arc::clone(&slot.gate).lock_owned().await;
+    let volume = slot.name.clone();
+    let problem = slot.view().problem.unwrap_or_else(|| "try again".to_owned());
+    match &*stage {
+        Stage::Serving(_) => Ok(Arc::clone(&slot)),
+        Stage::Stopped(_) => Err(NodeError::HalfDetached { volume, problem }),
+        Stage::Lost(_) => Err(NodeError::NotRecovered { volume, problem }),
+        Stage::Vacant => Err(NodeError::NotAttachedHere { volume }),
+    }
+}
+
+pub(super) fn load_error(attachment: &Attachment, source: LoadError) -> NodeError {
+    NodeError::Load { volume: attachment.volume.name.to_string(), source }
+}
+
+pub(super) fn device_error(
+    what: &'static str,
+    volume: &str,
+) -> impl FnOnce(DeviceError) -> NodeError + use<> {
+    let volume = volume.to_owned();
+    move |source| NodeError::Device { what, volume, source }
+}
+
+/// The engine's volume with what the threads of its queues share.
+pub(super) fn serve(
+    attachment: &Attachment,
+    loaded: Loaded,
+    queues: u16,
+) -> Result<Arc<ServedVolume>, NodeError> {
+    let (volume, luns) =
+        loaded.start(attachment, queues).map_err(|source| load_error(attachment, source))?;
+    let wakers = (0..queues).map(|_| QueueWaker::new()).collect::<Result<Vec<_>, _>>();
+    let wakers = wakers.map_err(|source| {
+        let device = DeviceId::new(0);
+        let name = attachment.volume.name.to_string();
+        device_error("make queues for", &name)(DeviceError::Queue { queue: 0, device, source })
+    })?;
+    let shared = DeviceShared {
+        volume: Arc::new(volume),
+        wakers,
+        counters: (0..queues).map(|_| QueueCounters::default()).collect(),
+        control: tokio::sync::Notify::new(),
+    };
+    Ok(Arc::new(ServedVolume {
+        facts: VolumeFacts::from(attachment),
+        shared: Arc::new(shared),
+        luns,
+    }))
+}
+
+/// The grant of a record.
+pub(super) fn grant_of_record(record: &Record) -> Grant {
+    Grant { volume: record.volume, epoch: record.epoch, node: record.holder }
+}
+
+/// Whether an attachment is the one of a record.
+pub(super) fn is_same_grant(attachment: &Attachment, record: &Record) -> bool {
+    grant_of(attachment) == grant_of_record(record)
+}

@@ -1,0 +1,149 @@
+//! Membership of the cluster: joining, resuming an incarnation, renewing the lease.
+//!
+//! Invariants:
+//! - an incarnation is resumed only with the state of the same boot;
+//! - the incarnation is kept before anything is done under it;
+//! - a daemon whose incarnation the service has ended stops serving at once: it exits, and its
+//!   devices wait until a successor removes them.
+
+use std::time::Duration;
+
+use lunar_proto::domain::LeaseTimers;
+use lunar_proto::error::ErrorReason;
+use lunar_types::{BootId, ClusterId, NodeIncarnation};
+use tracing::{error, info, warn};
+
+use super::{Node, NodeError, UNPOISONED};
+use crate::state::StateError;
+use crate::state::node::NodeState;
+
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(3);
+
+/// Who this node is, once it has joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Membership {
+    /// The incarnation.
+    pub node: NodeIncarnation,
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// When to renew.
+    pub timers: LeaseTimers,
+    /// Whether the incarnation is a predecessor's.
+    pub resumed: bool,
+}
+
+/// What is kept of the node, as far as it is known.
+#[derive(Debug, Default)]
+pub(super) struct KeptNode {
+    pub(super) node: Option<NodeState>,
+}
+
+/// How the renewing of the lease ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseLost(pub String);
+
+impl Node {
+    pub(super) fn not_joined(&self) -> NodeError {
+        let problem = self.link_problem().unwrap_or_else(|| "it is about to".to_owned());
+        NodeError::NotJoined { problem }
+    }
+
+    /// Who this node is.
+    ///
+    /// # Errors
+    /// Before the metadata service was reached.
+    pub fn member(&self) -> Result<Membership, NodeError> {
+        (*self.membership.borrow()).ok_or_else(|| self.not_joined())
+    }
+
+    /// The cluster, as far as it is known.
+    #[must_use]
+    pub fn cluster(&self) -> Option<ClusterId> {
+        let kept = self.kept.lock().expect(UNPOISONED).node.map(|node| node.cluster);
+        self.membership.borrow().map(|member| member.cluster).or(kept)
+    }
+
+    /// Joins, trying until the service answers.
+    ///
+    /// # Errors
+    /// When the state directory fails.
+    pub async fn join(&self, boot: BootId) -> Result<Membership, StateError> {
+        let kept = self.state.load_node()?.filter(|kept| kept.boot == boot);
+        self.kept.lock().expect(UNPOISONED).node = kept;
+        let resume = kept.map(|kept| kept.node.incarnation);
+        let mut pause = RETRY_MIN;
+        let joined = loop {
+            let name = self.config.node_name.clone();
+            let answer = self.metadata.join(name, boot, resume).await;
+            self.note_link(&answer);
+            match answer {
+                Ok(joined) => break joined,
+                Err(problem) => {
+                    warn!(node = %self.config.node_name, %problem, "cannot join the cluster yet");
+                    self.warn("join", format!("cannot join the cluster: {problem}"));
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY_MAX);
+        };
+        self.unwarn("join");
+        let node = NodeState {
+            boot,
+            cluster: joined.cluster,
+            node: joined.node,
+            left_journals: joined.resumed && kept.is_some_and(|kept| kept.left_journals),
+            next_device: kept.map_or(0, |kept| kept.next_device),
+        };
+        self.state.save_node(&node)?;
+        self.kept.lock().expect(UNPOISONED).node = Some(node);
+        let member = Membership {
+            node: joined.node,
+            cluster: joined.cluster,
+            timers: joined.timers,
+            resumed: joined.resumed,
+        };
+        info!(node = %member.node, cluster = %member.cluster, resumed = member.resumed, "joined");
+        Ok(member)
+    }
+
+    /// Lets requests in: what has to be done first has been done.
+    pub fn open_to_requests(&self, member: Membership) {
+        self.membership.send_replace(Some(member));
+    }
+
+    /// Remembers that a journal of this incarnation was left for others to replay.
+    pub(super) fn note_journal_left(&self) -> Result<(), StateError> {
+        let mut kept = self.kept.lock().expect(UNPOISONED);
+        match kept.node.as_mut() {
+            Some(node) if !node.left_journals => {
+                node.left_journals = true;
+                self.state.save_node(node)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn has_left_journals(&self) -> bool {
+        let kept = self.kept.lock().expect(UNPOISONED);
+        kept.node.is_some_and(|node| node.left_journals)
+    }
+
+    /// Renews the lease until the service has ended the incarnation.
+    pub async fn renew_lease(&self, member: Membership) -> LeaseLost {
+        let mut timers = member.timers;
+        loop {
+            tokio::time::sleep(timers.renew).await;
+            let answer = self.metadata.heartbeat(member.node).await;
+            self.note_link(&answer);
+            match answer {
+                Ok((_, renewed)) => timers = renewed,
+                Err(problem) if problem.reason() == Some(ErrorReason::NodeFenced) => {
+                    error!(node = %member.node, %problem, "this incarnation was ended");
+                    return LeaseLost(problem.to_string());
+                }
+                Err(problem) => warn!(%problem, "the lease was not renewed"),
+            }
+        }
+    }
+}

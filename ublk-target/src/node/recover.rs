@@ -1,0 +1,256 @@
+//! Taking over what a killed predecessor has left.
+//!
+//! | record says | device | what is done |
+//! | --- | --- | --- |
+//! | another incarnation | any | removed, loudly: the service has given the volume's fate to others |
+//! | starting | any | removed, grant given back: nothing was written |
+//! | live | waits for a successor | taken over: requests go on |
+//! | live | stopped or gone | committed from the dirty table, then detached |
+//! | stopping | any | stopped for good, committed, detached |
+//! | leaving | none | grant given back |
+//!
+//! A volume that cannot be taken over for a reason that may pass (a LUN is away, the metadata
+//! service does not answer) is tried again; its requests wait. Devices without a record of ours
+//! are never touched.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lunar_proto::domain::{Attachment, Selector};
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use super::attach::{blocking, device_error, grant_of_record, is_same_grant, load_error, serve};
+use super::detach::Force;
+use super::slot::Serving;
+use super::{Membership, Node, NodeError, Slot, Stage, ViewState};
+use crate::state::StateError;
+use crate::state::record::{Phase, Record};
+use crate::ublk::{DeviceInfo, DeviceState};
+use crate::volume::device;
+
+const RETRY_MIN: Duration = Duration::from_millis(50);
+const RETRY: Duration = Duration::from_secs(2);
+
+/// How an attempt to take over a volume ended.
+enum Outcome {
+    /// It is served again.
+    Served(Serving),
+    /// It is loaded, its device is stopped or gone: it is to be detached.
+    Headless(Serving),
+    /// It is not ours any more, or was never used: everything of it was removed.
+    Removed,
+    /// To be tried again.
+    Later(NodeError),
+}
+
+impl Node {
+    /// Takes over everything that a predecessor has left. What it had reserved is in quarantine
+    /// before any volume gets an extent.
+    ///
+    /// # Errors
+    /// When the state directory fails.
+    pub async fn recover(self: &Arc<Self>, member: Membership) -> Result<(), StateError> {
+        let records = self.state.load_records()?;
+        let keep: Vec<_> = records.iter().map(|record| (record.volume, record.epoch)).collect();
+        let leftovers = self.state.remove_other_dirty_tables(&keep)?;
+        if leftovers > 0 {
+            info!(leftovers, "dirty tables of unfinished attachments removed");
+        }
+        if member.resumed {
+            self.quarantine_reserve(&member).await;
+        }
+        let mut taken = Vec::new();
+        let pending: Vec<_> =
+            records.into_iter().filter(|record| record.phase != Phase::Leaving).collect();
+        for record in pending {
+            let slot = Slot::new(&record, Stage::Lost(record.clone()));
+            self.add_slot(&slot);
+            let node = Arc::clone(self);
+            let taking = async move { node.take_over_until_done(&slot, member).await };
+            taken.push(tokio::spawn(taking));
+        }
+        let node = Arc::clone(self);
+        tokio::spawn(async move {
+            for one in taken {
+                one.await.expect("taking over neither panics nor is cancelled");
+            }
+            if member.resumed {
+                node.give_back_strays(&member).await;
+                node.lift_quarantine(member).await;
+            }
+        });
+        Ok(())
+    }
+
+    async fn quarantine_reserve(&self, member: &Membership) {
+        loop {
+            match self.metadata.list_reservations(member.node).await {
+                Ok(reserved) => return self.desk.quarantine(reserved),
+                Err(problem) => warn!(%problem, "cannot read this node's reservations yet"),
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    async fn take_over_until_done(self: &Arc<Self>, slot: &Arc<Slot>, member: Membership) {
+        let mut pause = RETRY_MIN;
+        loop {
+            {
+                let mut stage = Arc::clone(&slot.gate).lock_owned().await;
+                let Stage::Lost(record) = &*stage else { return };
+                let record = record.clone();
+                match self.take_over(slot, &record, &member).await {
+                    Outcome::Served(serving) => {
+                        self.unwarn(&slot.name);
+                        *stage = Stage::Serving(serving);
+                        return;
+                    }
+                    Outcome::Headless(serving) => {
+                        self.unwarn(&slot.name);
+                        slot.show(|view| view.state = ViewState::Detaching);
+                        *stage = Stage::Stopped(serving);
+                        break;
+                    }
+                    Outcome::Removed => {
+                        *stage = Stage::Vacant;
+                        self.remove_slot(slot.volume);
+                        return;
+                    }
+                    Outcome::Later(problem) => {
+                        let text = problem.message();
+                        self.warn(&slot.name, format!("volume '{}' waits: {text}", slot.name));
+                        slot.show(|view| view.problem = Some(text));
+                    }
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY);
+        }
+        self.detach_until_done(slot).await;
+    }
+
+    async fn detach_until_done(self: &Arc<Self>, slot: &Arc<Slot>) {
+        while let Err(problem) = self.detach(&Selector::Id(slot.volume), Force::No).await {
+            if matches!(problem, NodeError::NotAttachedHere { .. }) {
+                return;
+            }
+            warn!(volume = slot.name, problem = problem.message(), "not detached yet");
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    async fn take_over(&self, slot: &Arc<Slot>, record: &Record, member: &Membership) -> Outcome {
+        let begun = Instant::now();
+        if record.holder != member.node {
+            return self.discard(record, "this node has a new incarnation").await;
+        }
+        if record.phase == Phase::Starting {
+            warn!(volume = record.name, "its attachment was not finished: it is undone");
+            self.undo(record).await;
+            return Outcome::Removed;
+        }
+        let attachment = match self.metadata.resume_attachment(grant_of_record(record)).await {
+            Ok(attachment) if is_same_grant(&attachment, record) => attachment,
+            Ok(_) => return self.discard(record, "the service named another grant").await,
+            Err(error) if error.is_not_ours() => {
+                return self.discard(record, &error.to_string()).await;
+            }
+            Err(source) => {
+                let what = format!("resume volume '{}'", record.name);
+                return Outcome::Later(NodeError::Metadata { what, source });
+            }
+        };
+        match self.take_over_device(slot, record, &attachment, member).await {
+            Ok(outcome) => {
+                let elapsed_ms = begun.elapsed().as_millis();
+                info!(volume = record.name, epoch = %record.epoch, elapsed_ms, "taken over");
+                outcome
+            }
+            Err(error) => Outcome::Later(error),
+        }
+    }
+
+    /// Removes what is left of a volume that is not ours any more.
+    async fn discard(&self, record: &Record, why: &str) -> Outcome {
+        error!(
+            volume = record.name, epoch = %record.epoch, device = %record.device, why,
+            "a volume of before the restart cannot be taken over: its device is removed, and \
+             what was not flushed is lost"
+        );
+        self.remove_device(record).await;
+        self.forget(record);
+        Outcome::Removed
+    }
+
+    async fn take_over_device(
+        &self,
+        slot: &Arc<Slot>,
+        record: &Record,
+        attachment: &Attachment,
+        member: &Membership,
+    ) -> Result<Outcome, NodeError> {
+        let (id, token) = (record.device, record.token);
+        let found = blocking(move || device::find(id, token)).await;
+        let found = found.map_err(device_error("find", &record.name))?;
+        let waiting =
+            found.filter(|info| info.state != DeviceState::Dead && record.phase == Phase::Live);
+        if waiting.is_some() {
+            let begun = blocking(move || device::begin_take_over(id)).await;
+            begun.map_err(device_error("take over", &record.name))?;
+        } else if found.is_some() {
+            let stopped = blocking(move || device::stop(id, device::StopMode::Always)).await;
+            stopped.map_err(device_error("stop", &record.name))?;
+        }
+        let loaded = self.loader(member).resume(attachment).await;
+        let loaded = loaded.map_err(|source| load_error(attachment, source))?;
+        self.desk.exempt(attachment.volume.pool, &loaded.dirty_extents());
+        let queues = waiting.map_or(1, |info| info.queues);
+        let served = serve(attachment, loaded, queues)?;
+        match waiting {
+            Some(info) => self.resume_device(slot, record, &info, served).await,
+            None => {
+                warn!(volume = record.name, device = %id, "its device is gone: it is detached");
+                Ok(Outcome::Headless(self.go_live(slot, record.clone(), served, None)))
+            }
+        }
+    }
+
+    async fn resume_device(
+        &self,
+        slot: &Arc<Slot>,
+        record: &Record,
+        info: &DeviceInfo,
+        served: Arc<crate::volume::served::ServedVolume>,
+    ) -> Result<Outcome, NodeError> {
+        let info = *info;
+        let (shared, luns) = (Arc::clone(&served.shared), served.luns.clone());
+        let queues = blocking(move || device::finish_take_over(&info, &shared, &luns)).await;
+        let queues = queues.map_err(device_error("take over", &record.name))?;
+        Ok(Outcome::Served(self.go_live(slot, record.clone(), served, Some(queues))))
+    }
+
+    /// Gives the predecessor's unused reserve back, once no journal can name it any more.
+    async fn lift_quarantine(self: &Arc<Self>, member: Membership) {
+        let recovered = self.slots();
+        let is_settled = |slot: &Arc<Slot>| {
+            let view = slot.view();
+            let is_here = self.slot(&Selector::Id(slot.volume)).is_some();
+            let is_committed = view.served.is_some_and(|served| {
+                let stats = served.stats();
+                stats.checkpoints > 0 || stats.dirty_extents == 0
+            });
+            !is_here || is_committed
+        };
+        while !recovered.iter().all(is_settled) {
+            tokio::time::sleep(RETRY).await;
+        }
+        if self.has_left_journals() {
+            info!("a journal was left for others: what was reserved before stays unused");
+            return;
+        }
+        while self.desk.lift_quarantine(member.node).await.is_err() {
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! A volume on this node: the change that is under way, and what others may see of it meanwhile.
+
+use std::sync::{Arc, Mutex};
+
+use lunar_types::VolumeId;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::UNPOISONED;
+use crate::state::record::Record;
+use crate::volume::control::Control;
+use crate::volume::device::QueueThreads;
+use crate::volume::served::ServedVolume;
+
+/// Where a volume is in its life on this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ViewState {
+    /// On its way to be served.
+    Attaching,
+    /// Served.
+    Live,
+    /// Served, but takes no more writes.
+    Poisoned,
+    /// On its way out, or stuck there.
+    Detaching,
+}
+
+/// What others may see of a volume at any time.
+#[derive(Clone)]
+pub struct View {
+    /// Where it is in its life.
+    pub state: ViewState,
+    /// Why it is not further, if something is wrong.
+    pub problem: Option<String>,
+    /// What is kept of it.
+    pub record: Record,
+    /// The volume itself, while it is loaded.
+    pub served: Option<Arc<ServedVolume>>,
+}
+
+/// The task that drives a volume's control side.
+pub struct ControlTask {
+    stop: watch::Sender<bool>,
+    handle: JoinHandle<()>,
+}
+
+impl ControlTask {
+    /// Starts it.
+    #[must_use]
+    pub fn start(control: &Arc<Control>) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        let control = Arc::clone(control);
+        let handle = tokio::spawn(async move { control.run(stopped).await });
+        Self { stop, handle }
+    }
+
+    /// Has it end, and waits for that; what is under way with the metadata service is left.
+    pub async fn stop(self) {
+        self.stop.send_replace(true);
+        let limit = std::time::Duration::from_secs(10);
+        let abort = self.handle.abort_handle();
+        if tokio::time::timeout(limit, self.handle).await.is_err() {
+            abort.abort();
+        }
+    }
+}
+
+/// A volume that is loaded.
+pub struct Serving {
+    /// What is kept of it.
+    pub record: Record,
+    /// The volume.
+    pub served: Arc<ServedVolume>,
+    /// Its control side.
+    pub control: Arc<Control>,
+    /// The task that drives it.
+    pub task: ControlTask,
+    /// The threads of its device; none once it has been stopped and they have ended.
+    pub queues: Option<QueueThreads>,
+}
+
+/// What a slot holds.
+pub enum Stage {
+    /// Nothing: it came to nothing, or is gone.
+    Vacant,
+    /// A volume that is served.
+    Serving(Serving),
+    /// A volume whose device is stopped: what is dirty may still have to be committed.
+    Stopped(Serving),
+    /// A volume of a predecessor that could not be taken over yet.
+    Lost(Record),
+}
+
+/// A volume on this node.
+pub struct Slot {
+    /// Which one.
+    pub volume: VolumeId,
+    /// Its name.
+    pub name: String,
+    /// Held while a change is under way.
+    pub gate: Arc<tokio::sync::Mutex<Stage>>,
+    view: Mutex<View>,
+}
+
+impl Slot {
+    /// A slot that holds nothing yet.
+    #[must_use]
+    pub fn new(record: &Record, stage: Stage) -> Arc<Self> {
+        let view = View {
+            state: ViewState::Attaching,
+            problem: None,
+            record: record.clone(),
+            served: None,
+        };
+        Arc::new(Self {
+            volume: record.volume,
+            name: record.name.clone(),
+            gate: Arc::new(tokio::sync::Mutex::new(stage)),
+            view: Mutex::new(view),
+        })
+    }
+
+    /// What can be seen of it now.
+    #[must_use]
+    pub fn view(&self) -> View {
+        let mut view = self.view.lock().expect(UNPOISONED).clone();
+        let poison = view.served.as_ref().and_then(|served| served.shared.volume.poison());
+        if let Some(why) = poison
+            && view.state == ViewState::Live
+        {
+            view.state = ViewState::Poisoned;
+            view.problem = Some(why);
+        }
+        view
+    }
+
+    /// Changes what can be seen of it.
+    pub fn show(&self, change: impl FnOnce(&mut View)) {
+        change(&mut self.view.lock().expect(UNPOISONED));
+    }
+}

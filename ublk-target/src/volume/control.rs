@@ -1,0 +1,285 @@
+//! The control task of a volume: reserve, rounds and commits, as the engine asks for them.
+//!
+//! Invariants:
+//! - one piece of work is under way at a time, whoever drives;
+//! - while the metadata service is away the work is tried again and again, and I/O to mapped
+//!   extents goes on;
+//! - the blocking I/O of a round runs on a thread that may block.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use lunar_engine::io::Action;
+use lunar_engine::volume::{CommitBatch, ControlWork, QueueContext, WorkDone, blocking};
+use lunar_proto::domain::SlotUpdate;
+use lunar_types::JournalSeq;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{error, warn};
+
+use super::served::ServedVolume;
+use crate::metadata::{MapCommit, Metadata, MetadataError};
+use crate::queue::server::wake_up;
+use crate::reserve::{Refill, ReserveDesk};
+
+/// How often the engine is asked without having called.
+const TICK: Duration = Duration::from_millis(200);
+const BACKOFF_MIN: Duration = Duration::from_millis(200);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// A checkpoint did not come about.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The metadata service is away.
+    #[error("the map of volume '{volume}' cannot be committed")]
+    Unavailable {
+        /// The volume.
+        volume: String,
+        /// How it is away.
+        #[source]
+        source: MetadataError,
+    },
+    /// An earlier flush or commit failed.
+    #[error("volume '{volume}' takes no more writes: {why}")]
+    Poisoned {
+        /// The volume.
+        volume: String,
+        /// What failed.
+        why: String,
+    },
+}
+
+/// How far driving came.
+#[derive(Debug)]
+enum Progress {
+    Idle,
+    Unavailable(MetadataError),
+}
+
+/// Drives one volume.
+pub struct Control {
+    served: Arc<ServedVolume>,
+    metadata: Arc<dyn Metadata>,
+    desk: Arc<ReserveDesk>,
+    queue: Arc<Mutex<QueueContext>>,
+    driver: tokio::sync::Mutex<()>,
+    started: Instant,
+}
+
+impl Control {
+    /// The control side of a volume. Its queues may be stopped, or not be started yet.
+    #[must_use]
+    pub fn new(
+        served: Arc<ServedVolume>,
+        metadata: Arc<dyn Metadata>,
+        desk: Arc<ReserveDesk>,
+    ) -> Self {
+        let queue = Arc::new(Mutex::new(served.shared.volume.control_queue()));
+        let driver = tokio::sync::Mutex::new(());
+        Self { served, metadata, desk, queue, driver, started: Instant::now() }
+    }
+
+    fn name(&self) -> String {
+        self.served.facts.name.to_string()
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn wake(&self, out: &mut Vec<Action>) {
+        for action in out.drain(..) {
+            wake_up(&self.served.shared, &action);
+        }
+    }
+
+    /// Works until told to stop.
+    pub async fn run(&self, mut stop: watch::Receiver<bool>) {
+        let mut backoff = BACKOFF_MIN;
+        let mut is_poison_told = false;
+        while !*stop.borrow() {
+            let pause = match self.drive().await {
+                Progress::Idle => {
+                    backoff = BACKOFF_MIN;
+                    TICK
+                }
+                Progress::Unavailable(problem) => {
+                    warn!(volume = self.name(), %problem, "waiting for the metadata service");
+                    backoff = (backoff * 2).min(BACKOFF_MAX);
+                    backoff
+                }
+            };
+            if !is_poison_told && let Some(why) = self.served.shared.volume.poison() {
+                error!(volume = self.name(), why, "volume poisoned: it takes no more writes");
+                is_poison_told = true;
+            }
+            let is_waiting = pause > TICK;
+            tokio::select! {
+                () = self.served.shared.control.notified(), if !is_waiting => {}
+                () = tokio::time::sleep(pause) => {}
+                _ = stop.changed() => {}
+            }
+        }
+    }
+
+    /// Does everything that the engine has to be done.
+    async fn drive(&self) -> Progress {
+        let _driver = self.driver.lock().await;
+        let mut out = Vec::new();
+        loop {
+            let work = self.served.shared.volume.next_work(self.now(), &mut out);
+            self.wake(&mut out);
+            let done = match work {
+                None => return Progress::Idle,
+                Some(ControlWork::Round) => {
+                    self.round().await;
+                    continue;
+                }
+                Some(ControlWork::Reserve { count }) => self.reserve(count).await,
+                Some(ControlWork::Commit(batch)) => self.commit(batch).await,
+            };
+            let (done, problem) = done;
+            self.served.shared.volume.work_done(done, self.now(), &mut out);
+            self.wake(&mut out);
+            if let Some(problem) = problem {
+                return Progress::Unavailable(problem);
+            }
+        }
+    }
+
+    /// Runs a round: flushes what was written and journals what is dirty.
+    pub async fn round(&self) {
+        let (served, queue) = (Arc::clone(&self.served), Arc::clone(&self.queue));
+        let wakes = tokio::task::spawn_blocking(move || {
+            let mut wakes = Vec::new();
+            let mut queue = queue.lock().expect("a panic ends the process");
+            blocking::run_round(&served.shared.volume, &mut queue, &served.luns, &mut wakes);
+            wakes
+        });
+        let mut wakes = wakes.await.expect("a round neither panics nor is cancelled");
+        self.wake(&mut wakes);
+    }
+
+    async fn reserve(&self, count: u32) -> (WorkDone, Option<MetadataError>) {
+        let node = self.served.facts.grant.node;
+        match self.desk.refill(node, &*self.served, count).await {
+            Refill::Extents(runs) => self.usable(runs).await,
+            Refill::PoolFull => (WorkDone::PoolFull, None),
+            Refill::Unavailable(problem) => (WorkDone::Unavailable, Some(problem)),
+            Refill::Refused(problem) => (WorkDone::Rejected(problem.to_string()), None),
+        }
+    }
+
+    /// Extents on LUNs that were added to the pool after this volume was attached are of no use
+    /// to it: they go back.
+    async fn usable(&self, runs: Vec<lunar_types::ExtentRun>) -> (WorkDone, Option<MetadataError>) {
+        let table = self.served.luns.table();
+        let (known, unknown): (Vec<_>, Vec<_>) =
+            runs.into_iter().partition(|run| run.iter().all(|at| table.contains(at)));
+        if !unknown.is_empty() {
+            let facts = &self.served.facts;
+            warn!(
+                volume = self.name(),
+                "the pool has new LUNs, which this volume can use after detach and attach"
+            );
+            let released = self.desk.release(facts.grant.node, facts.pool, unknown).await;
+            if known.is_empty()
+                && let Err(problem) = released
+            {
+                return (WorkDone::Unavailable, Some(problem));
+            }
+        }
+        if known.is_empty() {
+            (WorkDone::PoolFull, None)
+        } else {
+            (WorkDone::Reserved(known), None)
+        }
+    }
+
+    async fn commit(&self, batch: CommitBatch) -> (WorkDone, Option<MetadataError>) {
+        let facts = &self.served.facts;
+        let updates = batch.updates.into_iter();
+        let commit = MapCommit {
+            grant: facts.grant,
+            layer: facts.layer,
+            extent_size: facts.extent_size,
+            updates: updates.map(|one| SlotUpdate { at: one.logical, slot: one.slot }).collect(),
+            checkpoint: batch.checkpoint.map(JournalSeq::new),
+            replay_of: None,
+        };
+        match self.metadata.commit_map(commit).await {
+            Ok(()) => (WorkDone::Committed, None),
+            Err(problem) if problem.is_unavailable() => (WorkDone::Unavailable, Some(problem)),
+            Err(problem) => (WorkDone::Rejected(problem.to_string()), None),
+        }
+    }
+
+    fn check_poison(&self) -> Result<(), CheckpointError> {
+        match self.served.shared.volume.poison() {
+            None => Ok(()),
+            Some(why) => Err(CheckpointError::Poisoned { volume: self.name(), why }),
+        }
+    }
+
+    /// Has everything committed that was written before the call.
+    ///
+    /// # Errors
+    /// When the metadata service is away, or the volume is poisoned.
+    pub async fn checkpoint(&self) -> Result<(), CheckpointError> {
+        // A checkpoint under way may have captured its slots before the call: the second has not.
+        for _ in 0..2 {
+            let before = self.served.stats().checkpoints;
+            let mut out = Vec::new();
+            self.served.shared.volume.request_checkpoint(&mut out);
+            self.wake(&mut out);
+            self.drive_until(|stats| stats.checkpoints > before || stats.dirty_extents == 0)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Commits until nothing is dirty, once no more requests come in; the LUNs are flushed too.
+    ///
+    /// # Errors
+    /// When the metadata service is away, or the volume is poisoned.
+    pub async fn settle(&self) -> Result<(), CheckpointError> {
+        {
+            let _driver = self.driver.lock().await;
+            self.round().await;
+        }
+        let mut out = Vec::new();
+        self.served.shared.volume.request_checkpoint(&mut out);
+        self.wake(&mut out);
+        self.drive_until(|stats| stats.dirty_extents == 0).await?;
+        self.check_poison()
+    }
+
+    async fn drive_until(
+        &self,
+        is_done: impl Fn(&lunar_engine::volume::VolumeStats) -> bool,
+    ) -> Result<(), CheckpointError> {
+        loop {
+            if let Progress::Unavailable(source) = self.drive().await {
+                return Err(CheckpointError::Unavailable { volume: self.name(), source });
+            }
+            self.check_poison()?;
+            if is_done(&self.served.stats()) {
+                return Ok(());
+            }
+            // A round of a queue is under way: its end wakes the control task.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            let mut out = Vec::new();
+            self.served.shared.volume.request_checkpoint(&mut out);
+            self.wake(&mut out);
+        }
+    }
+
+    /// Fails every request that waits and every later write: the way out when a detachment is
+    /// forced and the metadata service is away.
+    pub async fn give_up(&self, why: &str) {
+        let mut out = Vec::new();
+        let done = WorkDone::Rejected(why.to_owned());
+        self.served.shared.volume.work_done(done, self.now(), &mut out);
+        self.wake(&mut out);
+    }
+}

@@ -1,0 +1,351 @@
+//! The kernel's side of a volume: its ublk device and the threads of its queues.
+//!
+//! Invariants:
+//! - a device carries the token of its record from the moment it exists;
+//! - a device is never used unless the driver granted what recovery needs;
+//! - a device that was stopped is deleted, never started again; its number is not used again.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+use tracing::{debug, error, info, warn};
+
+use crate::lun::set::PoolLuns;
+use crate::queue::server::{DeviceShared, QueueParts, QueueServer};
+use crate::ublk::params::DeviceShape;
+use crate::ublk::{Control, DeviceId, DeviceInfo, NewDevice, UblkError, features};
+
+/// How long udev or devtmpfs may take to make a device node.
+const NODE_LIMIT: Duration = Duration::from_secs(5);
+/// How long what a dead daemon has under way may take to end.
+const DRAIN_LIMIT: Duration = Duration::from_secs(120);
+const POLL: Duration = Duration::from_millis(5);
+
+/// A device cannot be made or taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// The driver refused a command.
+    #[error(transparent)]
+    Driver(#[from] UblkError),
+    /// The driver does not do what we rely on.
+    #[error(
+        "the ublk driver did not grant {missing} to device {device}: without it a restart of \
+         fs-core would lose I/O; use Linux 6.1 or later"
+    )]
+    Features {
+        /// The names of what is missing.
+        missing: String,
+        /// The device.
+        device: DeviceId,
+    },
+    /// The character device cannot be opened.
+    #[error("cannot open {path}")]
+    Open {
+        /// Its path.
+        path: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A queue cannot be made.
+    #[error("cannot make queue {queue} of device {device}")]
+    Queue {
+        /// Which one.
+        queue: u16,
+        /// The device.
+        device: DeviceId,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// I/O of the dead daemon does not end.
+    #[error(
+        "I/O of the daemon that served device {device} before has not ended within {} s: a LUN \
+         hangs", DRAIN_LIMIT.as_secs()
+    )]
+    Draining {
+        /// The device.
+        device: DeviceId,
+    },
+}
+
+/// The threads that serve a device.
+pub struct QueueThreads {
+    shared: Arc<DeviceShared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl QueueThreads {
+    /// Has the threads end once nothing is under way, and waits for them. It blocks.
+    pub fn stop(self) {
+        for waker in &self.shared.wakers {
+            waker.stop();
+        }
+        for thread in self.threads {
+            thread.join().expect("a queue that panics ends the process");
+        }
+    }
+}
+
+/// Adds a device for a volume. It blocks.
+///
+/// # Errors
+/// With EEXIST in [`DeviceError::Driver`] when the number is taken; when the driver lacks what
+/// recovery needs the device is deleted again.
+pub fn add(new: &NewDevice, shape: &DeviceShape) -> Result<DeviceInfo, DeviceError> {
+    let mut control = Control::open()?;
+    let info = control.add(new)?;
+    let prepared =
+        check_features(&info).and_then(|()| Ok(control.set_params(new.id, &shape.params())?));
+    if let Err(error) = prepared {
+        control.delete(new.id)?;
+        return Err(error);
+    }
+    debug!(device = %info.id, queues = info.queues, depth = info.queue_depth, "device added");
+    Ok(info)
+}
+
+fn check_features(info: &DeviceInfo) -> Result<(), DeviceError> {
+    let missing = features::names(features::missing(info.flags)).join(", ");
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(DeviceError::Features { missing, device: info.id })
+}
+
+/// Starts a device that was added: afterwards its block device is there. It blocks.
+///
+/// # Errors
+/// When a queue cannot be made or the driver refuses.
+pub fn start(
+    info: &DeviceInfo,
+    shared: &Arc<DeviceShared>,
+    luns: &PoolLuns,
+) -> Result<QueueThreads, DeviceError> {
+    let mut control = Control::open()?;
+    let threads = start_queues(&mut control, info, shared, luns)?;
+    match control.start(info.id) {
+        Ok(()) => Ok(threads),
+        Err(error) => {
+            threads.stop();
+            Err(error.into())
+        }
+    }
+}
+
+/// Begins to take over a device whose daemon is gone. It blocks until everything that the dead
+/// daemon had under way on its rings has ended: only then are journal and dirty table at rest.
+///
+/// # Errors
+/// When the driver refuses, or I/O of the dead daemon hangs.
+pub fn begin_take_over(id: DeviceId) -> Result<(), DeviceError> {
+    begin_recovery(&mut Control::open()?, id)
+}
+
+/// Completes the takeover: afterwards the device's requests flow again. It blocks.
+///
+/// # Errors
+/// When a queue cannot be made or the driver refuses.
+pub fn finish_take_over(
+    info: &DeviceInfo,
+    shared: &Arc<DeviceShared>,
+    luns: &PoolLuns,
+) -> Result<QueueThreads, DeviceError> {
+    let mut control = Control::open()?;
+    let threads = start_queues(&mut control, info, shared, luns)?;
+    match control.end_recovery(info.id) {
+        Ok(()) => Ok(threads),
+        Err(error) => {
+            threads.stop();
+            Err(error.into())
+        }
+    }
+}
+
+fn begin_recovery(control: &mut Control, id: DeviceId) -> Result<(), DeviceError> {
+    let mut waited = Duration::ZERO;
+    loop {
+        match control.start_recovery(id) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.errno() != Some(libc::EBUSY) => return Err(error.into()),
+            Err(_) if waited >= DRAIN_LIMIT => return Err(DeviceError::Draining { device: id }),
+            Err(_) => waited += pause(),
+        }
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "the kernel offers nothing to wait on here")]
+fn pause() -> Duration {
+    std::thread::sleep(POLL);
+    POLL
+}
+
+fn open_char_device(id: DeviceId) -> Result<File, DeviceError> {
+    let path = id.char_path();
+    let mut waited = Duration::ZERO;
+    loop {
+        match OpenOptions::new().read(true).write(true).open(&path) {
+            Ok(file) => return Ok(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && waited < NODE_LIMIT => {
+                waited += pause();
+            }
+            Err(source) => return Err(DeviceError::Open { path, source }),
+        }
+    }
+}
+
+fn start_queues(
+    control: &mut Control,
+    info: &DeviceInfo,
+    shared: &Arc<DeviceShared>,
+    luns: &PoolLuns,
+) -> Result<QueueThreads, DeviceError> {
+    let char_device = Arc::new(open_char_device(info.id)?);
+    let (ready, made) = mpsc::channel();
+    let mut all = QueueThreads { shared: Arc::clone(shared), threads: Vec::new() };
+    let mut failure = None;
+    for queue in 0..info.queues {
+        let start = QueueStart {
+            parts: QueueParts {
+                shared: Arc::clone(shared),
+                queue,
+                depth: info.queue_depth,
+                max_io_bytes: info.max_io_bytes,
+                char_device: Arc::clone(&char_device),
+                luns: luns.descriptors(),
+            },
+            device: info.id,
+            processors: control.queue_processors(info.id, queue).unwrap_or_default(),
+            _luns: luns.clone(),
+        };
+        let ready = ready.clone();
+        let spawned = std::thread::Builder::new()
+            .name(format!("ublk{}q{queue}", info.id))
+            .spawn(move || start.run(&ready));
+        match spawned {
+            Ok(thread) => all.threads.push(thread),
+            Err(source) => failure = failure.or(Some((queue, source))),
+        }
+    }
+    drop(ready);
+    for (queue, result) in made {
+        failure = failure.or(result.err().map(|source| (queue, source)));
+    }
+    match failure {
+        None => Ok(all),
+        Some((queue, source)) => {
+            all.stop();
+            Err(DeviceError::Queue { queue, device: info.id, source })
+        }
+    }
+}
+
+struct QueueStart {
+    parts: QueueParts,
+    device: DeviceId,
+    processors: Vec<usize>,
+    /// Keeps the LUNs open while the thread runs.
+    _luns: PoolLuns,
+}
+
+impl QueueStart {
+    fn run(self, ready: &mpsc::Sender<(u16, io::Result<()>)>) {
+        let queue = self.parts.queue;
+        bind_to(&self.processors);
+        let mut server = match QueueServer::new(self.parts) {
+            Ok(server) => server,
+            Err(error) => {
+                ready.send((queue, Err(error))).expect("the starter waits");
+                return;
+            }
+        };
+        ready.send((queue, Ok(()))).expect("the starter waits");
+        if let Err(problem) = server.run() {
+            error!(device = %self.device, queue, %problem, "a queue is broken: fs-core ends, and \
+                   its successor takes the requests over");
+            std::process::abort();
+        }
+    }
+}
+
+/// Runs this thread where the queue's requests come from; elsewhere it works too, but slower.
+fn bind_to(processors: &[usize]) {
+    let mut set = CpuSet::new();
+    let usable = processors.iter().filter(|processor| set.set(**processor).is_ok()).count();
+    if usable == 0 {
+        return;
+    }
+    if let Err(error) = sched_setaffinity(Pid::from_raw(0), &set) {
+        debug!(%error, "a queue thread runs on any processor");
+    }
+}
+
+/// How a device is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopMode {
+    /// Only if nobody has it open, as far as the driver can tell.
+    IfUnused,
+    /// Whoever uses it gets errors.
+    Always,
+}
+
+/// Stops a device: its block device is gone afterwards. It blocks until requests under way have
+/// ended.
+///
+/// # Errors
+/// With EBUSY when it is in use and must not be stopped then.
+pub fn stop(id: DeviceId, mode: StopMode) -> Result<(), DeviceError> {
+    let mut control = Control::open()?;
+    let can_ask =
+        control.features().unwrap_or(0) & u64::from(libublk::sys::UBLK_F_SAFE_STOP_DEV) != 0;
+    if mode == StopMode::IfUnused && can_ask {
+        return Ok(control.stop_if_unused(id)?);
+    }
+    Ok(control.stop(id)?)
+}
+
+/// Deletes a stopped device. It blocks until nobody has its character device open.
+///
+/// # Errors
+/// When the driver refuses.
+pub fn delete(id: DeviceId) -> Result<(), DeviceError> {
+    match Control::open()?.delete(id) {
+        Err(error) if !matches!(error.errno(), Some(libc::ENODEV | libc::ENOENT)) => {
+            Err(error.into())
+        }
+        _ => {
+            info!(device = %id, "device deleted");
+            Ok(())
+        }
+    }
+}
+
+/// Removes a device that cannot be served any more: its requests fail. It blocks.
+///
+/// # Errors
+/// When the driver refuses.
+pub fn remove(id: DeviceId) -> Result<(), DeviceError> {
+    let mut control = Control::open()?;
+    if let Err(error) = control.stop(id) {
+        warn!(device = %id, %error, "the device was not stopped before it is deleted");
+    }
+    let is_gone = |error: &UblkError| matches!(error.errno(), Some(libc::ENODEV | libc::ENOENT));
+    match control.delete_without_wait(id).or_else(|_| control.delete(id)) {
+        Err(error) if !is_gone(&error) => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// The device of this number, if it carries this token.
+///
+/// # Errors
+/// When the driver cannot be asked.
+pub fn find(id: DeviceId, token: u64) -> Result<Option<DeviceInfo>, DeviceError> {
+    let info = Control::open()?.info(id)?;
+    Ok(info.filter(|info| info.token == token))
+}

@@ -1,0 +1,400 @@
+//! Makes the engine's side of a volume from what the metadata service granted.
+//!
+//! Crash order of a fresh attachment: stale journals are read, replayed, committed under the new
+//! epoch and retired, the oldest first; the new journal is formatted, then confirmed; only then is
+//! there a dirty table. A crash anywhere leaves a grant that the next daemon gives back, with every
+//! stale journal either whole or wholly committed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use lunar_engine::dirty::{DirtyIdentity, DirtySlot, DirtyTable};
+use lunar_engine::journal::{
+    self, JournalDamage, JournalIdentity, JournalIoError, JournalRing, RingPlace, SEQ_CONFIRMED,
+};
+use lunar_engine::replay::{self, ReplayError};
+use lunar_engine::volume::{
+    LayerSlots, StartError, Tuning, Volume, VolumeParts, VolumeSpec, dirty_capacity,
+};
+use lunar_proto::domain::{Attachment, COMMIT_UPDATES_MAX, SlotUpdate, StaleJournal};
+use lunar_types::{ClusterId, Epoch, ExtentAddress, JournalSeq, LogicalExtent, Slot};
+use tracing::info;
+
+use super::served::grant_of;
+use crate::lun::set::{LunOpener, LunSetError, PoolLuns};
+use crate::metadata::{MapCommit, Metadata, MetadataError};
+use crate::state::StateDir;
+use crate::state::dirty_file::DirtyFileError;
+
+/// The engine's side of a volume cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// A LUN of the pool cannot be used.
+    #[error("volume '{volume}' cannot be served without all LUNs of its pool")]
+    Luns {
+        /// The volume.
+        volume: String,
+        /// Which, and why.
+        #[source]
+        source: LunSetError,
+    },
+    /// A call to the metadata service failed.
+    #[error("cannot {what} of volume '{volume}'")]
+    Metadata {
+        /// Which call.
+        what: &'static str,
+        /// The volume.
+        volume: String,
+        /// Why.
+        #[source]
+        source: MetadataError,
+    },
+    /// A journal cannot be read or written.
+    #[error("the journal of volume '{volume}' of epoch {epoch} cannot be handled")]
+    JournalIo {
+        /// The volume.
+        volume: String,
+        /// Whose journal.
+        epoch: Epoch,
+        /// Why.
+        #[source]
+        source: JournalIoError,
+    },
+    /// A journal is damaged where it may have been acknowledged.
+    #[error(
+        "the journal of volume '{volume}' of epoch {epoch} is damaged: nothing was replayed; \
+         restore the LUN, or restore the volume from a backup"
+    )]
+    Damaged {
+        /// The volume.
+        volume: String,
+        /// Whose journal.
+        epoch: Epoch,
+        /// Where and how.
+        #[source]
+        source: JournalDamage,
+    },
+    /// A journal's records do not fit the volume.
+    #[error("the journal of volume '{volume}' of epoch {epoch} does not fit the volume")]
+    Misfit {
+        /// The volume.
+        volume: String,
+        /// Whose journal.
+        epoch: Epoch,
+        /// How.
+        #[source]
+        source: ReplayError,
+    },
+    /// The dirty table cannot be made or taken over.
+    #[error("the dirty table of volume '{volume}' cannot be used")]
+    Dirty {
+        /// The volume.
+        volume: String,
+        /// Why.
+        #[source]
+        source: DirtyFileError,
+    },
+    /// The map makes no sense.
+    #[error("the map of volume '{volume}' cannot be served")]
+    Map {
+        /// The volume.
+        volume: String,
+        /// Why.
+        #[source]
+        source: StartError,
+    },
+    /// The attachment has no journal.
+    #[error("the metadata service gave volume '{volume}' no journal")]
+    NoJournal {
+        /// The volume.
+        volume: String,
+    },
+}
+
+/// What loading works with.
+pub struct Loader {
+    /// The metadata service.
+    pub metadata: Arc<dyn Metadata>,
+    /// Opens the LUNs.
+    pub luns: Arc<LunOpener>,
+    /// Keeps the dirty table.
+    pub state: Arc<StateDir>,
+    /// Whose LUNs are ours.
+    pub cluster: ClusterId,
+}
+
+/// A volume whose device is still to come.
+pub struct Loaded {
+    /// Its LUNs.
+    pub luns: PoolLuns,
+    layers: Vec<LayerSlots>,
+    ring: JournalRing,
+    table: DirtyTable,
+    predecessor: Option<Vec<DirtySlot>>,
+}
+
+impl Loaded {
+    /// Every extent that the dirty table uses.
+    #[must_use]
+    pub fn dirty_extents(&self) -> BTreeSet<ExtentAddress> {
+        let slots = self.predecessor.iter().flatten();
+        slots.filter_map(|(_, slot)| slot.as_ref().and_then(Slot::extent)).collect()
+    }
+
+    /// The engine's volume, for a device with this many queues.
+    ///
+    /// # Errors
+    /// When the map does not fit the volume or the pool.
+    pub fn start(
+        self,
+        attachment: &Attachment,
+        queues: u16,
+    ) -> Result<(Volume, PoolLuns), LoadError> {
+        let spec = VolumeSpec {
+            volume: attachment.volume.id,
+            holder: attachment.node,
+            size: attachment.volume.size,
+            extent_size: attachment.pool.extent_size,
+            logical_block: attachment.volume.logical_block_size,
+            queue_count: queues,
+            luns: self.luns.table().clone(),
+            tuning: Tuning::default(),
+        };
+        let parts = VolumeParts {
+            spec,
+            layers: self.layers,
+            ring: self.ring,
+            table: self.table,
+            predecessor: self.predecessor,
+        };
+        let volume = attachment.volume.name.to_string();
+        match Volume::start(parts) {
+            Ok(started) => Ok((started, self.luns)),
+            Err(source) => Err(LoadError::Map { volume, source }),
+        }
+    }
+}
+
+type Map = BTreeMap<LogicalExtent, Slot>;
+
+fn name(attachment: &Attachment) -> String {
+    attachment.volume.name.to_string()
+}
+
+fn metadata_error(
+    what: &'static str,
+    attachment: &Attachment,
+) -> impl FnOnce(MetadataError) -> LoadError + use<> {
+    let volume = name(attachment);
+    move |source| LoadError::Metadata { what, volume, source }
+}
+
+fn journal_identity(attachment: &Attachment) -> JournalIdentity {
+    JournalIdentity {
+        volume: attachment.volume.id,
+        layer: attachment.volume.head,
+        epoch: attachment.epoch,
+        writer: attachment.node,
+    }
+}
+
+fn dirty_identity(attachment: &Attachment) -> DirtyIdentity {
+    DirtyIdentity {
+        volume: attachment.volume.id,
+        layer: attachment.volume.head,
+        epoch: attachment.epoch,
+        holder: attachment.node,
+        extent_size: attachment.pool.extent_size,
+    }
+}
+
+fn ring_place(attachment: &Attachment) -> Result<RingPlace, LoadError> {
+    if attachment.journal.is_empty() {
+        return Err(LoadError::NoJournal { volume: name(attachment) });
+    }
+    Ok(RingPlace::new(attachment.journal.clone(), attachment.pool.extent_size))
+}
+
+/// Runs something that blocks on a thread that may.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.expect("it neither panics nor is cancelled")
+}
+
+impl Loader {
+    /// Loads a freshly granted volume; what earlier users left in their journals is in the map
+    /// afterwards.
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    pub async fn fresh(&self, attachment: &Attachment) -> Result<Loaded, LoadError> {
+        let luns = self.open_luns(attachment).await?;
+        let place = ring_place(attachment)?;
+        let mut layers = self.read_layers(attachment).await?;
+        for stale in &attachment.stale_journals {
+            self.replay(attachment, stale, &luns, &mut layers[0]).await?;
+        }
+        let identity = journal_identity(attachment);
+        let (set, ring_place) = (luns.clone(), place.clone());
+        blocking(move || journal::format_ring(&identity, &ring_place, set.table(), &set))
+            .await
+            .map_err(|source| journal_io(attachment, attachment.epoch, source))?;
+        self.confirm(attachment).await?;
+        let capacity = dirty_capacity(&place, attachment.pool.extent_size);
+        let table = self
+            .state
+            .create_dirty_table(dirty_identity(attachment), capacity)
+            .map_err(|source| LoadError::Dirty { volume: name(attachment), source })?;
+        let ring = JournalRing::fresh(identity, place);
+        let layers = layers.into_iter().map(|layer| layer.into_iter().collect()).collect();
+        Ok(Loaded { luns, layers, ring, table, predecessor: None })
+    }
+
+    /// Loads a volume that a killed predecessor of the same incarnation has served.
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    pub async fn resume(&self, attachment: &Attachment) -> Result<Loaded, LoadError> {
+        let luns = self.open_luns(attachment).await?;
+        let place = ring_place(attachment)?;
+        let capacity = dirty_capacity(&place, attachment.pool.extent_size);
+        let (table, slots) = self
+            .state
+            .open_dirty_table(dirty_identity(attachment), capacity)
+            .map_err(|source| LoadError::Dirty { volume: name(attachment), source })?;
+        let identity = journal_identity(attachment);
+        let checkpoint = attachment.checkpoint.get();
+        let recovered = self.read_journal(attachment, identity, &place, checkpoint, &luns).await?;
+        let (set, ring_place, chain) = (luns.clone(), place.clone(), recovered.clone());
+        blocking(move || journal::wipe_beyond(&identity, &ring_place, set.table(), &set, &chain))
+            .await
+            .map_err(|source| journal_io(attachment, attachment.epoch, source))?;
+        let layers = self.read_layers(attachment).await?;
+        let ring = JournalRing::resumed(identity, place, &recovered);
+        let layers = layers.into_iter().map(|layer| layer.into_iter().collect()).collect();
+        Ok(Loaded { luns, layers, ring, table, predecessor: Some(slots) })
+    }
+
+    async fn open_luns(&self, attachment: &Attachment) -> Result<PoolLuns, LoadError> {
+        let (opener, pool) = (Arc::clone(&self.luns), attachment.pool.clone());
+        let cluster = self.cluster;
+        blocking(move || opener.open_pool(&pool, cluster))
+            .await
+            .map_err(|source| LoadError::Luns { volume: name(attachment), source })
+    }
+
+    /// The maps of all layers, head first.
+    async fn read_layers(&self, attachment: &Attachment) -> Result<Vec<Map>, LoadError> {
+        let mut layers = Vec::with_capacity(attachment.layers.len());
+        for layer in &attachment.layers {
+            let slots = self.metadata.read_map(layer.id).await;
+            let slots = slots.map_err(metadata_error("read the map", attachment))?;
+            layers.push(slots.into_iter().collect());
+        }
+        Ok(layers)
+    }
+
+    async fn confirm(&self, attachment: &Attachment) -> Result<(), LoadError> {
+        let commit = MapCommit {
+            grant: grant_of(attachment),
+            layer: attachment.volume.head,
+            extent_size: attachment.pool.extent_size,
+            updates: Vec::new(),
+            checkpoint: Some(JournalSeq::new(SEQ_CONFIRMED)),
+            replay_of: None,
+        };
+        let confirmed = self.metadata.commit_map(commit).await;
+        confirmed.map_err(metadata_error("confirm the journal", attachment))
+    }
+
+    async fn read_journal(
+        &self,
+        attachment: &Attachment,
+        identity: JournalIdentity,
+        place: &RingPlace,
+        checkpoint: u64,
+        luns: &PoolLuns,
+    ) -> Result<journal::Recovered, LoadError> {
+        let (set, place) = (luns.clone(), place.clone());
+        let epoch = identity.epoch;
+        let read = blocking(move || {
+            let image = journal::read(&place, set.table(), &set)?;
+            Ok(journal::recover(&identity, place.blocks(), image.as_bytes(), checkpoint))
+        });
+        let recovered = read.await.map_err(|source| journal_io(attachment, epoch, source))?;
+        recovered.map_err(|source| LoadError::Damaged { volume: name(attachment), epoch, source })
+    }
+
+    /// Brings what a stale journal holds into the map, then retires it.
+    async fn replay(
+        &self,
+        attachment: &Attachment,
+        stale: &StaleJournal,
+        luns: &PoolLuns,
+        map: &mut Map,
+    ) -> Result<(), LoadError> {
+        // A journal that was never confirmed was never written to.
+        if stale.checkpoint.get() >= SEQ_CONFIRMED {
+            let updates = self.stale_updates(attachment, stale, luns, map).await?;
+            self.commit_replay(attachment, stale, &updates).await?;
+            let count = updates.len();
+            info!(volume = %attachment.volume.name, epoch = %stale.epoch, count, "replayed");
+            for update in updates {
+                match update.slot {
+                    Some(slot) => map.insert(update.at, slot),
+                    None => map.remove(&update.at),
+                };
+            }
+        }
+        let retired = self.metadata.retire_journal(grant_of(attachment), stale.epoch).await;
+        retired.map_err(metadata_error("retire a journal", attachment))
+    }
+
+    async fn stale_updates(
+        &self,
+        attachment: &Attachment,
+        stale: &StaleJournal,
+        luns: &PoolLuns,
+        map: &Map,
+    ) -> Result<Vec<SlotUpdate>, LoadError> {
+        let extent_size = attachment.pool.extent_size;
+        let place = RingPlace::new(stale.runs.clone(), extent_size);
+        let identity = JournalIdentity {
+            epoch: stale.epoch,
+            writer: stale.node,
+            ..journal_identity(attachment)
+        };
+        let checkpoint = stale.checkpoint.get();
+        let recovered = self.read_journal(attachment, identity, &place, checkpoint, luns).await?;
+        let updates = replay::replay(&recovered.records, map, extent_size).map_err(|source| {
+            LoadError::Misfit { volume: name(attachment), epoch: stale.epoch, source }
+        })?;
+        let is_new = |update: &replay::SlotUpdate| map.get(&update.logical) != update.slot.as_ref();
+        let updates = updates.into_iter().filter(is_new);
+        Ok(updates.map(|one| SlotUpdate { at: one.logical, slot: one.slot }).collect())
+    }
+
+    async fn commit_replay(
+        &self,
+        attachment: &Attachment,
+        stale: &StaleJournal,
+        updates: &[SlotUpdate],
+    ) -> Result<(), LoadError> {
+        for chunk in updates.chunks(COMMIT_UPDATES_MAX) {
+            let commit = MapCommit {
+                grant: grant_of(attachment),
+                layer: attachment.volume.head,
+                extent_size: attachment.pool.extent_size,
+                updates: chunk.to_vec(),
+                checkpoint: None,
+                replay_of: Some(stale.epoch),
+            };
+            let committed = self.metadata.commit_map(commit).await;
+            committed.map_err(metadata_error("commit a replayed journal", attachment))?;
+        }
+        Ok(())
+    }
+}
+
+fn journal_io(attachment: &Attachment, epoch: Epoch, source: JournalIoError) -> LoadError {
+    LoadError::JournalIo { volume: name(attachment), epoch, source }
+}

@@ -1,0 +1,94 @@
+//! A volume that is being served, as its parts share it.
+
+use std::sync::Arc;
+
+use lunar_engine::volume::VolumeStats;
+use lunar_proto::domain::Attachment;
+use lunar_types::{
+    ExtentAddress, ExtentSize, LayerId, LogicalBlockSize, Name, PoolId, VolumeId, VolumeSize,
+};
+
+use crate::lun::set::PoolLuns;
+use crate::metadata::Grant;
+use crate::queue::server::DeviceShared;
+use crate::reserve::ReserveHolder;
+
+/// What a volume is; does not change while it is attached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeFacts {
+    /// The grant that it is served under.
+    pub grant: Grant,
+    /// Its name.
+    pub name: Name,
+    /// Its pool.
+    pub pool: PoolId,
+    /// Its size.
+    pub size: VolumeSize,
+    /// What its device advertises.
+    pub logical_block: LogicalBlockSize,
+    /// Its head layer.
+    pub layer: LayerId,
+    /// Of its pool.
+    pub extent_size: ExtentSize,
+}
+
+impl From<&Attachment> for VolumeFacts {
+    fn from(attachment: &Attachment) -> Self {
+        let volume = &attachment.volume;
+        Self {
+            grant: grant_of(attachment),
+            name: volume.name.clone(),
+            pool: volume.pool,
+            size: volume.size,
+            logical_block: volume.logical_block_size,
+            layer: volume.head,
+            extent_size: attachment.pool.extent_size,
+        }
+    }
+}
+
+/// The grant that an attachment is.
+#[must_use]
+pub const fn grant_of(attachment: &Attachment) -> Grant {
+    Grant { volume: attachment.volume.id, epoch: attachment.epoch, node: attachment.node }
+}
+
+/// A volume that is being served.
+pub struct ServedVolume {
+    /// What it is.
+    pub facts: VolumeFacts,
+    /// The engine, and what its queues share.
+    pub shared: Arc<DeviceShared>,
+    /// Its LUNs.
+    pub luns: PoolLuns,
+}
+
+impl ServedVolume {
+    /// The engine's counters.
+    #[must_use]
+    pub fn stats(&self) -> VolumeStats {
+        self.shared.volume.stats()
+    }
+}
+
+impl ReserveHolder for ServedVolume {
+    fn volume(&self) -> VolumeId {
+        self.facts.grant.volume
+    }
+
+    fn pool(&self) -> PoolId {
+        self.facts.pool
+    }
+
+    fn spare(&self) -> u64 {
+        self.stats().reserve_extents
+    }
+
+    fn is_starving(&self) -> bool {
+        self.stats().parked_requests > 0
+    }
+
+    fn take(&self, count: usize) -> Vec<ExtentAddress> {
+        self.shared.volume.take_reserve(count)
+    }
+}
