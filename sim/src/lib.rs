@@ -1,1 +1,32 @@
-//! A deterministic world that runs engine and metadata over modelled disks.
+//! A deterministic simulation of the product: the real volume engine and the real metadata
+//! service over modelled disks, crashed at any step, recovered, and judged by an oracle.
+//!
+//! - [`world`]: disks, network, daemon and users, stepped by a seed;
+//! - [`disk`]: LUNs with a volatile cache, and what they may do to what was written;
+//! - [`oracle`]: what a volume may show;
+//! - [`run`]: whole runs, and what a failing one prints.
+//!
+//! Invariant: a seed decides everything. There is no thread, clock or hash order in a run, so the
+//! command that a failure prints repeats it. The crash model and what is not modelled:
+//! `docs/simulator.md`.
+
+mod audit;
+mod control;
+pub mod dice;
+pub mod disk;
+mod finale;
+pub mod fuse;
+pub mod guest;
+mod io;
+mod journal_faults;
+mod operator;
+pub mod oracle;
+pub mod planted;
+mod recovery;
+pub mod run;
+pub mod scenario;
+pub mod seeds;
+mod service;
+pub mod stamp;
+pub mod trace;
+mod world;

@@ -1,0 +1,235 @@
+//! The control task of each volume: reserves, rounds of checkpoints, commits.
+//!
+//! A call to the metadata service takes two steps: it arrives there (or not), and the answer
+//! comes back (or not). Without an answer the engine is told so, and when it asks for the same
+//! again, the same request is sent under the same key.
+
+use lunar_engine::volume::{CommitBatch, ControlWork, WorkDone, blocking};
+use lunar_metadata::domain::{CommitMap, ReserveExtents, SlotUpdate};
+use lunar_metadata::error::ServiceError;
+use lunar_types::{ExtentRun, JournalSeq};
+
+use crate::disk::{OpenLuns, Source};
+use crate::planted::Planted;
+use crate::service::Call;
+use crate::world::{Flow, PendingCall, World, failed};
+
+impl World {
+    /// The control task of a volume goes on.
+    pub(crate) fn control_step(&mut self) -> Flow {
+        let busy = self.pick_served(|s| s.call.is_some() || s.is_control_woken);
+        let any = self.pick_served(|_| true);
+        let guest = if self.dice.chance(850) { busy.or(any) } else { any };
+        let Some(guest) = guest else { return Ok(()) };
+        if self.serving(guest).call.is_some() {
+            return self.call_step(guest);
+        }
+        self.tick()?;
+        let now = self.now();
+        let mut out = Vec::new();
+        let served = self.serving(guest);
+        served.is_control_woken = false;
+        let control = served.queues.len() - 1;
+        let work = served.volume.next_work(now, &mut out);
+        // There may be more to do after this.
+        served.is_control_woken |= work.is_some();
+        self.run_actions(guest, control, out)?;
+        self.forget_early(guest)?;
+        match work {
+            None => Ok(()),
+            Some(ControlWork::Round) => self.run_round(guest),
+            Some(ControlWork::Reserve { count }) => {
+                self.ask_for_extents(guest, count);
+                Ok(())
+            }
+            Some(ControlWork::Commit(batch)) => self.send_commit(guest, batch),
+        }
+    }
+
+    fn run_round(&mut self, guest: usize) -> Flow {
+        let control = self.serving(guest).queues.len() - 1;
+        let mut out = Vec::new();
+        if self.dice.chance(500) && self.planted.is_none() {
+            let source = Source { volume: guest as u32, queue: control as u16 };
+            let luns = OpenLuns::new(&self.luns, source);
+            let served = self.serving(guest);
+            let queue = &mut served.queues[control];
+            blocking::run_round(&served.volume, queue, &luns, &mut out);
+            self.survived()?;
+            if self.serving(guest).volume.poison().is_some() {
+                let moment = self.moment;
+                self.guests[guest].distrust(moment);
+            }
+        } else {
+            let served = self.serving(guest);
+            served.volume.start_round(&mut served.queues[control], &mut out);
+        }
+        self.run_actions(guest, control, out)
+    }
+
+    fn ask_for_extents(&mut self, guest: usize, count: u32) {
+        let fresh = ReserveExtents {
+            request: self.meta.fresh_request(),
+            node: self.node.expect("the daemon runs"),
+            pool: self.meta.pool,
+            count,
+        };
+        let served = self.serving(guest);
+        let reserve = *served.last_reserve.get_or_insert(fresh);
+        served.call = Some(PendingCall { call: Call::Reserve(reserve), answer: None });
+    }
+
+    fn send_commit(&mut self, guest: usize, batch: CommitBatch) -> Flow {
+        let request = self.meta.fresh_request();
+        let node = self.node.expect("the daemon runs");
+        let (volume, extent_size) = (self.guests[guest].id, self.scenario.extent_size);
+        let served = self.serving(guest);
+        let commit = match &served.last_commit {
+            Some((sent, commit)) if *sent == batch => commit.clone(),
+            _ => CommitMap {
+                request,
+                node,
+                volume,
+                epoch: served.epoch,
+                layer: served.layer,
+                extent_size,
+                updates: batch.updates.iter().map(to_domain).collect(),
+                checkpoint: batch.checkpoint.map(JournalSeq::new),
+                replay_of: None,
+            },
+        };
+        served.last_commit = Some((batch, commit.clone()));
+        served.call = Some(PendingCall { call: Call::Commit(commit), answer: None });
+        if self.planted == Some(Planted::ExtentReusedEarly) {
+            return self.reuse_early(guest);
+        }
+        Ok(())
+    }
+
+    /// A call arrives, or its answer does.
+    fn call_step(&mut self, guest: usize) -> Flow {
+        self.tick()?;
+        let served = self.serving(guest);
+        let pending = served.call.as_mut().expect("a call is under way");
+        let Some(answer) = pending.answer.take() else { return self.call_arrives(guest) };
+        let call = served.call.take().expect("a call is under way").call;
+        let control = served.queues.len() - 1;
+        let moment = self.moment;
+        self.trace.line(moment, || format!("v{guest} {} answered: {answer:?}", name_of(&call)));
+        let served = self.serving(guest);
+        match (&call, &answer) {
+            (_, WorkDone::Unavailable) => {}
+            (Call::Reserve(_), _) => served.last_reserve = None,
+            (Call::Commit(_), _) => served.last_commit = None,
+        }
+        served.saw_full |= answer == WorkDone::PoolFull;
+        let now = self.now();
+        let mut out = Vec::new();
+        let served = self.serving(guest);
+        let before = served.volume.stats().checkpoints;
+        served.volume.work_done(answer, now, &mut out);
+        let after = served.volume.stats().checkpoints;
+        served.is_control_woken = true;
+        if after > before {
+            served.holds_quarantine = false;
+            self.counters.checkpoints += 1;
+        }
+        self.run_actions(guest, control, out)?;
+        self.lift_quarantine()
+    }
+
+    fn call_arrives(&mut self, guest: usize) -> Flow {
+        let call = self.serving(guest).call.as_ref().expect("a call is under way").call.clone();
+        let is_lost = !self.is_quiet && self.dice.chance(self.scenario.answer_lost);
+        let answer = if !self.meta.is_up {
+            WorkDone::Unavailable
+        } else {
+            match (self.meta.carry_out(&call), &call) {
+                (Err(ServiceError::Store(_)), _) => WorkDone::Unavailable,
+                _ if is_lost => WorkDone::Unavailable,
+                (Ok(runs), Call::Reserve(_)) => WorkDone::Reserved(runs),
+                (Ok(_), Call::Commit(_)) => WorkDone::Committed,
+                (Err(ServiceError::PoolFull { .. }), Call::Reserve(_)) => WorkDone::PoolFull,
+                (Err(error), _) => {
+                    let call = name_of(&call);
+                    return failed(format!("the {call} of v{guest} was refused: {error}"));
+                }
+            }
+        };
+        let moment = self.moment;
+        self.trace.line(moment, || format!("v{guest} {} arrived: {answer:?}", detail_of(&call)));
+        let pending = self.serving(guest).call.as_mut().expect("a call is under way");
+        pending.answer = Some(answer);
+        Ok(())
+    }
+
+    /// Drops the second giving of an extent that the planted bug gave early.
+    fn forget_early(&mut self, guest: usize) -> Flow {
+        let mut out = Vec::new();
+        let served = self.serving(guest);
+        if served.reused_early.is_empty() {
+            return Ok(());
+        }
+        let mut reserve = served.volume.take_reserve(usize::MAX);
+        served.reused_early.retain(|early| {
+            let count = reserve.iter().filter(|at| *at == early).count();
+            let second = reserve.iter().rposition(|at| at == early).filter(|_| count > 1);
+            second.map(|index| reserve.remove(index)).is_none()
+        });
+        let runs: Vec<ExtentRun> = reserve.iter().map(|at| ExtentRun::new(*at, 1)).collect();
+        served.volume.give_reserve(&runs, &mut out);
+        let control = served.queues.len() - 1;
+        self.run_actions(guest, control, out)
+    }
+
+    /// The planted bug: extents that the commit on its way unmaps go into the reserve now.
+    fn reuse_early(&mut self, guest: usize) -> Flow {
+        let served = self.serving(guest);
+        let (_, commit) = served.last_commit.clone().expect("it was just set");
+        let layer = served.layer;
+        let map = self.meta.map_of(layer, 1000);
+        let map: std::collections::BTreeMap<_, _> =
+            map.map_err(|e| crate::world::Stop::Failed(e.to_string()))?.into_iter().collect();
+        let freed = commit.updates.iter().filter_map(|update| {
+            let before = map.get(&update.at)?.extent()?;
+            let after = update.slot.as_ref().and_then(lunar_types::Slot::extent);
+            (after != Some(before)).then(|| ExtentRun::new(before, 1))
+        });
+        let freed: Vec<ExtentRun> = freed.collect();
+        let mut out = Vec::new();
+        let served = self.serving(guest);
+        served.reused_early.extend(freed.iter().map(|run| run.first()));
+        served.volume.give_reserve(&freed, &mut out);
+        let control = served.queues.len() - 1;
+        self.run_actions(guest, control, out)
+    }
+}
+
+/// The same update in the words of the metadata service.
+pub(crate) fn to_domain(update: &lunar_engine::replay::SlotUpdate) -> SlotUpdate {
+    SlotUpdate { at: update.logical, slot: update.slot.clone() }
+}
+
+const fn name_of(call: &Call) -> &'static str {
+    match call {
+        Call::Commit(_) => "commit",
+        Call::Reserve(_) => "reservation",
+    }
+}
+
+fn detail_of(call: &Call) -> String {
+    match call {
+        Call::Commit(commit) => {
+            let slots: Vec<String> = commit
+                .updates
+                .iter()
+                .map(|update| match update.slot.as_ref().and_then(lunar_types::Slot::extent) {
+                    Some(extent) => format!("{}→{extent}", update.at),
+                    None => format!("{}→none", update.at),
+                })
+                .collect();
+            format!("commit up to {:?} of {}", commit.checkpoint, slots.join(" "))
+        }
+        Call::Reserve(reserve) => format!("reservation of {}", reserve.count),
+    }
+}

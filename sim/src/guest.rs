@@ -1,0 +1,346 @@
+//! A volume as its user sees it: a device with queues and tags, and what the user knows of it.
+//!
+//! The device is the kernel's: its requests and their buffers outlive a kill of the daemon, and
+//! are given to its successor again. A power cut takes device and requests away.
+
+use lunar_engine::io::{IoError, IoOp};
+use lunar_engine::lun::LunError;
+use lunar_types::{LogicalBlockSize, Name, VolumeId, VolumeSize};
+
+use crate::dice::Dice;
+use crate::oracle::{Change, Moment, Oracle, Shown};
+use crate::stamp::{SECTOR_BYTES, Stamp};
+
+/// What a read buffer holds before the read.
+const UNREAD: u8 = 0xee;
+
+/// A request under way.
+#[derive(Debug)]
+pub struct Request {
+    /// What it asks for.
+    pub op: IoOp,
+    /// Its number, which its data carries.
+    pub number: u32,
+    /// When it began.
+    pub began: Moment,
+    /// Its data.
+    pub buffer: Vec<u8>,
+}
+
+/// The device of an attached volume.
+#[derive(Debug)]
+pub struct Device {
+    /// Requests by queue and tag.
+    pub queues: Vec<Vec<Option<Request>>>,
+}
+
+/// What a volume's user did and may see.
+#[derive(Debug)]
+pub struct Guest {
+    /// Never given again; stamps carry it.
+    pub uid: u32,
+    /// Its name, which a later volume may have again.
+    pub name: Name,
+    /// Its id in the metadata service.
+    pub id: VolumeId,
+    /// Its size.
+    pub size: VolumeSize,
+    /// What its device advertises.
+    pub block: LogicalBlockSize,
+    /// What nothing tears, in bytes.
+    granule: u64,
+    oracle: Oracle,
+    /// While it is attached.
+    pub device: Option<Device>,
+    /// Whether nobody will use it any more.
+    pub is_deleted: bool,
+    /// Whether its daemon has said that it takes no more writes, which a kill must not undo.
+    pub is_poisoned: bool,
+}
+
+/// How a request ended that should have ended otherwise.
+pub type Complaint = String;
+
+/// What may go wrong with a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Excuses {
+    /// LUNs fail now and then.
+    pub faults: bool,
+    /// The pool was full.
+    pub full: bool,
+    /// The volume takes no more writes.
+    pub poisoned: bool,
+}
+
+impl Device {
+    /// A device without requests.
+    #[must_use]
+    pub fn new(queues: u16, depth: u16) -> Self {
+        let queue = || (0..depth).map(|_| None).collect();
+        Self { queues: (0..queues).map(|_| queue()).collect() }
+    }
+
+    /// Requests under way, as queue and tag.
+    pub fn busy(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        let tags = |(queue, tags): (usize, &'_ Vec<Option<Request>>)| {
+            let busy: Vec<_> = (0..tags.len())
+                .filter(|tag| tags[*tag].is_some())
+                .map(|tag| (queue, tag))
+                .collect();
+            busy
+        };
+        self.queues.iter().enumerate().flat_map(tags)
+    }
+
+    /// Whether any tag is free.
+    #[must_use]
+    pub fn has_free(&self) -> bool {
+        self.queues.iter().flatten().any(Option::is_none)
+    }
+
+    /// Queue and tag that are free.
+    pub fn free(&self, dice: &mut Dice) -> Option<(usize, usize)> {
+        let has_free = |queue: &usize| self.queues[*queue].iter().any(Option::is_none);
+        let queues: Vec<usize> = (0..self.queues.len()).filter(has_free).collect();
+        if queues.is_empty() {
+            return None;
+        }
+        let queue = dice.one_of(&queues);
+        let tag = self.queues[queue].iter().position(Option::is_none)?;
+        Some((queue, tag))
+    }
+
+    /// A request that is under way.
+    pub fn request(&mut self, queue: usize, tag: u16) -> &mut Request {
+        let slot = &mut self.queues[queue][usize::from(tag)];
+        slot.as_mut().expect("the engine names requests that are under way")
+    }
+}
+
+impl Guest {
+    /// A new volume on LUNs of this logical block.
+    #[must_use]
+    pub fn new(
+        uid: u32,
+        name: Name,
+        id: VolumeId,
+        size: VolumeSize,
+        block: LogicalBlockSize,
+        lun_block: LogicalBlockSize,
+    ) -> Self {
+        let granule = u64::from(block.bytes().min(lun_block.bytes()));
+        let oracle = Oracle::new(size.bytes() / granule);
+        let (device, is_deleted, is_poisoned) = (None, false, false);
+        Self { uid, name, id, size, block, granule, oracle, device, is_deleted, is_poisoned }
+    }
+
+    fn granules(&self, offset: u64, length: u64) -> std::ops::Range<u64> {
+        offset / self.granule..(offset + length) / self.granule
+    }
+
+    /// Puts a request on the device; its changes may be seen from now on.
+    pub fn begin(&mut self, (queue, tag): (usize, usize), op: IoOp, number: u32, now: Moment) {
+        let (buffer, change) = match op {
+            IoOp::Read { length, .. } => (vec![UNREAD; length as usize], None),
+            IoOp::Write { offset, length, .. } => (
+                self.data(offset, length, number),
+                Some((offset, u64::from(length), Change::Write)),
+            ),
+            IoOp::Discard { offset, length } | IoOp::WriteZeroes { offset, length } => {
+                (Vec::new(), Some((offset, length, Change::Zero)))
+            }
+            IoOp::Flush => (Vec::new(), None),
+        };
+        if let Some((offset, length, change)) = change {
+            for granule in self.granules(offset, length) {
+                self.oracle.begin(granule, number, change, now);
+            }
+        }
+        let device = self.device.as_mut().expect("requests come from a device");
+        device.queues[queue][tag] = Some(Request { op, number, began: now, buffer });
+    }
+
+    fn data(&self, offset: u64, length: u32, number: u32) -> Vec<u8> {
+        let mut data = vec![0; length as usize];
+        let first = offset / SECTOR_BYTES as u64;
+        for (sector, bytes) in (first..).zip(data.chunks_exact_mut(SECTOR_BYTES)) {
+            Stamp::Written { volume: self.uid, sector, write: number }.fill(bytes);
+        }
+        data
+    }
+
+    /// The engine has ended a request: judges it and frees its tag.
+    ///
+    /// # Errors
+    /// When it must not end like that.
+    pub fn end(
+        &mut self,
+        queue: usize,
+        tag: u16,
+        result: Result<(), IoError>,
+        excuses: Excuses,
+        now: Moment,
+    ) -> Result<(), Complaint> {
+        let device = self.device.as_mut().expect("requests end on a device");
+        let slot = device.queues[queue][usize::from(tag)].take();
+        let Some(request) = slot else {
+            return Err(format!("queue {queue} tag {tag} ended twice, now with {result:?}"));
+        };
+        if let Err(error) = result
+            && !is_excused(error, request.op, excuses)
+        {
+            return Err(format!("#{} {:?} failed: {error:?}", request.number, request.op));
+        }
+        let is_ok = result.is_ok();
+        match request.op {
+            IoOp::Read { offset, .. } if is_ok => self.judge(offset, &request, now),
+            IoOp::Read { .. } => Ok(()),
+            IoOp::Flush => {
+                if is_ok {
+                    let horizon = self.horizon();
+                    self.oracle.flushed(request.began, horizon);
+                }
+                Ok(())
+            }
+            IoOp::Write { offset, length, fua } => {
+                self.changed(&request, (offset, u64::from(length)), (is_ok, fua), now);
+                Ok(())
+            }
+            IoOp::Discard { offset, length } | IoOp::WriteZeroes { offset, length } => {
+                self.changed(&request, (offset, length), (is_ok, false), now);
+                Ok(())
+            }
+        }
+    }
+
+    /// No read under way began before this.
+    fn horizon(&self) -> Moment {
+        let requests = self.device.iter().flat_map(|device| device.queues.iter().flatten());
+        let reads = requests.flatten().filter(|r| matches!(r.op, IoOp::Read { .. }));
+        reads.map(|request| request.began).min().unwrap_or(Moment::MAX)
+    }
+
+    fn changed(
+        &mut self,
+        request: &Request,
+        (offset, length): (u64, u64),
+        (is_ok, is_durable): (bool, bool),
+        now: Moment,
+    ) {
+        for granule in self.granules(offset, length) {
+            self.oracle.end(granule, request.number, is_ok, now);
+            if is_ok && is_durable {
+                self.oracle.is_durable(granule, request.number);
+            }
+        }
+    }
+
+    fn judge(&mut self, offset: u64, request: &Request, now: Moment) -> Result<(), Complaint> {
+        let per_granule = self.granule as usize / SECTOR_BYTES;
+        for (n, bytes) in request.buffer.chunks_exact(self.granule as usize).enumerate() {
+            let granule = offset / self.granule + n as u64;
+            let first = granule * per_granule as u64;
+            let stamps: Vec<Stamp> = bytes.chunks_exact(SECTOR_BYTES).map(Stamp::read).collect();
+            let read = || {
+                let at = granule * self.granule;
+                format!("read #{} of volume v{} shows at byte {at}", request.number, self.uid)
+            };
+            let shown: Vec<Option<Shown>> =
+                (first..).zip(&stamps).map(|(s, stamp)| Shown::of(*stamp, self.uid, s)).collect();
+            if let Some(strange) = shown.iter().position(Option::is_none) {
+                let sector = first + strange as u64;
+                return Err(format!("{} (sector {sector}) {}", read(), stamps[strange]));
+            }
+            if shown.iter().any(|other| *other != shown[0]) {
+                let stamps: Vec<String> = stamps.iter().map(ToString::to_string).collect();
+                return Err(format!("{} a torn block: {}", read(), stamps.join(", ")));
+            }
+            let shown = shown[0].expect("none is strange");
+            self.oracle.check(granule, shown, request.began, now).map_err(|mismatch| {
+                format!(
+                    "{} {}, but only {} can be there; history: {}",
+                    read(),
+                    stamps[0],
+                    mismatch.allowed,
+                    mismatch.history
+                )
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The power was cut: the device is gone.
+    pub fn power_was_cut(&mut self, now: Moment) {
+        self.device = None;
+        self.is_poisoned = false;
+        self.oracle.power_was_cut(now);
+    }
+
+    /// A failed flush has dropped what this volume wrote.
+    pub fn distrust(&mut self, now: Moment) {
+        self.oracle.distrust(now);
+    }
+
+    /// A volume that takes no more writes was detached: its device is gone.
+    pub fn detached_poisoned(&mut self, now: Moment) {
+        self.device = None;
+        self.is_poisoned = false;
+        self.oracle.trust_again(now);
+    }
+}
+
+fn is_excused(error: IoError, op: IoOp, excuses: Excuses) -> bool {
+    let is_flush = op == IoOp::Flush;
+    match error {
+        IoError::Lun { error: LunError::Device { .. } | LunError::Short { .. }, .. } => {
+            excuses.faults
+        }
+        IoError::NoSpace => excuses.full && !is_flush && !matches!(op, IoOp::Read { .. }),
+        IoError::Poisoned => excuses.poisoned && !matches!(op, IoOp::Read { .. }),
+        IoError::Invalid => false,
+    }
+}
+
+/// What the user of a volume asks for next.
+pub fn draw_op(guest: &Guest, extent_bytes: u64, dice: &mut Dice) -> IoOp {
+    let kind = dice.weighted(&[38, 26, 8, 10, 10, 4]).expect("weights are there");
+    if kind == 2 {
+        return IoOp::Flush;
+    }
+    let (offset, length) = draw_range(guest, extent_bytes, kind >= 4, dice);
+    let short = length as u32;
+    match kind {
+        0 => IoOp::Write { offset, length: short, fua: false },
+        1 => IoOp::Read { offset, length: short },
+        3 => IoOp::Write { offset, length: short, fua: true },
+        4 => IoOp::Discard { offset, length },
+        _ => IoOp::WriteZeroes { offset, length },
+    }
+}
+
+/// A range of logical blocks: often few and at the same places, sometimes whole extents.
+fn draw_range(guest: &Guest, extent: u64, may_be_whole: bool, dice: &mut Dice) -> (u64, u64) {
+    let size = guest.size.bytes();
+    if may_be_whole && dice.chance(500) {
+        let first = dice.below(size.div_ceil(extent)) * extent;
+        let length = dice.between(1, 3) * extent;
+        return (first, length.min(size - first));
+    }
+    let block = u64::from(guest.block.bytes());
+    let (start, room) = if dice.chance(400) {
+        (dice.below(size.div_ceil(extent)).min(2) * extent, (extent / 4).min(size))
+    } else {
+        (0, size)
+    };
+    let start = start.min(size - block);
+    let blocks = (room.min(size - start) / block).max(1);
+    let first = dice.below(blocks);
+    let most = match dice.below(10) {
+        0..=5 => 2,
+        6..=8 => 8,
+        _ => (extent + extent / 2).min(192 << 10) / block,
+    };
+    let offset = start + first * block;
+    let length = dice.between(1, most) * block;
+    (offset, length.min(size - offset))
+}

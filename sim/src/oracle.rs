@@ -1,0 +1,314 @@
+//! What a volume may show: for each granule, every content that some order of what the guest did
+//! allows, and after a power cut what was not made durable allows.
+//!
+//! A granule is what nothing tears: the smaller of the logical blocks of the device and of the
+//! LUNs. Its list holds *candidates*: writes (or zeros) that the granule may show.
+//! - A candidate is *superseded* by a later one: one that began after it had ended, ended well,
+//!   and had ended before the read began. The reader must not see a superseded one.
+//! - A flush that ended well makes durable whatever had ended before it began; what a durable
+//!   candidate supersedes can never come back, and leaves the list.
+//! - A power cut lets every candidate of the list show up. A kill of the daemon changes nothing:
+//!   requests under way are given to its successor again.
+//! - Whoever reads a granule while no write to it is under way fixes what it shows.
+
+use crate::stamp::Stamp;
+
+/// Time in the world's events.
+pub type Moment = u64;
+const OPEN: Moment = Moment::MAX;
+/// The content before anything was written.
+const INITIAL: u32 = 0;
+
+#[derive(Clone, Copy, Debug)]
+struct Candidate {
+    /// Which operation; [`INITIAL`] is none.
+    write: u32,
+    is_zeros: bool,
+    start: Moment,
+    end: Moment,
+    /// What had ended before this is superseded, if `wins`.
+    wins_after: Moment,
+    /// Whether it surely happened after what it supersedes.
+    wins: bool,
+    /// If the granule shows it, then it is durable.
+    is_durable: bool,
+    /// Can never come back: only reads that began before its end was sealed may show it.
+    is_gone: bool,
+}
+
+impl Candidate {
+    const ZEROS: Self = Self {
+        write: INITIAL,
+        is_zeros: true,
+        start: 0,
+        end: 0,
+        wins_after: 0,
+        wins: true,
+        is_durable: true,
+        is_gone: false,
+    };
+
+    const fn supersedes(&self, other: &Self) -> bool {
+        self.wins && other.end < self.wins_after && self.write != other.write
+    }
+}
+
+/// What a guest does to a range of granules.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// Writes its own stamp.
+    Write,
+    /// Makes it read as zeros.
+    Zero,
+}
+
+/// The granules of one volume.
+#[derive(Debug)]
+pub struct Oracle {
+    /// Empty until the granule is written for the first time.
+    granules: Vec<Vec<Candidate>>,
+    /// Granules that may have more than one durable content.
+    unsettled: Vec<u32>,
+    is_unsettled: Vec<bool>,
+    is_distrusted: bool,
+}
+
+/// A granule shows what it must not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mismatch {
+    /// Which granule.
+    pub granule: u64,
+    /// What would have been allowed.
+    pub allowed: String,
+    /// All candidates, for whoever looks for the cause.
+    pub history: String,
+}
+
+impl Oracle {
+    /// A new volume: zeros everywhere.
+    #[must_use]
+    pub fn new(granules: u64) -> Self {
+        let count = granules as usize;
+        Self {
+            granules: vec![Vec::new(); count],
+            unsettled: Vec::new(),
+            is_unsettled: vec![false; count],
+            is_distrusted: false,
+        }
+    }
+
+    fn list(&mut self, granule: u64) -> &mut Vec<Candidate> {
+        let list = &mut self.granules[granule as usize];
+        if list.is_empty() {
+            list.push(Candidate::ZEROS);
+        }
+        list
+    }
+
+    /// Operation `write` begins on a granule.
+    pub fn begin(&mut self, granule: u64, write: u32, change: Change, now: Moment) {
+        let candidate = Candidate {
+            write,
+            is_zeros: change == Change::Zero,
+            start: now,
+            end: OPEN,
+            wins_after: now,
+            wins: false,
+            is_durable: false,
+            is_gone: false,
+        };
+        self.list(granule).push(candidate);
+        if !std::mem::replace(&mut self.is_unsettled[granule as usize], true) {
+            self.unsettled.push(granule as u32);
+        }
+    }
+
+    /// Operation `write` has ended on a granule; a failed one may have happened or not.
+    pub fn end(&mut self, granule: u64, write: u32, is_ok: bool, now: Moment) {
+        let is_sure = is_ok && !self.is_distrusted;
+        for candidate in self.list(granule).iter_mut().filter(|c| c.write == write) {
+            candidate.end = now;
+            candidate.wins = is_sure;
+        }
+    }
+
+    /// Operation `write` ended well and is durable by itself.
+    pub fn is_durable(&mut self, granule: u64, write: u32) {
+        let list = self.list(granule);
+        for candidate in list.iter_mut().filter(|c| c.write == write) {
+            candidate.is_durable = true;
+        }
+        forget_superseded(list);
+    }
+
+    /// A flush that began at `began` has ended well; no read under way began before `horizon`.
+    pub fn flushed(&mut self, began: Moment, horizon: Moment) {
+        let unsettled = std::mem::take(&mut self.unsettled);
+        for granule in unsettled {
+            let list = &mut self.granules[granule as usize];
+            for candidate in list.iter_mut().filter(|c| c.end < began) {
+                candidate.is_durable = true;
+            }
+            forget_superseded(list);
+            purge(list, horizon);
+            let is_settled = list.len() == 1 && list[0].is_durable;
+            self.is_unsettled[granule as usize] = !is_settled;
+            if !is_settled {
+                self.unsettled.push(granule);
+            }
+        }
+    }
+
+    /// What was not durable may be lost from now on: a flush failed.
+    pub fn distrust(&mut self, now: Moment) {
+        self.is_distrusted = true;
+        self.unsettle(now, false);
+    }
+
+    /// The volume is served again after it had been distrusted; nothing is under way.
+    pub fn trust_again(&mut self, now: Moment) {
+        self.is_distrusted = false;
+        self.unsettle(now, true);
+    }
+
+    /// The power was cut: every candidate may show up, and what shows up is on the medium.
+    pub fn power_was_cut(&mut self, now: Moment) {
+        self.is_distrusted = false;
+        self.unsettle(now, true);
+        for granule in &self.unsettled {
+            for candidate in &mut self.granules[*granule as usize] {
+                candidate.is_durable = true;
+            }
+        }
+    }
+
+    fn unsettle(&mut self, now: Moment, ends_all: bool) {
+        for granule in &self.unsettled {
+            if ends_all {
+                self.granules[*granule as usize].retain(|candidate| !candidate.is_gone);
+            }
+            for candidate in &mut self.granules[*granule as usize] {
+                candidate.wins &= candidate.is_durable;
+                if ends_all {
+                    candidate.end = candidate.end.min(now);
+                }
+            }
+        }
+    }
+
+    /// A read from `began` to `now` has shown this content, of the volume's own or zeros.
+    ///
+    /// # Errors
+    /// When nothing allows it.
+    pub fn check(
+        &mut self,
+        granule: u64,
+        shown: Shown,
+        began: Moment,
+        now: Moment,
+    ) -> Result<(), Box<Mismatch>> {
+        let is_distrusted = self.is_distrusted;
+        let list = self.list(granule);
+        let is_visible = |list: &[Candidate], candidate: &Candidate| {
+            !list.iter().any(|other| other.end < began && other.supersedes(candidate))
+        };
+        let matching = list
+            .iter()
+            .enumerate()
+            .filter(|(_, candidate)| shown.is(candidate) && is_visible(list, candidate))
+            .map(|(index, candidate)| (candidate.is_durable, index))
+            .min();
+        let Some((_, index)) = matching else {
+            let allowed: Vec<String> =
+                list.iter().filter(|c| is_visible(list, c)).map(Candidate::content).collect();
+            let history: Vec<String> = list.iter().map(ToString::to_string).collect();
+            let (allowed, history) = (allowed.join(" or "), history.join(", "));
+            return Err(Box::new(Mismatch { granule, allowed, history }));
+        };
+        debug_assert!(now >= began);
+        if !is_distrusted && list.iter().all(|candidate| candidate.end < began) {
+            fix(list, index, began);
+        }
+        Ok(())
+    }
+}
+
+/// The content of a granule, as it was read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shown {
+    /// Zeros.
+    Zeros,
+    /// What this operation wrote.
+    Write(u32),
+}
+
+impl Shown {
+    /// What a sector's stamp says, if it is zeros or the volume's own for that sector.
+    #[must_use]
+    pub fn of(stamp: Stamp, own_volume: u32, own_sector: u64) -> Option<Self> {
+        match stamp {
+            Stamp::Zeros => Some(Self::Zeros),
+            Stamp::Written { volume, sector, write }
+                if volume == own_volume && sector == own_sector =>
+            {
+                Some(Self::Write(write))
+            }
+            _ => None,
+        }
+    }
+
+    const fn is(self, candidate: &Candidate) -> bool {
+        match self {
+            Self::Zeros => candidate.is_zeros,
+            Self::Write(write) => !candidate.is_zeros && candidate.write == write,
+        }
+    }
+}
+
+/// A reader has seen the candidate of this index: it won over all the others.
+fn fix(list: &mut [Candidate], index: usize, began: Moment) {
+    let winner = &mut list[index];
+    winner.wins = true;
+    winner.wins_after = began;
+    forget_superseded(list);
+}
+
+/// What a durable candidate supersedes can never come back.
+fn forget_superseded(list: &mut [Candidate]) {
+    for index in 0..list.len() {
+        let candidate = list[index];
+        list[index].is_gone |= list.iter().any(|c| c.is_durable && c.supersedes(&candidate));
+    }
+}
+
+/// Drops what no read under way can show any more.
+fn purge(list: &mut Vec<Candidate>, horizon: Moment) {
+    let winners: Vec<Candidate> =
+        list.iter().filter(|c| c.is_durable && c.end < horizon).copied().collect();
+    list.retain(|candidate| !winners.iter().any(|winner| winner.supersedes(candidate)));
+}
+
+impl Candidate {
+    fn content(&self) -> String {
+        let Self { write, is_zeros, .. } = self;
+        match (*write, is_zeros) {
+            (INITIAL, _) => "zeros from the beginning".to_owned(),
+            (write, true) => format!("zeros of #{write}"),
+            (write, false) => format!("data of #{write}"),
+        }
+    }
+}
+
+impl std::fmt::Display for Candidate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({}..", self.content(), self.start)?;
+        match self.end {
+            OPEN => f.write_str("under way")?,
+            end => write!(f, "{end}")?,
+        }
+        let gone = if self.is_gone { ", gone" } else { "" };
+        let durable = if self.is_durable { ", durable" } else { "" };
+        let unsure = if self.wins || self.end == OPEN { "" } else { ", unsure" };
+        write!(f, "{durable}{unsure}{gone})")
+    }
+}

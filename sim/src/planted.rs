@@ -1,0 +1,49 @@
+//! Bugs that are planted on purpose, to prove that the simulator finds them.
+//!
+//! None of them is in the product: each is a lie of the driver, between the engine and the disks
+//! or between the engine and the metadata service.
+
+/// A planted bug.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Planted {
+    /// The flush before a checkpoint's commit is skipped.
+    CommitBeforeDataFlush,
+    /// A flush covers only what the queue that sent it has written.
+    FlushMissesOtherQueue,
+    /// What a commit unmaps may be used again before the commit has happened.
+    ExtentReusedEarly,
+    /// A replay loses one presence bit.
+    PresenceBitLost,
+    /// Absent blocks of an extent show what the extent holds.
+    StaleBytesReadable,
+    /// A durable write is an ordinary one.
+    FuaNotDurable,
+    /// After a kill, extents that an unsuperseded journal may name are used at once.
+    QuarantineSkipped,
+    /// After a kill, the unacknowledged end of the journal is not wiped.
+    WipeSkipped,
+    /// After a kill, requests that were under way are not given to the successor.
+    ReissueSkipped,
+}
+
+impl Planted {
+    /// Its name on the command line.
+    #[must_use]
+    pub fn name(self) -> String {
+        let value = clap::ValueEnum::to_possible_value(&self);
+        value.expect("every bug can be asked for").get_name().to_owned()
+    }
+
+    /// Every planted bug.
+    pub const ALL: [Self; 9] = [
+        Self::CommitBeforeDataFlush,
+        Self::FlushMissesOtherQueue,
+        Self::ExtentReusedEarly,
+        Self::PresenceBitLost,
+        Self::StaleBytesReadable,
+        Self::FuaNotDurable,
+        Self::QuarantineSkipped,
+        Self::WipeSkipped,
+        Self::ReissueSkipped,
+    ];
+}

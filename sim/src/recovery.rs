@@ -1,0 +1,398 @@
+//! How the daemon gets a volume: a fresh attachment with its stale journals, or the attachment
+//! of a killed predecessor. Crash order: `docs/engine.md`, "Recovery" and "Confirmation".
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use lunar_engine::dirty::{DirtyIdentity, DirtyTable, table_words};
+use lunar_engine::journal::{
+    self, JournalIdentity, JournalIoError, JournalRing, Recovered, RingPlace, SEQ_CONFIRMED,
+};
+use lunar_engine::lun::{LunLayout, LunTable};
+use lunar_engine::replay::{SlotUpdate, replay};
+use lunar_engine::volume::{LayerSlots, Volume, VolumeParts, VolumeSpec, dirty_capacity};
+use lunar_metadata::domain::{Attachment, CommitMap, RetireJournal, StaleJournal};
+use lunar_metadata::error::ServiceError;
+use lunar_metadata::seams::block_on;
+use lunar_metadata::store::StoreError;
+use lunar_types::{BLOCK_BYTES, Epoch, ExtentRun, JournalSeq, NodeIncarnation, Presence};
+
+use crate::disk::{OpenLuns, Source};
+use crate::guest::Device;
+use crate::journal_faults::KnownRing;
+use crate::planted::Planted;
+use crate::service::SimService;
+use crate::world::{Flow, Served, Stop, TableMemory, World, failed};
+
+/// A volume could not be brought up because a LUN failed; it may be tried again.
+pub(crate) struct LunTrouble(pub(crate) String);
+
+/// A part of a recovery, which a failing LUN may end.
+pub(crate) type Attempt<T = ()> = Flow<Result<T, LunTrouble>>;
+
+impl World {
+    /// Asks the metadata service until it answers; the answer may be lost a few times first.
+    pub(crate) fn ask<T>(
+        &mut self,
+        call: impl Fn(&SimService) -> Result<T, ServiceError>,
+    ) -> Flow<Result<T, ServiceError>> {
+        loop {
+            self.tick()?;
+            if !self.meta.is_up {
+                self.network_step()?;
+                self.meanwhile()?;
+                continue;
+            }
+            let answer = call(self.meta.service());
+            let is_lost = !self.is_quiet && self.dice.chance(self.scenario.answer_lost);
+            match answer {
+                Err(ServiceError::Store(error)) if !is_retryable(&error) => {
+                    return failed(format!("the store failed: {error}"));
+                }
+                Err(ServiceError::Store(_)) => {}
+                _ if is_lost => {}
+                answer => return Ok(answer),
+            }
+            self.meanwhile()?;
+        }
+    }
+
+    /// Asks for something that the service must not refuse.
+    pub(crate) fn must<T>(
+        &mut self,
+        what: &str,
+        call: impl Fn(&SimService) -> Result<T, ServiceError>,
+    ) -> Flow<T> {
+        match self.ask(call)? {
+            Ok(answer) => Ok(answer),
+            Err(error) => failed(format!("{what} was refused: {error}")),
+        }
+    }
+
+    pub(crate) fn open_luns(&self, guest: usize) -> OpenLuns {
+        OpenLuns::new(&self.luns, Source { volume: guest as u32, queue: u16::MAX - 1 })
+    }
+
+    /// The part of a journal's extents that the ring uses.
+    fn ring_place(&self, runs: &[ExtentRun]) -> RingPlace {
+        let mut left = self.scenario.ring_extents;
+        let mut used = Vec::new();
+        for run in runs {
+            let count = run.count().min(left);
+            if count > 0 {
+                used.push(ExtentRun::new(run.first(), count));
+                left -= count;
+            }
+        }
+        RingPlace::new(used, self.scenario.extent_size)
+    }
+
+    fn lun_table(&self, attachment: &Attachment) -> LunTable {
+        let size = self.scenario.extent_size;
+        let luns = &attachment.pool.luns;
+        LunTable::new(luns.iter().map(|lun| (lun.index, LunLayout::new(size, lun.size.get()))))
+    }
+
+    fn know_ring(&mut self, guest: usize, attachment: &Attachment) {
+        let place = self.ring_place(&attachment.journal);
+        let table = self.lun_table(attachment);
+        let blocks = place.stretches(&table).flat_map(|(lun, at, blocks)| {
+            let lun = usize::from(lun.get());
+            (0..u64::from(blocks)).map(move |n| (lun, at + n * BLOCK_BYTES))
+        });
+        let ring = KnownRing {
+            identity: journal_identity(attachment, attachment.epoch, attachment.node),
+            blocks: blocks.collect(),
+            before: std::collections::BTreeMap::new(),
+        };
+        self.rings.insert(guest, ring);
+    }
+
+    /// Turns what a LUN did into the end of a recovery, unless the crash fell in it.
+    fn lun_result<T>(&self, result: Result<T, JournalIoError>) -> Attempt<T> {
+        self.survived()?;
+        Ok(result.map_err(|error| LunTrouble(format!("{error}"))))
+    }
+
+    /// Brings a granted volume up: replays and retires its stale journals, formats and confirms
+    /// its own, starts it.
+    pub(crate) fn bring_up(&mut self, guest: usize, attachment: &Attachment) -> Attempt {
+        let table = self.make_table(guest, attachment);
+        for stale in &attachment.stale_journals {
+            let replayed = self.replay_stale(guest, attachment, stale)?;
+            if replayed.is_err() {
+                return Ok(replayed);
+            }
+            self.meanwhile()?;
+        }
+        self.tmpfs.kept_journals.remove(&self.guests[guest].id);
+        let identity = journal_identity(attachment, attachment.epoch, attachment.node);
+        let place = self.ring_place(&attachment.journal);
+        let luns = self.open_luns(guest);
+        let formatted = journal::format_ring(&identity, &place, &self.lun_table(attachment), &luns);
+        if let Err(trouble) = self.lun_result(formatted)? {
+            return Ok(Err(trouble));
+        }
+        self.meanwhile()?;
+        let confirm = CommitMap {
+            checkpoint: Some(JournalSeq::new(SEQ_CONFIRMED)),
+            ..self.empty_commit(attachment)
+        };
+        self.must("the confirmation", |s| block_on(s.commit_map(&confirm)))?;
+        let ring = JournalRing::fresh(identity, place);
+        self.start(guest, attachment, ring, table, None)?;
+        Ok(Ok(()))
+    }
+
+    fn empty_commit(&mut self, attachment: &Attachment) -> CommitMap {
+        CommitMap {
+            request: self.meta.fresh_request(),
+            node: attachment.node,
+            volume: attachment.volume.id,
+            epoch: attachment.epoch,
+            layer: attachment.volume.head,
+            extent_size: self.scenario.extent_size,
+            updates: Vec::new(),
+            checkpoint: None,
+            replay_of: None,
+        }
+    }
+
+    pub(crate) fn table_identity(&self, attachment: &Attachment) -> (DirtyIdentity, usize) {
+        let size = self.scenario.extent_size;
+        let most = dirty_capacity(&self.ring_place(&attachment.journal), size);
+        let identity = DirtyIdentity {
+            volume: attachment.volume.id,
+            layer: attachment.volume.head,
+            epoch: attachment.epoch,
+            holder: attachment.node,
+            extent_size: size,
+        };
+        (identity, self.scenario.dirty_capacity.min(most))
+    }
+
+    /// Makes the dirty table, before the journal is confirmed: a confirmed journal has a table.
+    fn make_table(&mut self, guest: usize, attachment: &Attachment) -> DirtyTable {
+        let (identity, capacity) = self.table_identity(attachment);
+        let words = table_words(self.scenario.extent_size, capacity);
+        let memory: TableMemory = Arc::new((0..words).map(|_| AtomicU64::new(0)).collect());
+        let key = (self.guests[guest].id, attachment.epoch);
+        self.tmpfs.tables.retain(|(volume, _), _| *volume != key.0);
+        self.tmpfs.tables.insert(key, Arc::clone(&memory));
+        DirtyTable::create(memory, identity, capacity).expect("the memory has the right size")
+    }
+
+    fn replay_stale(
+        &mut self,
+        guest: usize,
+        attachment: &Attachment,
+        stale: &StaleJournal,
+    ) -> Attempt {
+        if stale.checkpoint.get() >= SEQ_CONFIRMED {
+            let updates = match self.read_stale(guest, attachment, stale)? {
+                Ok(updates) => updates,
+                Err(trouble) => return Ok(Err(trouble)),
+            };
+            self.counters.replays += u64::from(!updates.is_empty());
+            let chunk = self.dice.one_of(&[1, 3, 1000]);
+            for updates in updates.chunks(chunk) {
+                let commit = CommitMap {
+                    updates: updates.iter().map(crate::control::to_domain).collect(),
+                    replay_of: Some(stale.epoch),
+                    ..self.empty_commit(attachment)
+                };
+                self.must("a replay", |s| block_on(s.commit_map(&commit)))?;
+                self.meanwhile()?;
+            }
+        }
+        let retire = RetireJournal {
+            request: self.meta.fresh_request(),
+            volume: attachment.volume.id,
+            epoch: attachment.epoch,
+            node: attachment.node,
+            stale_epoch: stale.epoch,
+        };
+        self.must("the end of a journal", |s| block_on(s.retire_journal(&retire)))?;
+        Ok(Ok(()))
+    }
+
+    /// What a stale journal says over the committed map.
+    fn read_stale(
+        &mut self,
+        guest: usize,
+        attachment: &Attachment,
+        stale: &StaleJournal,
+    ) -> Attempt<Vec<SlotUpdate>> {
+        let identity = journal_identity(attachment, stale.epoch, stale.node);
+        let place = self.ring_place(&stale.runs);
+        let checkpoint = stale.checkpoint.get();
+        let found = self.read_ring(guest, attachment, &identity, &place, checkpoint)?;
+        let found = match found {
+            Ok(found) => found,
+            Err(trouble) => return Ok(Err(trouble)),
+        };
+        let moment = self.moment;
+        self.trace.line(moment, || {
+            let (from, last) = (found.replay_from, found.last_seq);
+            format!("v{guest} journal of epoch {}: {from}..={last}", stale.epoch)
+        });
+        let committed = self.read_layer(attachment)?;
+        let size = self.scenario.extent_size;
+        let committed = committed.into_iter().collect();
+        let mut updates = replay(&found.records, &committed, size)
+            .map_err(|error| Stop::Failed(format!("replay: {error}")))?;
+        if self.planted == Some(Planted::PresenceBitLost) {
+            lose_a_bit(&mut updates);
+        }
+        Ok(Ok(updates))
+    }
+
+    fn read_ring(
+        &mut self,
+        guest: usize,
+        attachment: &Attachment,
+        identity: &JournalIdentity,
+        place: &RingPlace,
+        checkpoint: u64,
+    ) -> Attempt<Recovered> {
+        let luns = self.open_luns(guest);
+        let image = journal::read(place, &self.lun_table(attachment), &luns);
+        let image = match self.lun_result(image)? {
+            Ok(image) => image,
+            Err(trouble) => return Ok(Err(trouble)),
+        };
+        match journal::recover(identity, place.blocks(), image.as_bytes(), checkpoint) {
+            Ok(found) => Ok(Ok(found)),
+            Err(damage) => self.damage_was_found(guest, &damage),
+        }
+    }
+
+    /// The committed slots of the head layer.
+    fn read_layer(&mut self, attachment: &Attachment) -> Flow<LayerSlots> {
+        self.tick()?;
+        let limit = self.dice.one_of(&[1, 7, 1000]);
+        while !self.meta.is_up {
+            self.network_step()?;
+            self.meanwhile()?;
+        }
+        let slots = self.meta.map_of(attachment.volume.head, limit);
+        slots.map_err(|error| Stop::Failed(format!("the map cannot be read: {error}")))
+    }
+
+    /// Takes over the volume of a killed predecessor under the same incarnation.
+    pub(crate) fn resume(&mut self, guest: usize, attachment: &Attachment) -> Attempt {
+        let identity = journal_identity(attachment, attachment.epoch, attachment.node);
+        let place = self.ring_place(&attachment.journal);
+        let checkpoint = attachment.checkpoint.get();
+        let found = match self.read_ring(guest, attachment, &identity, &place, checkpoint)? {
+            Ok(found) => found,
+            Err(trouble) => return Ok(Err(trouble)),
+        };
+        let moment = self.moment;
+        self.trace.line(moment, || {
+            let (from, last) = (found.replay_from, found.last_seq);
+            format!("v{guest} resumed, journal {from}..={last} beyond {:?}", found.beyond)
+        });
+        if self.planted != Some(Planted::WipeSkipped) {
+            let luns = self.open_luns(guest);
+            let table = self.lun_table(attachment);
+            let wiped = journal::wipe_beyond(&identity, &place, &table, &luns, &found);
+            if let Err(trouble) = self.lun_result(wiped)? {
+                return Ok(Err(trouble));
+            }
+        }
+        let (id, capacity) = self.table_identity(attachment);
+        let key = (self.guests[guest].id, attachment.epoch);
+        let Some(memory) = self.tmpfs.tables.get(&key).map(Arc::clone) else {
+            return failed(format!("v{guest} has a confirmed journal and no dirty table"));
+        };
+        let opened = DirtyTable::open(memory, id, capacity);
+        let (table, dirty) =
+            opened.map_err(|error| Stop::Failed(format!("dirty table of v{guest}: {error}")))?;
+        let ring = JournalRing::resumed(identity, place, &found);
+        self.start(guest, attachment, ring, table, Some(dirty))?;
+        Ok(Ok(()))
+    }
+
+    fn start(
+        &mut self,
+        guest: usize,
+        attachment: &Attachment,
+        ring: JournalRing,
+        table: DirtyTable,
+        predecessor: Option<Vec<lunar_engine::dirty::DirtySlot>>,
+    ) -> Flow {
+        let mut head = self.read_layer(attachment)?;
+        if self.planted == Some(Planted::StaleBytesReadable) {
+            for (_, slot) in head.iter_mut().filter(|(_, slot)| slot.extent().is_some()) {
+                slot.presence = Presence::full(self.scenario.extent_size);
+            }
+        }
+        let volume = &attachment.volume;
+        let spec = VolumeSpec {
+            volume: volume.id,
+            holder: attachment.node,
+            size: volume.size,
+            extent_size: self.scenario.extent_size,
+            logical_block: volume.logical_block_size,
+            queue_count: self.scenario.queues,
+            luns: self.lun_table(attachment),
+            tuning: self.scenario.tuning,
+        };
+        let holds_quarantine = predecessor.as_ref().is_some_and(|dirty| !dirty.is_empty());
+        let parts = VolumeParts { spec, layers: vec![head], ring, table, predecessor };
+        let started = Volume::start(parts);
+        let engine = started.map_err(|e| Stop::Failed(format!("v{guest} does not start: {e}")))?;
+        let queues = (0..=self.scenario.queues)
+            .map(|queue| engine.queue(lunar_engine::io::QueueId::new(queue)))
+            .collect();
+        self.served[guest] = Some(Served {
+            volume: engine,
+            table: self.table_identity(attachment),
+            queues,
+            woken: std::collections::BTreeSet::new(),
+            is_control_woken: true,
+            epoch: attachment.epoch,
+            layer: attachment.volume.head,
+            call: None,
+            last_commit: None,
+            last_reserve: None,
+            saw_full: false,
+            is_draining: false,
+            holds_quarantine,
+            reused_early: Vec::new(),
+        });
+        self.know_ring(guest, attachment);
+        let (queues, depth) = (self.scenario.queues, self.scenario.depth);
+        self.guests[guest].device.get_or_insert_with(|| Device::new(queues, depth));
+        Ok(())
+    }
+}
+
+const fn is_retryable(error: &StoreError) -> bool {
+    matches!(
+        error,
+        StoreError::Conflict | StoreError::MaybeCommitted | StoreError::Contended { .. }
+    )
+}
+
+/// Whose journal of this volume it is.
+pub(crate) fn journal_identity(
+    attachment: &Attachment,
+    epoch: Epoch,
+    writer: NodeIncarnation,
+) -> JournalIdentity {
+    let volume = &attachment.volume;
+    JournalIdentity { volume: volume.id, layer: volume.head, epoch, writer }
+}
+
+/// The planted bug: one presence bit does not survive the replay.
+fn lose_a_bit(updates: &mut [SlotUpdate]) {
+    let slots = updates.iter_mut().filter_map(|update| update.slot.as_mut());
+    if let Some(slot) = slots.into_iter().find(|slot| !slot.presence.is_empty()) {
+        let words = slot.presence.words();
+        let index = words.iter().position(|word| *word != 0).expect("it is not empty");
+        let word = words[index];
+        slot.presence.set_word(index, word & (word - 1));
+    }
+}
