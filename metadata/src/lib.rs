@@ -8,10 +8,12 @@
 //! Deliberately absent: LUNs and their content, ublk, Kubernetes. What is on a LUN is the
 //! engine's; the service knows a LUN by its id and size.
 
+pub mod config;
 pub mod error;
 pub mod fsck;
 pub mod keyspace;
 pub mod seams;
+pub mod server;
 pub mod service;
 pub mod store;
 
