@@ -1,1 +1,214 @@
-fn main() {}
+//! The program `metadata-service`: serves a store, or checks one offline.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use lunar_metadata::config::{ConfigError, ServeConfig, ServeFlags};
+use lunar_metadata::error::{ServiceError, chain};
+use lunar_metadata::fsck::{self, Flow};
+use lunar_metadata::seams::{SystemClock, SystemIds, block_on};
+use lunar_metadata::server::{Handlers, StoreFailure, run_operations, serve_loopback};
+use lunar_metadata::service::{Seams, Service, Settings, StartError, check_keyspace};
+use lunar_metadata::store::{MetaStore, OpenError, RedbStore};
+use lunar_proto::domain::{FsckEvent, FsckSummary};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+use tracing::info;
+use tracing_subscriber::EnvFilter;
+
+/// Threads that may wait for the disk at the same time.
+const BLOCKING_THREADS: usize = 64;
+/// How long requests in flight may take after the signal to stop.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+/// Exit code of a check that found damage, as of fsck(8).
+const EXIT_DAMAGED: u8 = 4;
+/// Exit code of a check that could not run, as of fsck(8).
+const EXIT_NOT_CHECKED: u8 = 8;
+
+/// The metadata service of Lunar: the only authority over extent maps and epochs.
+#[derive(Parser)]
+#[command(name = "metadata-service", version)]
+struct Cli {
+    /// What is logged: a level, or filters such as 'info,lunar_metadata=debug'.
+    #[arg(long, env = "LUNAR_LOG", default_value = "info", global = true)]
+    log: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serves a store over gRPC.
+    Serve(ServeFlags),
+    /// Checks a store that nobody serves. Exit code 0: sound; 4: damaged; 8: not checked.
+    Fsck {
+        /// The store.
+        #[arg(long, env = "LUNAR_METADATA_STORE", value_name = "PATH")]
+        store: PathBuf,
+    },
+}
+
+/// Why the program ends with an error.
+#[derive(Debug, thiserror::Error)]
+enum MainError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    Check(#[from] ServiceError),
+    #[error(transparent)]
+    Failed(#[from] StoreFailure),
+    #[error("--log '{filter}' is no filter")]
+    Log {
+        filter: String,
+        #[source]
+        source: tracing_subscriber::filter::ParseError,
+    },
+    #[error(
+        "{address} cannot be listened on (is another metadata-service running? choose another \
+         port with --listen)"
+    )]
+    Bind {
+        address: std::net::SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the transport failed")]
+    Transport(#[from] tonic::transport::Error),
+    #[error("the operating system refused to {step}")]
+    System {
+        step: &'static str,
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let is_check = matches!(cli.command, Command::Fsck { .. });
+    let outcome = start_logging(&cli.log).and_then(|()| match cli.command {
+        Command::Serve(flags) => serve(flags.resolve()?).map(|()| ExitCode::SUCCESS),
+        Command::Fsck { store } => check(&store),
+    });
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            let text = format!("metadata-service: {}\n", chain(&error));
+            // Nothing can be done when standard error is closed.
+            drop(std::io::stderr().write_all(text.as_bytes()));
+            if is_check { ExitCode::from(EXIT_NOT_CHECKED) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+fn start_logging(filter: &str) -> Result<(), MainError> {
+    let parsed = EnvFilter::try_new(filter)
+        .map_err(|source| MainError::Log { filter: filter.to_owned(), source })?;
+    // A reader of the log that has gone must not end the service: no complaint about it on the
+    // same closed stream.
+    tracing_subscriber::fmt()
+        .with_env_filter(parsed)
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false)
+        .init();
+    Ok(())
+}
+
+fn serve(config: ServeConfig) -> Result<(), MainError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build()
+        .map_err(|source| MainError::System { step: "start threads", source })?;
+    runtime.block_on(serve_until_stopped(config))
+}
+
+async fn serve_until_stopped(config: ServeConfig) -> Result<(), MainError> {
+    let system = |step| move |source| MainError::System { step, source };
+    let mut terminate = signal(SignalKind::terminate()).map_err(system("handle SIGTERM"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(system("handle SIGINT"))?;
+    // The port before the store: a second service on the same host says which of both is taken.
+    let address = config.listen;
+    let listener = TcpListener::bind(address).await;
+    let listener = listener.map_err(|source| MainError::Bind { address, source })?;
+    let address = listener.local_addr().map_err(system("name the port"))?;
+    let service = open_service(&config).await?;
+    let cluster = service.cluster();
+    info!(
+        cluster = %cluster.id, keyspace = cluster.keyspace_version,
+        store = %config.store.display(), listen = %address, "serving"
+    );
+    let work = Arc::new(Notify::new());
+    let stop = Arc::new(Notify::new());
+    let stopped = Arc::clone(&stop);
+    let handlers = Handlers::new(Arc::clone(&service), Arc::clone(&work));
+    let serving = serve_loopback(listener, handlers, async move { stopped.notified().await });
+    let mut serving = std::pin::pin!(serving);
+    tokio::select! {
+        ended = &mut serving => return Ok(ended?),
+        failure = run_operations(Arc::clone(&service), work) => return Err(failure.into()),
+        _ = terminate.recv() => info!("SIGTERM: stopping"),
+        _ = interrupt.recv() => info!("SIGINT: stopping"),
+    }
+    stop.notify_one();
+    match tokio::time::timeout(STOP_GRACE, serving).await {
+        Ok(ended) => ended?,
+        Err(_) => info!("requests in flight took longer than {STOP_GRACE:?}: they are cut off"),
+    }
+    info!("stopped");
+    Ok(())
+}
+
+async fn open_service(config: &ServeConfig) -> Result<Arc<Service<RedbStore>>, MainError> {
+    let store = RedbStore::open(&config.store)?;
+    let seams = Seams { clock: Arc::new(SystemClock::start()), ids: Arc::new(SystemIds) };
+    let settings = Settings { request_retention: config.request_retention, ..Settings::default() };
+    Ok(Arc::new(Service::open(store, seams, settings).await?))
+}
+
+fn check(path: &Path) -> Result<ExitCode, MainError> {
+    let store = RedbStore::open_existing(path)?;
+    let mut out = std::io::stdout();
+    let mut sink = |event: FsckEvent| {
+        let written = match event {
+            FsckEvent::Finding(finding) => {
+                let facts = finding.facts.iter().map(|(name, value)| format!(" {name}={value}"));
+                let facts: String = facts.collect();
+                writeln!(out, "{}: {}\n   {facts}", finding.kind, finding.message)
+            }
+            FsckEvent::Summary(summary) => write_summary(&mut out, &summary),
+        };
+        if written.is_ok() { Flow::Continue } else { Flow::Stop }
+    };
+    let summary = block_on(async {
+        let txn = store.begin().await.map_err(StartError::from)?;
+        check_keyspace(&txn).await?;
+        Ok::<_, MainError>(fsck::check(&txn, &mut sink).await?)
+    })?;
+    Ok(if summary.findings == 0 { ExitCode::SUCCESS } else { ExitCode::from(EXIT_DAMAGED) })
+}
+
+fn write_summary(out: &mut impl std::io::Write, summary: &FsckSummary) -> std::io::Result<()> {
+    writeln!(
+        out,
+        "{} findings in {} pools, {} LUNs, {} volumes, {} layers, {} slots, {} nodes, \
+         {} attachments, {} allocated extents",
+        summary.findings,
+        summary.pools,
+        summary.luns,
+        summary.volumes,
+        summary.layers,
+        summary.slots,
+        summary.nodes,
+        summary.attachments,
+        summary.allocated_extents
+    )
+}

@@ -33,6 +33,12 @@ pub enum DecodeError {
         /// How many.
         count: usize,
     },
+    /// The bytes say a record that is written otherwise.
+    #[error("{record} is not in its one encoding")]
+    OtherEncoding {
+        /// The kind of record.
+        record: &'static str,
+    },
     /// A number or text that cannot be.
     #[error("{what} cannot be {value}")]
     Invalid {
@@ -91,7 +97,8 @@ pub trait Record: Sized {
         }
         let record = Self::take_fields(&mut input)?;
         match input.len() {
-            0 => Ok(record),
+            0 if record.encode() == bytes => Ok(record),
+            0 => Err(DecodeError::OtherEncoding { record: Self::NAME }),
             count => Err(DecodeError::Trailing { record: Self::NAME, count }),
         }
     }

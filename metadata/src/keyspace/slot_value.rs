@@ -105,9 +105,7 @@ impl Record for SlotValue {
             EMPTY => Presence::empty(size),
             _ => take_words(size, input)?,
         };
-        let slot = Self(Slot { place, opaque: flags & OPAQUE != 0, presence });
-        let canonical = presence_flags(&slot.0.presence) == flags & (FULL | EMPTY);
-        if canonical { Ok(slot) } else { Err(invalid("presence", "full or empty word by word")) }
+        Ok(Self(Slot { place, opaque: flags & OPAQUE != 0, presence }))
     }
 }
 

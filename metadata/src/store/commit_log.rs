@@ -3,10 +3,10 @@
 //! The log is bounded: a transaction older than the log is called conflicting. Versions rise
 //! after a commit is visible, so a snapshot is never older than the version taken before it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
 use super::KeyRange;
-use super::overlay::Overlay;
+use super::overlay::{Overlay, Writes};
 
 /// Commits that are remembered.
 const REMEMBERED: usize = 256;
@@ -41,11 +41,7 @@ impl CommitLog {
     }
 
     /// Remembers a commit that is visible now.
-    pub(super) fn push(
-        &mut self,
-        cleared: &[KeyRange],
-        writes: &BTreeMap<Vec<u8>, Option<Vec<u8>>>,
-    ) {
+    pub(super) fn push(&mut self, cleared: &[KeyRange], writes: &Writes) {
         self.version += 1;
         self.recent.push_back(Committed {
             version: self.version,

@@ -13,11 +13,13 @@ use super::{
     assert_write_fits,
 };
 
+/// The last write of each key: a value, or nothing for a cleared key.
+pub(super) type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+
 /// What a transaction has written and read so far.
 #[derive(Default)]
 pub(super) struct Overlay {
-    /// A value, or nothing for a cleared key.
-    writes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    writes: Writes,
     cleared: Vec<KeyRange>,
     read_keys: BTreeSet<Vec<u8>>,
     read_ranges: Vec<KeyRange>,
@@ -98,7 +100,7 @@ impl Overlay {
     }
 
     /// The cleared ranges and then the writes, in the order of applying.
-    pub(super) fn changes(&self) -> (&[KeyRange], &BTreeMap<Vec<u8>, Option<Vec<u8>>>) {
+    pub(super) fn changes(&self) -> (&[KeyRange], &Writes) {
         (&self.cleared, &self.writes)
     }
 

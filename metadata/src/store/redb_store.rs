@@ -272,6 +272,12 @@ impl Inner {
     }
 }
 
+/// What redb gives for each key of a range.
+type RedbItem<'a> = Result<
+    (redb::AccessGuard<'a, &'static [u8]>, redb::AccessGuard<'a, &'static [u8]>),
+    redb::StorageError,
+>;
+
 fn bounds(range: &KeyRange) -> (Bound<&[u8]>, Bound<&[u8]>) {
     (Bound::Included(range.begin.as_slice()), Bound::Excluded(range.end.as_slice()))
 }
@@ -291,11 +297,10 @@ impl Txn for RedbTxn {
             return Ok(Vec::new());
         }
         let base = self.table.range::<&[u8]>(bounds(&read.range)).map_err(failed)?;
-        let own =
-            |item: Result<(redb::AccessGuard<'_, &[u8]>, redb::AccessGuard<'_, &[u8]>), _>| {
-                let (key, value) = item.map_err(failed)?;
-                Ok((key.value().to_vec(), value.value().to_vec()))
-            };
+        let own = |item: RedbItem<'_>| {
+            let (key, value) = item.map_err(failed)?;
+            Ok((key.value().to_vec(), value.value().to_vec()))
+        };
         let mut overlay = locked(&self.overlay);
         match read.direction {
             Direction::Forward => overlay.read_range(read, base.map(own)),

@@ -7,6 +7,7 @@ mod commits;
 mod damage;
 mod deletion;
 mod golden;
+mod grpc;
 mod idempotency;
 mod model;
 mod nodes;

@@ -1,0 +1,45 @@
+//! Steps of long operations, one after the other, for as long as the service runs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tracing::{error, warn};
+
+use crate::error::chain;
+use crate::seams::block_on;
+use crate::service::{Service, Step};
+use crate::store::RedbStore;
+
+/// How long the loop rests when there is nothing to do or a step has failed.
+const REST: Duration = Duration::from_secs(1);
+
+/// The store refuses everything: the process must end, and its next start recovers.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "a commit failed ({why}): what is in memory may not be what is on the disk. Make room or \
+     repair the disk, then start the service again"
+)]
+pub struct StoreFailure {
+    why: String,
+}
+
+/// Steps operations until the store fails; `work` wakes it early. It never ends otherwise: drop
+/// the future to stop it between two steps.
+pub async fn run_operations(service: Arc<Service<RedbStore>>, work: Arc<Notify>) -> StoreFailure {
+    loop {
+        if let Some(why) = service.store().failure() {
+            error!(%why, "the store has failed");
+            return StoreFailure { why: why.to_owned() };
+        }
+        let stepping = Arc::clone(&service);
+        let step = tokio::task::spawn_blocking(move || block_on(stepping.step_operations()));
+        match step.await {
+            Ok(Ok(Step::Worked)) => continue,
+            Ok(Ok(Step::Idle)) => {}
+            Ok(Err(error)) => warn!("operation step failed: {}", chain(&error)),
+            Err(panic) => warn!(%panic, "an operation step broke an assertion"),
+        }
+        let _woken_or_rested = tokio::time::timeout(REST, work.notified()).await;
+    }
+}

@@ -1,0 +1,70 @@
+//! Handlers of maps and reservations.
+
+use lunar_proto::domain::{CommitMap, Page, ReadMap, ReleaseExtents, ReserveExtents};
+use lunar_proto::v1;
+use lunar_proto::v1::map_server::Map;
+use lunar_proto::v1::reservations_server::Reservations;
+use lunar_proto::wire::{page_request, to_list, token_bytes};
+use tonic::{Request, Response, Status};
+
+use super::{Handlers, Identity};
+use crate::seams::block_on;
+use crate::store::MetaStore;
+
+#[tonic::async_trait]
+impl<S: MetaStore> Map for Handlers<S> {
+    async fn commit_map(
+        &self,
+        request: Request<v1::CommitMapRequest>,
+    ) -> Result<Response<v1::CommitMapResponse>, Status> {
+        self.require_node(&request, request.get_ref().node.as_ref()).await?;
+        let request = CommitMap::try_from(request.into_inner())?;
+        self.call(move |service| block_on(service.commit_map(&request))).await?;
+        Ok(Response::new(v1::CommitMapResponse {}))
+    }
+
+    async fn read_map(
+        &self,
+        request: Request<v1::ReadMapRequest>,
+    ) -> Result<Response<v1::ReadMapResponse>, Status> {
+        Identity::of(&request)?;
+        let request = ReadMap::try_from(request.into_inner())?;
+        let page = self.call(move |service| block_on(service.read_map(request))).await?;
+        Ok(Response::new(page.into()))
+    }
+}
+
+#[tonic::async_trait]
+impl<S: MetaStore> Reservations for Handlers<S> {
+    async fn reserve_extents(
+        &self,
+        request: Request<v1::ReserveExtentsRequest>,
+    ) -> Result<Response<v1::ReserveExtentsResponse>, Status> {
+        self.require_node(&request, request.get_ref().node.as_ref()).await?;
+        let request = ReserveExtents::try_from(request.into_inner())?;
+        let runs = self.call(move |service| block_on(service.reserve_extents(&request))).await?;
+        Ok(Response::new(v1::ReserveExtentsResponse { runs: to_list(runs) }))
+    }
+
+    async fn release_extents(
+        &self,
+        request: Request<v1::ReleaseExtentsRequest>,
+    ) -> Result<Response<v1::ReleaseExtentsResponse>, Status> {
+        self.require_node(&request, request.get_ref().node.as_ref()).await?;
+        let request = ReleaseExtents::try_from(request.into_inner())?;
+        self.call(move |service| block_on(service.release_extents(&request))).await?;
+        Ok(Response::new(v1::ReleaseExtentsResponse {}))
+    }
+
+    async fn list_reservations(
+        &self,
+        request: Request<v1::ListReservationsRequest>,
+    ) -> Result<Response<v1::ListReservationsResponse>, Status> {
+        let node = self.require_node(&request, request.get_ref().node.as_ref()).await?;
+        let page = page_request(request.into_inner().page)?;
+        let Page { items, next } =
+            self.call(move |service| block_on(service.reservations(node, &page))).await?;
+        let (reservations, next) = (to_list(items), token_bytes(next));
+        Ok(Response::new(v1::ListReservationsResponse { reservations, next }))
+    }
+}
