@@ -20,6 +20,7 @@ pub(crate) const QEMU: Tool = Tool { program: "qemu-system-x86_64", package: "qe
 pub(crate) const MMDEBSTRAP: Tool = Tool { program: "mmdebstrap", package: "mmdebstrap" };
 pub(crate) const MKE2FS: Tool = Tool { program: "mke2fs", package: "e2fsprogs" };
 pub(crate) const SETPRIV: Tool = Tool { program: "setpriv", package: "util-linux" };
+pub(crate) const UNSHARE: Tool = Tool { program: "unshare", package: "util-linux" };
 pub(crate) const CHRT: Tool = Tool { program: "chrt", package: "util-linux" };
 pub(crate) const APT_GET: Tool = Tool { program: "apt-get", package: "apt" };
 pub(crate) const APT_CACHE: Tool = Tool { program: "apt-cache", package: "apt" };

@@ -4,9 +4,9 @@ use super::mirror::Mirror;
 use super::recipe::{KERNEL_FLAVOUR, KERNEL_SUITE, LABINIT, LEFT_OUT, PACKAGES, ROOT_BYTES, SUITE};
 use super::{CACHE_VARIABLE, KERNEL_FILE, ROOT_FILE};
 use crate::error::{AtPath, LabError, Result};
-use crate::host::{self, MKE2FS, MMDEBSTRAP, QEMU, Tool};
+use crate::host::{self, MKE2FS, MMDEBSTRAP, QEMU, Tool, UNSHARE};
 use crate::progress::Step;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -16,8 +16,8 @@ const NEEDED_MIB: u64 = 2048;
 
 const MODULES_NEEDED: [&str; 2] = ["ublk_drv", "virtio_blk"];
 
-/// Builds root image and kernel into `partial`; gives the kernel release.
-pub(super) fn build(partial: &Path, pinned_kernel: Option<String>) -> Result<String> {
+/// Builds root image and kernel into `partial` under `lock`; gives the kernel release.
+pub(super) fn build(partial: &Path, pinned_kernel: Option<String>, lock: &File) -> Result<String> {
     // Missing programs are reported before minutes are spent.
     QEMU.path()?;
     MKE2FS.path()?;
@@ -30,7 +30,7 @@ pub(super) fn build(partial: &Path, pinned_kernel: Option<String>) -> Result<Str
     };
     let release = format!("{version}-{KERNEL_FLAVOUR}");
     let tree = partial.join("tree");
-    bootstrap(&mirror, &release, partial, &tree)?;
+    bootstrap(&mirror, &release, partial, &tree, lock)?;
     let modules = tree.join("usr/lib/modules").join(&release);
     check_modules(&modules)?;
     let kernel = modules.join("vmlinuz");
@@ -54,15 +54,26 @@ pub(super) fn remove_tree(path: &Path) -> Result<()> {
     host::run("removing an unfinished image", &mut command).map(|_| ())
 }
 
-fn bootstrap(mirror: &Mirror, release: &str, partial: &Path, tree: &Path) -> Result<()> {
+fn bootstrap(
+    mirror: &Mirror,
+    release: &str,
+    partial: &Path,
+    tree: &Path,
+    lock: &File,
+) -> Result<()> {
     let script = partial.join("labinit");
     fs::write(&script, LABINIT).at("write", &script)?;
     let sources = partial.join("sources.list");
     let lines = [SUITE, KERNEL_SUITE].map(|suite| mirror.source_line(suite) + "\n");
     fs::write(&sources, lines.concat()).at("write", &sources)?;
-    let mut command = MMDEBSTRAP.command_as_root()?;
+    // Its mounts are in a namespace of their own and so go with it, however it ends.
+    let mut command = UNSHARE.command_as_root()?;
+    command.arg("--mount").arg(MMDEBSTRAP.path()?);
     bootstrap_arguments(&mut command, mirror, release, &script)?;
     command.arg(SUITE).arg(tree).arg(&sources);
+    // The installer reads nothing, but holding the lock's file it holds the lock: when this process
+    // is killed, nobody takes the directory away under an installer that is still at work.
+    command.stdin(lock.try_clone().at("use the lock for", tree)?);
     let step = Step::begin(format!("installing {SUITE} with kernel {release}"));
     run_with_log(&mut command, &partial.join("build.log"), &step)
 }
@@ -94,7 +105,7 @@ fn bootstrap_arguments(
 fn run_with_log(command: &mut Command, log: &Path, step: &Step) -> Result<()> {
     let (reader, writer) = std::io::pipe().at("make a pipe for", command.get_program())?;
     let both = writer.try_clone().at("make a pipe for", command.get_program())?;
-    command.stdin(Stdio::null()).stdout(both).stderr(writer);
+    command.stdout(both).stderr(writer);
     let mut child = command.spawn().at("run", command.get_program())?;
     let line = host::command_line(command);
     // The command keeps the writing ends of the pipe open until its streams are replaced.

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - an image directory appears by one rename, whole, or not at all;
-//! - one builder at a time a cache, by a file lock that dies with its holder;
+//! - one builder at a time a cache, by a file lock that dies with the builder and its installer;
 //! - a cached image is used without asking any mirror.
 //!
 //! The cache is `$LUNAR_LAB_CACHE`, else `$XDG_CACHE_HOME/lunar-lab`, else `~/.cache/lunar-lab`.
@@ -112,7 +112,7 @@ impl Image {
         remove_leftovers(images)?;
         let partial = images.join(format!("{PARTIAL_PREFIX}{}", std::process::id()));
         fs::create_dir(&partial).at("make", &partial)?;
-        let built = build::build(&partial, pinned_kernel()).and_then(|kernel| {
+        let built = build::build(&partial, pinned_kernel(), &lock).and_then(|kernel| {
             let info = serde_json::to_string(&Info { kernel }).expect("plain strings are JSON");
             let path = partial.join(INFO_FILE);
             fs::write(&path, info).at("write", path)?;
@@ -134,7 +134,8 @@ impl Image {
 
 const PARTIAL_PREFIX: &str = "partial-";
 
-/// Removes what builders left that were killed; the caller holds the lock, so none is at work.
+/// Removes what builders left that were killed; the caller holds the lock, so neither they nor
+/// their installers are at work.
 fn remove_leftovers(images: &Path) -> Result<()> {
     for entry in fs::read_dir(images).at("list", images)? {
         let entry = entry.at("list", images)?;
