@@ -37,6 +37,7 @@ pub(super) struct Round {
     waiters: Vec<RequestId>,
     /// Came after it had captured.
     next: Vec<RequestId>,
+    /// In order of logical extents.
     captured: Vec<(LogicalExtent, Durable)>,
     records: Vec<Record>,
     outstanding: u32,
@@ -57,7 +58,7 @@ impl Round {
 
     /// Whether the round under way journals this slot.
     pub(super) fn is_journalling(&self, logical: LogicalExtent) -> bool {
-        self.captured.iter().any(|(captured, _)| *captured == logical)
+        self.captured.binary_search_by_key(&logical, |(captured, _)| *captured).is_ok()
     }
 }
 
@@ -152,7 +153,10 @@ impl Core {
         if self.round.outstanding > 0 {
             return;
         }
-        match (self.round.error.take(), self.round.stage) {
+        // A commit may have been refused meanwhile: a new owner may have read the journal already,
+        // and its extents may be another's by now.
+        let error = self.round.error.take().or_else(|| self.poison());
+        match (error, self.round.stage) {
             (Some(error), _) => self.fail_round(volume, queue, error, out),
             (None, Stage::Flushing) => self.journal_captured(volume, queue, out),
             (None, _) => self.end_round(volume, queue, out),
