@@ -1,3 +1,102 @@
 //! The program fs-core.
 
-fn main() {}
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand};
+use lunar_ublk_target::config::{Config, ConfigError, HostFacts, Settings};
+use lunar_ublk_target::lun::inspect::with_causes;
+use lunar_ublk_target::{daemon, metadata, process};
+use tracing::{error, info};
+use tracing_subscriber::EnvFilter;
+
+/// The node daemon of Lunar: serves volumes as ublk devices.
+#[derive(Parser)]
+#[command(name = "fs-core", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve volumes until SIGTERM.
+    Serve(Serve),
+}
+
+#[derive(clap::Args)]
+struct Serve {
+    /// Configuration file (TOML); flags and LUNAR_* variables win over it
+    #[arg(long, env = "LUNAR_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// What to log, such as info or lunar_ublk_target=debug
+    #[arg(long, env = "LUNAR_LOG", default_value = "info", value_name = "FILTER")]
+    log: String,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+fn main() -> ExitCode {
+    let Command::Serve(serve) = Arguments::parse().command;
+    let filter = EnvFilter::try_new(&serve.log).unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+    end_on_panic();
+    match run(serve) {
+        Ok(code) => code,
+        Err(problem) => {
+            error!("{}", with_causes(&*problem));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A panic leaves some volume in an unknown state: the process ends, the devices keep their
+/// requests, and a successor takes over.
+fn end_on_panic() {
+    std::panic::set_hook(Box::new(|info| {
+        error!(%info, backtrace = %std::backtrace::Backtrace::force_capture(), "panic");
+        std::process::abort();
+    }));
+}
+
+fn host_facts() -> HostFacts {
+    let host_name = nix::unistd::gethostname()
+        .map_or_else(|_| String::new(), |name| name.to_string_lossy().into_owned());
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    HostFacts { host_name, processors: u16::try_from(processors).unwrap_or(u16::MAX) }
+}
+
+fn configuration(serve: Serve) -> Result<Config, ConfigError> {
+    let file = match &serve.config {
+        Some(path) => Settings::from_file(path)?,
+        None => Settings::default(),
+    };
+    serve.settings.or(file).validate(&host_facts())
+}
+
+fn run(serve: Serve) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let config = configuration(serve)?;
+    // Before any thread: all of this is inherited by threads.
+    let facts = process::prepare()?;
+    process::require_ublk()?;
+    info!(node = %config.node_name, version = env!("CARGO_PKG_VERSION"), "fs-core starts");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("control")
+        .enable_all()
+        .build()?;
+    let code = runtime.block_on(async {
+        let metadata = metadata::remote::Remote::new(&config.metadata_endpoint)?;
+        let ended = daemon::run(config, facts, Arc::new(metadata)).await;
+        Ok::<_, Box<dyn std::error::Error>>(ended?)
+    });
+    // What still blocks, perhaps on a LUN that hangs, must not keep the process.
+    runtime.shutdown_background();
+    code
+}

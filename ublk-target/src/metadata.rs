@@ -4,6 +4,8 @@
 //! request; after [`MetadataError::Unavailable`] nothing is known of it, and it may be made
 //! again.
 
+pub mod remote;
+
 use std::future::Future;
 use std::pin::Pin;
 

@@ -226,7 +226,7 @@ fn start_queues(
         let ready = ready.clone();
         let spawned = std::thread::Builder::new()
             .name(format!("ublk{}q{queue}", info.id))
-            .spawn(move || start.run(&ready));
+            .spawn(move || start.run(ready));
         match spawned {
             Ok(thread) => all.threads.push(thread),
             Err(source) => failure = failure.or(Some((queue, source))),
@@ -254,7 +254,8 @@ struct QueueStart {
 }
 
 impl QueueStart {
-    fn run(self, ready: &mpsc::Sender<(u16, io::Result<()>)>) {
+    /// Tells through `ready` whether the queue is made, then serves.
+    fn run(self, ready: mpsc::Sender<(u16, io::Result<()>)>) {
         let queue = self.parts.queue;
         bind_to(&self.processors);
         let mut server = match QueueServer::new(self.parts) {
@@ -265,6 +266,8 @@ impl QueueStart {
             }
         };
         ready.send((queue, Ok(()))).expect("the starter waits");
+        // The starter waits until every sender is gone.
+        drop(ready);
         if let Err(problem) = server.run() {
             error!(device = %self.device, queue, %problem, "a queue is broken: fs-core ends, and \
                    its successor takes the requests over");
