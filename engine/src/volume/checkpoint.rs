@@ -82,12 +82,21 @@ pub(super) struct Checkpoint {
     is_wanted: bool,
     dirty_since: Option<Duration>,
     in_flight: Option<InFlight>,
+    /// Whether the last answer to a reservation brought nothing.
+    got_no_extents: bool,
 }
 
 impl Checkpoint {
     pub(super) const fn new(interval: Duration) -> Self {
         let state = State::Idle;
-        Self { state, interval, is_wanted: false, dirty_since: None, in_flight: None }
+        Self {
+            state,
+            interval,
+            is_wanted: false,
+            dirty_since: None,
+            in_flight: None,
+            got_no_extents: false,
+        }
     }
 
     pub(super) const fn waits_for_round(&self) -> bool {
@@ -111,22 +120,36 @@ impl Core {
         if self.is_poisoned() || self.checkpoint.in_flight.is_some() {
             return None;
         }
-        if let Some(count) = self.reserve.shortage() {
-            self.checkpoint.in_flight = Some(InFlight::Reserve);
-            return Some(ControlWork::Reserve { count });
+        // An answer without extents lets a checkpoint go first: it may bring some back.
+        let is_reserve_next = !std::mem::take(&mut self.checkpoint.got_no_extents);
+        if is_reserve_next && let Some(work) = self.reserve_work() {
+            return Some(work);
         }
-        self.checkpoint_step(now, out)
+        self.checkpoint_step(volume, now, out).or_else(|| self.reserve_work())
     }
 
-    fn checkpoint_step(&mut self, now: Duration, out: &mut Vec<Action>) -> Option<ControlWork> {
-        if matches!(self.checkpoint.state, State::Idle) && self.is_checkpoint_due(now) {
+    fn reserve_work(&mut self) -> Option<ControlWork> {
+        let count = self.reserve.shortage()?;
+        self.checkpoint.in_flight = Some(InFlight::Reserve);
+        Some(ControlWork::Reserve { count })
+    }
+
+    fn checkpoint_step(
+        &mut self,
+        volume: &Volume,
+        now: Duration,
+        out: &mut Vec<Action>,
+    ) -> Option<ControlWork> {
+        if matches!(self.checkpoint.state, State::Idle) && self.is_checkpoint_due(volume, now) {
             self.checkpoint.is_wanted = false;
             // A round under way has captured already: what changed since needs the one after it.
             let rounds = if self.round.is_idle() { 1 } else { 2 };
             self.checkpoint.state = State::WaitRound(self.round.done + rounds);
         }
         if let State::WaitRound(target) = self.checkpoint.state {
-            let needs_round = !self.unflushed.is_empty() || !self.limbo.unmapped.is_empty();
+            let needs_round = !self.unflushed.is_empty()
+                || !self.limbo.unmapped.is_empty()
+                || volume.is_touched();
             let is_captured = !needs_round && self.round.is_idle();
             if self.round.done < target && !is_captured {
                 return self.round.is_idle().then_some(ControlWork::Round);
@@ -142,12 +165,15 @@ impl Core {
         }
     }
 
-    fn is_checkpoint_due(&mut self, now: Duration) -> bool {
+    fn is_checkpoint_due(&mut self, volume: &Volume, now: Duration) -> bool {
         let changed = self.durable.len() + self.unflushed.len();
         if changed == 0 && self.limbo.unmapped.is_empty() && self.limbo.journalled.is_empty() {
             self.checkpoint.dirty_since = None;
-            self.checkpoint.is_wanted = false;
-            return false;
+            // Nothing to commit, but who asked wants a clean volume: what was written over in
+            // place is flushed too. A request that waits for a dirty entry keeps asking.
+            let is_due = self.checkpoint.is_wanted && volume.is_touched();
+            self.checkpoint.is_wanted &= self.has_parked_for_table();
+            return is_due;
         }
         let since = *self.checkpoint.dirty_since.get_or_insert(now);
         let waits_for_limbo = self.has_parked_for_reserve() && !self.limbo.is_empty();
@@ -192,6 +218,8 @@ impl Core {
         out: &mut Vec<Action>,
     ) {
         let asked = self.checkpoint.in_flight.take();
+        self.checkpoint.got_no_extents = asked == Some(InFlight::Reserve)
+            && matches!(done, WorkDone::PoolFull | WorkDone::Unavailable);
         match (asked, done) {
             (Some(_), WorkDone::Unavailable) => {}
             (Some(InFlight::Reserve), WorkDone::Reserved(runs)) => {

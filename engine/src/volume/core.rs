@@ -221,6 +221,10 @@ impl Core {
         !self.parked_reserve.is_empty()
     }
 
+    pub(super) fn has_parked_for_table(&self) -> bool {
+        !self.parked_table.is_empty()
+    }
+
     /// Has every request go on that waits for an extent.
     pub(super) fn wake_for_reserve(&mut self, out: &mut Vec<Action>) {
         for id in std::mem::take(&mut self.parked_reserve) {

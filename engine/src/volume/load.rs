@@ -150,6 +150,7 @@ impl Volume {
         let head = Generation::new(layer_count as u16);
         let (map, splits) = resolve(spec.size.extents(spec.extent_size), layers)?;
         let luns = spec.luns.indices().map(|lun| usize::from(lun.get()) + 1).max().unwrap_or(0);
+        let touched = (0..luns).map(|_| AtomicBool::new(false)).collect();
         let mut core = Core::new(CoreParts {
             splits,
             table,
@@ -161,15 +162,18 @@ impl Volume {
             checkpoint_interval: spec.tuning.checkpoint_interval,
         });
         core.adopt(&dirty);
-        Ok(Self {
+        let volume = Self {
             head,
             map,
             grace: Grace::new(spec.queue_count + 1),
-            touched: (0..luns).map(|_| AtomicBool::new(is_resumed)).collect(),
+            touched,
             is_poisoned: AtomicBool::new(false),
             core: Mutex::new(core),
             spec,
-        })
+        };
+        // Indices may have gaps: what no round can flush is never touched.
+        volume.spec.luns.indices().filter(|_| is_resumed).for_each(|lun| volume.touch(lun));
+        Ok(volume)
     }
 }
 

@@ -217,8 +217,7 @@ impl Volume {
     /// Whether the committed map is the whole truth: nothing dirty, nothing under way.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        let touched = self.touched.iter().any(|lun| lun.load(Ordering::Acquire));
-        !touched && self.lock().is_clean()
+        !self.is_touched() && self.lock().is_clean()
     }
 
     /// Takes up to `count` unused extents out of the reserve, to give them to others.
@@ -332,6 +331,11 @@ impl Volume {
     /// A volatile write on the LUN has completed: the next round has to flush it.
     fn touch(&self, lun: lunar_types::LunIndex) {
         self.touched[usize::from(lun.get())].store(true, Ordering::Release);
+    }
+
+    /// Whether a LUN has volatile writes that no round has flushed.
+    fn is_touched(&self) -> bool {
+        self.touched.iter().any(|lun| lun.load(Ordering::Acquire))
     }
 
     /// The blocks that a piece touches, whole or in part.

@@ -57,7 +57,7 @@ impl Core {
             self.overwrite(volume, write, out);
             return Step::Done;
         }
-        let to = match self.extent_for(volume, piece) {
+        let to = match self.extent_for(volume, piece, out) {
             Ok(to) => to,
             Err(step) => return step,
         };
@@ -73,10 +73,15 @@ impl Core {
     }
 
     /// The extent that takes a first write, with its dirty entry in place.
-    fn extent_for(&mut self, volume: &Volume, piece: Piece) -> Result<ExtentAddress, Step> {
+    fn extent_for(
+        &mut self,
+        volume: &Volume,
+        piece: Piece,
+        out: &mut Vec<Action>,
+    ) -> Result<ExtentAddress, Step> {
         let head = self.head_extent(volume, piece.logical);
         if head.is_none() && self.reserve.is_empty() {
-            let is_full = self.reserve.is_pool_full();
+            let is_full = self.reserve.is_pool_full() && self.limbo.is_empty();
             return Err(if is_full {
                 Step::Fail(IoError::NoSpace)
             } else {
@@ -87,7 +92,11 @@ impl Core {
         if let Some(at) = head {
             return Ok(at);
         }
+        let was_short = self.reserve.shortage().is_some();
         let at = self.reserve.take().expect("the reserve was not empty");
+        if !was_short && self.reserve.shortage().is_some() {
+            out.push(Action::WakeControl);
+        }
         self.allocate(volume, piece.logical, at);
         Ok(at)
     }
