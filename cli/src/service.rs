@@ -243,3 +243,44 @@ fn innermost(error: &dyn std::error::Error) -> String {
     }
     deepest.to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cluster(id: u128) -> v1::Cluster {
+        v1::Cluster { cluster_id: uuid::Uuid::from_u128(id).to_string(), ..v1::Cluster::default() }
+    }
+
+    #[tokio::test]
+    async fn a_list_is_read_to_its_last_page() {
+        let fetch = async |page: v1::PageRequest| {
+            let (at, next): (u128, &[u8]) = match page.token.as_slice() {
+                b"" => (1, b"second"),
+                b"second" => (2, b"third"),
+                _ => (3, b""),
+            };
+            Ok((vec![cluster(at)], next.to_vec()))
+        };
+        let all: Vec<Cluster> = every("list", fetch).await.expect("three pages");
+        assert_eq!(all.iter().map(|item| item.id.as_u128()).collect::<Vec<_>>(), [1, 2, 3]);
+    }
+
+    #[tokio::test]
+    async fn a_list_that_breaks_off_is_an_error() {
+        let fetch = async |page: v1::PageRequest| match page.token.is_empty() {
+            true => Ok((vec![cluster(1)], b"second".to_vec())),
+            false => Err(Status::unavailable("gone")),
+        };
+        let error = every::<_, Cluster>("list", fetch).await.expect_err("breaks off");
+        assert_eq!((error.exit, error.message.as_str()), (Exit::Unavailable, "list: gone"));
+    }
+
+    #[test]
+    fn an_answer_that_cannot_be_is_named() {
+        let wire = v1::Cluster { cluster_id: "shelf".to_owned(), ..v1::Cluster::default() };
+        let error = checked::<_, Cluster>("ask", Ok(Response::new(wire))).expect_err("no UUID");
+        assert_eq!((error.exit, error.reason.as_str()), (Exit::Failed, "MALFORMED_ANSWER"));
+        assert!(error.message.contains("cluster_id"), "{error}");
+    }
+}

@@ -32,19 +32,18 @@ async fn online(context: &Context<'_>) -> Result<Exit, CliError> {
 
 /// Runs the service's program; what it writes and how it ends is the answer.
 fn offline(store: &Path, format: OutputFormat) -> Result<Exit, CliError> {
-    let program = service_program();
-    let mut check = Command::new(&program);
-    check.arg("fsck").arg("--store").arg(store);
     if format == OutputFormat::Json {
-        check.args(["--output", "json"]);
+        let message = "the offline check writes text only";
+        return Err(CliError::new(Exit::Usage, "TEXT_ONLY", message)
+            .advise("leave -o json out, or start the service and run 'lunar fsck -o json'"));
     }
-    let status = check.status().map_err(|error| not_started(&program, &error))?;
-    exit_of(&program, status)
+    let program = service_program(std::env::current_exe().ok().as_deref());
+    let check = Command::new(&program).arg("fsck").arg("--store").arg(store).status();
+    exit_of(&program, check.map_err(|error| not_started(&program, &error))?)
 }
 
 /// The program beside this one, as they are installed together, or the one on `PATH`.
-fn service_program() -> PathBuf {
-    let own = std::env::current_exe().ok();
+fn service_program(own: Option<&Path>) -> PathBuf {
     let beside = own.and_then(|own| Some(own.parent()?.join(SERVICE_PROGRAM)));
     beside.filter(|path| path.is_file()).unwrap_or_else(|| PathBuf::from(SERVICE_PROGRAM))
 }
@@ -55,16 +54,46 @@ fn not_started(program: &Path, error: &io::Error) -> CliError {
         .advise("install metadata-service beside lunar, or put it on PATH")
 }
 
-/// Its exit codes are ours.
+/// It has said itself what it found or why it could not check.
 fn exit_of(program: &Path, status: ExitStatus) -> Result<Exit, CliError> {
     match status.code() {
         Some(0) => Ok(Exit::Ok),
-        Some(2) => Ok(Exit::Usage),
         Some(_) => Ok(Exit::Failed),
         None => {
             let signal = status.signal().unwrap_or_default();
             let message = format!("check the store: {} died of signal {signal}", program.display());
             Err(CliError::new(Exit::Failed, "PROGRAM_DIED", message))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_beside_our_own_is_preferred() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let own = folder.path().join("lunar");
+        assert_eq!(service_program(Some(&own)), Path::new(SERVICE_PROGRAM));
+        let beside = folder.path().join(SERVICE_PROGRAM);
+        std::fs::write(&beside, "").expect("writable");
+        assert_eq!(service_program(Some(&own)), beside);
+        assert_eq!(service_program(None), Path::new(SERVICE_PROGRAM));
+    }
+
+    #[test]
+    fn damage_and_death_of_the_check_are_failures() {
+        let end = |raw| exit_of(Path::new("p"), ExitStatus::from_raw(raw));
+        assert_eq!(end(0), Ok(Exit::Ok));
+        assert_eq!(end(4 << 8), Ok(Exit::Failed));
+        assert_eq!(end(8 << 8), Ok(Exit::Failed));
+        assert_eq!(end(9).expect_err("killed").message, "check the store: p died of signal 9");
+    }
+
+    #[test]
+    fn json_of_the_offline_check_is_refused() {
+        let error = offline(Path::new("/none"), OutputFormat::Json).expect_err("text only");
+        assert_eq!(error.exit, Exit::Usage);
     }
 }
