@@ -5,8 +5,9 @@
 //! again, the same request is sent under the same key.
 
 use lunar_engine::volume::{CommitBatch, ControlWork, WorkDone, blocking};
-use lunar_metadata::domain::{CommitMap, ReserveExtents, SlotUpdate};
+use lunar_metadata::domain::{CommitMap, ReleaseExtents, ReserveExtents, SlotUpdate};
 use lunar_metadata::error::ServiceError;
+use lunar_metadata::seams::block_on;
 use lunar_types::{ExtentRun, JournalSeq};
 
 use crate::disk::{OpenLuns, Source};
@@ -35,14 +36,18 @@ impl World {
         served.is_control_woken |= work.is_some();
         self.run_actions(guest, control, out)?;
         self.forget_early(guest)?;
+        work.map_or(Ok(()), |work| self.take_work(guest, work))
+    }
+
+    /// Begins what the engine asks of its control task.
+    pub(crate) fn take_work(&mut self, guest: usize, work: ControlWork) -> Flow {
         match work {
-            None => Ok(()),
-            Some(ControlWork::Round) => self.run_round(guest),
-            Some(ControlWork::Reserve { count }) => {
+            ControlWork::Round => self.run_round(guest),
+            ControlWork::Reserve { count } => {
                 self.ask_for_extents(guest, count);
                 Ok(())
             }
-            Some(ControlWork::Commit(batch)) => self.send_commit(guest, batch),
+            ControlWork::Commit(batch) => self.send_commit(guest, batch),
         }
     }
 
@@ -147,7 +152,7 @@ impl World {
             match (self.meta.carry_out(&call), &call) {
                 (Err(ServiceError::Store(_)), _) => WorkDone::Unavailable,
                 _ if is_lost => WorkDone::Unavailable,
-                (Ok(runs), Call::Reserve(_)) => WorkDone::Reserved(runs),
+                (Ok(runs), Call::Reserve(_)) => self.usable(guest, runs)?,
                 (Ok(_), Call::Commit(_)) => WorkDone::Committed,
                 (Err(ServiceError::PoolFull { .. }), Call::Reserve(_)) => WorkDone::PoolFull,
                 (Err(error), _) => {
@@ -161,6 +166,20 @@ impl World {
         let pending = self.serving(guest).call.as_mut().expect("a call is under way");
         pending.answer = Some(answer);
         Ok(())
+    }
+
+    /// Extents on LUNs that were added after the volume was attached are of no use to it.
+    fn usable(&mut self, guest: usize, runs: Vec<ExtentRun>) -> Flow<WorkDone> {
+        let table = &self.serving(guest).volume.spec().luns;
+        let (known, unknown): (Vec<_>, Vec<_>) =
+            runs.into_iter().partition(|run| run.iter().all(|at| table.contains(at)));
+        if !unknown.is_empty() {
+            let node = self.node.expect("the daemon runs");
+            let (request, pool) = (self.meta.fresh_request(), self.meta.pool);
+            let release = ReleaseExtents { request, node, pool, runs: unknown };
+            self.insist("a release", |service| block_on(service.release_extents(&release)))?;
+        }
+        Ok(if known.is_empty() { WorkDone::PoolFull } else { WorkDone::Reserved(known) })
     }
 
     /// Drops the second giving of an extent that the planted bug gave early.

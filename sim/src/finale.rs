@@ -14,7 +14,6 @@ const BOUND: u64 = 20_000;
 impl World {
     /// From the start of the daemon to a crash, or to the end of the run.
     pub(crate) fn live(&mut self, moments: u64) -> Flow {
-        self.grow_pool()?;
         self.start_daemon()?;
         while self.moment < moments {
             self.step()?;
@@ -128,6 +127,15 @@ impl World {
         self.drain(guest)?;
         self.squeeze(false)?;
         self.clock.advance(self.scenario.tuning.pool_full_retry * 2);
+        let now = self.now();
+        // The control task hears of the time that has passed.
+        let mut out = Vec::new();
+        let work = self.serving(guest).volume.next_work(now, &mut out);
+        let control = self.serving(guest).queues.len() - 1;
+        self.run_actions(guest, control, out)?;
+        if let Some(work) = work {
+            self.take_work(guest, work)?;
+        }
         self.serving(guest).saw_full = false;
         for n in 0..extents {
             self.request(guest, IoOp::Write { offset: n * extent, length: 4096, fua: true })?;

@@ -32,8 +32,16 @@ pub(crate) struct KnownRing {
 #[derive(Debug)]
 pub(crate) struct Injected {
     guest: usize,
-    /// LUN, byte, and what was there.
-    mends: Vec<(usize, u64, Vec<u8>)>,
+    mends: Vec<Mend>,
+}
+
+/// How a block is mended.
+#[derive(Debug)]
+struct Mend {
+    lun: usize,
+    at: u64,
+    sound: Vec<u8>,
+    faulty: Vec<u8>,
 }
 
 impl World {
@@ -55,7 +63,7 @@ impl World {
 
     /// After a power cut: puts a fault on some journal, now and then.
     pub(crate) fn inject_journal_fault(&mut self) {
-        self.injected = None;
+        self.mend();
         let guests: Vec<usize> = self.rings.keys().copied().collect();
         if guests.is_empty() || !self.dice.chance(self.scenario.journal_faults) {
             return;
@@ -92,6 +100,17 @@ impl World {
         self.injected = Some(Injected { guest, mends });
     }
 
+    /// Takes a fault away that nobody has met.
+    fn mend(&mut self) {
+        for mend in self.injected.take().iter().flat_map(|injected| injected.mends.iter().rev()) {
+            let disk = &mut self.luns.disks.borrow_mut()[mend.lun];
+            // Whoever has it now may have written to it since.
+            if disk.medium(mend.at, BLOCK) == mend.faulty {
+                disk.overwrite_medium(mend.at, &mend.sound);
+            }
+        }
+    }
+
     /// Positions of blocks with records, and whether a later batch follows.
     fn written_blocks(&self, ring: &KnownRing) -> Vec<(usize, bool)> {
         let count = ring.blocks.len() as u32;
@@ -115,16 +134,11 @@ impl World {
         self.luns.disks.borrow_mut()[lun].medium(at, BLOCK)
     }
 
-    fn swap_block(
-        &self,
-        (lun, at): (usize, u64),
-        bytes: &[u8],
-        mends: &mut Vec<(usize, u64, Vec<u8>)>,
-    ) -> Vec<u8> {
+    fn swap_block(&self, (lun, at): (usize, u64), bytes: &[u8], mends: &mut Vec<Mend>) -> Vec<u8> {
         let disk = &mut self.luns.disks.borrow_mut()[lun];
         let there = disk.medium(at, BLOCK);
         disk.overwrite_medium(at, bytes);
-        mends.push((lun, at, there.clone()));
+        mends.push(Mend { lun, at, sound: there.clone(), faulty: bytes.to_vec() });
         there
     }
 
@@ -136,9 +150,8 @@ impl World {
     ) -> Attempt<T> {
         match self.injected.take() {
             Some(injected) if injected.guest == guest => {
-                for (lun, at, bytes) in injected.mends.iter().rev() {
-                    self.luns.disks.borrow_mut()[*lun].overwrite_medium(*at, bytes);
-                }
+                self.injected = Some(injected);
+                self.mend();
                 self.counters.damage_found += 1;
                 Ok(Err(LunTrouble(format!("damage found: {damage}"))))
             }

@@ -22,7 +22,7 @@ use crate::world::{Flow, Stop, Tmpfs, World, failed, new_disk};
 /// Steps within which a request ends, with the metadata service there.
 const BOUND: u64 = 40_000;
 /// LUNs that a pool grows to.
-const LUNS_MAX: usize = 5;
+const LUNS_MAX: usize = 8;
 
 impl World {
     /// The daemon starts: it joins, and goes on with what a killed predecessor held.
@@ -76,7 +76,17 @@ impl World {
             self.resume_or_bring_up(guest, attachment)?;
         }
         self.quarantine = quarantine;
+        self.forget_mapped_quarantine()?;
         self.lift_quarantine()
+    }
+
+    /// What a replay has mapped has left the reservation: it is the volume's now.
+    pub(crate) fn forget_mapped_quarantine(&mut self) -> Flow {
+        if !self.quarantine.is_empty() {
+            let reserved = self.reserved_now(self.node.expect("the daemon runs"))?;
+            self.quarantine.retain(|extent| reserved.contains(extent));
+        }
+        Ok(())
     }
 
     fn reserved_now(&self, node: NodeIncarnation) -> Flow<BTreeSet<ExtentAddress>> {
@@ -167,10 +177,8 @@ impl World {
             return Ok(());
         }
         let Some(guest) = self.pick_served(|served| !served.is_draining) else { return Ok(()) };
-        // What a replay has mapped has left the reservation.
-        let reserved = self.reserved_now(self.node.expect("the daemon runs"))?;
         let quarantine = std::mem::take(&mut self.quarantine);
-        let extents: Vec<ExtentAddress> = quarantine.intersection(&reserved).copied().collect();
+        let extents: Vec<ExtentAddress> = quarantine.into_iter().collect();
         self.give(guest, &extents)
     }
 
@@ -194,6 +202,9 @@ impl World {
         let alive = self.guests.iter().filter(|guest| !guest.is_deleted).count();
         if alive < self.scenario.volumes && self.dice.chance(300) {
             return self.create();
+        }
+        if self.dice.chance(2) {
+            return self.grow_pool();
         }
         if self.dice.chance(self.scenario.squeeze * 10) {
             let takes = self.dice.chance(500);
@@ -253,8 +264,8 @@ impl World {
         Ok(())
     }
 
-    /// A request of the operator, whom no crash of the node concerns: sent until it is answered.
-    fn insist<T>(
+    /// A request that no crash falls into: sent until it is answered.
+    pub(crate) fn insist<T>(
         &self,
         what: &str,
         call: impl Fn(&SimService) -> Result<T, ServiceError>,
@@ -292,8 +303,11 @@ impl World {
         let attachment = match self.ask(|service| block_on(service.attach(&attach)))? {
             Ok(attachment) => attachment,
             Err(ServiceError::PoolFull { .. }) => {
+                let usage = self.meta.usage();
+                self.note(guest, &format!("has no space for a journal: {usage:?}"));
                 self.squeeze(false)?;
-                return self.step_operations();
+                self.step_operations()?;
+                return if self.dice.chance(100) { self.grow_pool() } else { Ok(()) };
             }
             Err(error) => return failed(format!("the attachment of v{guest} failed: {error}")),
         };
@@ -448,12 +462,13 @@ impl World {
         }
     }
 
-    /// Now and then the pool grows, while no daemon runs that would have to be told.
+    /// The pool gets another LUN, which volumes that are served already do not use.
     pub(crate) fn grow_pool(&mut self) -> Flow {
         let count = self.luns.disks.borrow().len();
-        if count >= LUNS_MAX || !self.dice.chance(150) {
+        if count >= LUNS_MAX {
             return Ok(());
         }
+        self.note(usize::MAX, "the pool grows");
         self.luns.disks.borrow_mut().push(new_disk(&self.scenario, count as u16));
         let added = self.meta.add_lun(&self.scenario, count as u16);
         added.map(drop).map_err(|error| Stop::Failed(format!("a new LUN was refused: {error}")))

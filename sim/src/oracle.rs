@@ -165,6 +165,13 @@ impl Oracle {
         self.unsettle(now, false);
     }
 
+    /// Whether a granule may show anything: a LUN has dropped what it had, and under that may lie
+    /// what nobody has written there. Only reads of a volume that takes no more writes meet this.
+    #[must_use]
+    pub fn is_anything_possible(&self, granule: u64) -> bool {
+        self.is_distrusted && self.is_unsettled[granule as usize]
+    }
+
     /// The volume is served again after it had been distrusted; nothing is under way.
     pub fn trust_again(&mut self, now: Moment) {
         self.is_distrusted = false;

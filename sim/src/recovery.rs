@@ -126,6 +126,7 @@ impl World {
             self.meanwhile()?;
         }
         self.tmpfs.kept_journals.remove(&self.guests[guest].id);
+        self.forget_mapped_quarantine()?;
         let identity = journal_identity(attachment, attachment.epoch, attachment.node);
         let place = self.ring_place(&attachment.journal);
         let luns = self.open_luns(guest);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use lunar_metadata::domain::{
     AddLuns, CommitMap, CreatePool, FsckEvent, Join, NewLun, Page, PageRequest, Pool, ReadMap,
-    ReleaseExtents, ReserveExtents, Selector,
+    ReleaseExtents, ReserveExtents, Selector, SpaceUsage,
 };
 use lunar_metadata::error::ServiceError;
 use lunar_metadata::fsck::Flow as FsckFlow;
@@ -160,6 +160,12 @@ impl MetaLink {
             let call = self.late.swap_remove(dice.index(self.late.len()));
             drop(self.carry_out(&call));
         }
+    }
+
+    /// How full the pool is, for the trace.
+    pub(crate) fn usage(&self) -> Option<SpaceUsage> {
+        let status = block_on(self.service.pool_status(&Selector::Id(self.pool)));
+        status.ok().map(|status| status.usage)
     }
 
     /// Has the rival take all that is free, or give it back.
