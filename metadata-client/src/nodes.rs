@@ -1,0 +1,106 @@
+//! Calls about nodes.
+
+use lunar_proto::domain::{
+    Join, Joined, LeaseTimers, Leave, Node, NodeState, Page, PageRequest, PageToken, Selector,
+};
+use lunar_proto::error::FieldError;
+use lunar_proto::v1;
+use lunar_proto::v1::nodes_client::NodesClient;
+use lunar_proto::wire;
+use lunar_types::{NodeId, NodeIncarnation};
+
+use crate::transport::on_channel;
+use crate::{ClientError, MetadataClient, every};
+
+/// What the service says of an incarnation and its lease.
+struct Renewed {
+    state: NodeState,
+    timers: LeaseTimers,
+}
+
+impl TryFrom<v1::HeartbeatResponse> for Renewed {
+    type Error = FieldError;
+
+    fn try_from(wire: v1::HeartbeatResponse) -> Result<Self, FieldError> {
+        let state = wire.state().try_into()?;
+        Ok(Self { state, timers: wire::nested("timers", wire.timers)? })
+    }
+}
+
+impl MetadataClient {
+    /// Makes a node known, or starts or resumes an incarnation.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn join(&self, request: &Join) -> Result<Joined, ClientError> {
+        let request = v1::JoinRequest::from(request.clone());
+        self.call("join the cluster", request, async |channel, request| {
+            on_channel!(NodesClient, channel).join(request).await
+        })
+        .await
+    }
+
+    /// Renews the lease of an incarnation. The time that counts is the one before this call: who
+    /// keeps a lease sends each renewal once, with [`crate::Policy::once`].
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn heartbeat(
+        &self,
+        node: NodeIncarnation,
+    ) -> Result<(NodeState, LeaseTimers), ClientError> {
+        let request = v1::HeartbeatRequest { node: Some(node.into()) };
+        let renewed = self.call("renew the lease", request, async |channel, request| {
+            on_channel!(NodesClient, channel).heartbeat(request).await
+        });
+        renewed.await.map(|renewed: Renewed| (renewed.state, renewed.timers))
+    }
+
+    /// Ends an incarnation gracefully.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn leave(&self, request: &Leave) -> Result<(), ClientError> {
+        let request = v1::LeaveRequest::from(*request);
+        let answer = self.call_raw("leave the cluster", request, async |channel, request| {
+            on_channel!(NodesClient, channel).leave(request).await
+        });
+        answer.await.map(|v1::LeaveResponse {}| ())
+    }
+
+    /// A node and its newest incarnation.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn node(&self, node: &Selector<NodeId>) -> Result<Node, ClientError> {
+        let request = v1::GetNodeRequest { node: Some(node.clone().into()) };
+        self.call("look up the node", request, async |channel, request| {
+            on_channel!(NodesClient, channel).get_node(request).await
+        })
+        .await
+    }
+
+    /// A page of the nodes.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn nodes_page(&self, page: PageRequest) -> Result<Page<Node>, ClientError> {
+        const WHAT: &str = "list the nodes";
+        let request = v1::ListNodesRequest { page: Some(page.into()) };
+        let answer = self.call_raw(WHAT, request, async |channel, request| {
+            on_channel!(NodesClient, channel).list_nodes(request).await
+        });
+        let answer = answer.await?;
+        let items = wire::list("nodes", answer.nodes);
+        let items = items.map_err(|source| ClientError::Malformed { what: WHAT, source })?;
+        Ok(Page { items, next: PageToken::from_bytes(answer.next) })
+    }
+
+    /// Every node.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn nodes(&self) -> Result<Vec<Node>, ClientError> {
+        every(|page| self.nodes_page(page)).await
+    }
+}

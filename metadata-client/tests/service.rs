@@ -1,0 +1,339 @@
+//! The client against the real service, and against services that fail.
+
+#![allow(missing_docs, reason = "test names are claims")]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use lunar_metadata::seams::{SystemClock, SystemIds};
+use lunar_metadata::server::{Handlers, serve_loopback};
+use lunar_metadata::service::{Seams, Service, Settings};
+use lunar_metadata::store::{MetaStore, RedbStore, StoreError, Txn};
+use lunar_metadata_client::*;
+use lunar_proto::domain::*;
+use lunar_proto::error::Facts;
+use lunar_proto::v1;
+use lunar_proto::v1::pools_server::{Pools, PoolsServer};
+use lunar_types::*;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status};
+
+/// Serves a store on an address until the task is stopped.
+async fn serve(store: RedbStore, address: &str) -> (SocketAddr, tokio::task::JoinHandle<()>) {
+    let listener = TcpListener::bind(address).await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let seams = Seams { clock: Arc::new(SystemClock::start()), ids: Arc::new(SystemIds) };
+    let service = Service::open(store, seams, Settings::default()).await.expect("it starts");
+    let work = Arc::new(Notify::new());
+    let service = Arc::new(service);
+    let stepping = Arc::clone(&service);
+    let handlers = Handlers::new(service, Arc::clone(&work));
+    let serving = tokio::spawn(async move {
+        tokio::select! {
+            ended = serve_loopback(listener, handlers, std::future::pending()) => {
+                ended.expect("it serves");
+            }
+            failure = lunar_metadata::server::run_operations(stepping, work) => {
+                panic!("{failure}");
+            }
+        }
+    });
+    (address, serving)
+}
+
+fn name(text: &str) -> Name {
+    text.parse().expect("a name")
+}
+
+fn client(address: SocketAddr) -> MetadataClient {
+    MetadataClient::new(&[address.to_string()], Policy::default()).expect("a client")
+}
+
+fn pool_request() -> CreatePool {
+    let lun = NewLun {
+        id: LunId::from_u128(1),
+        size: ByteCount::new(1 << 30),
+        logical_block_size: LogicalBlockSize::B4096,
+    };
+    let request = fresh_request_id();
+    CreatePool { request, name: name("p"), extent_size: ExtentSize::DEFAULT, luns: vec![lun] }
+}
+
+async fn made_pool_and_volume(client: &MetadataClient) -> (Pool, Volume) {
+    let pool = client.create_pool(&pool_request()).await.expect("made");
+    let volume = CreateVolume {
+        request: fresh_request_id(),
+        name: name("v"),
+        pool: Selector::Id(pool.id),
+        size: VolumeSize::from_bytes(10 << 30).expect("a size"),
+        logical_block_size: LogicalBlockSize::B4096,
+    };
+    let volume = client.create_volume(&volume).await.expect("made");
+    (pool, volume)
+}
+
+#[tokio::test]
+async fn every_call_reaches_the_service() {
+    let (address, _serving) = serve(RedbStore::in_memory(), "127.0.0.1:0").await;
+    let client = client(address);
+    let cluster = client.cluster().await.expect("answered");
+    let (pool, volume) = made_pool_and_volume(&client).await;
+    assert_eq!(client.pool(&Selector::Name(name("p"))).await.expect("found"), pool);
+    assert_eq!(client.pools().await.expect("listed"), std::slice::from_ref(&pool));
+    assert_eq!(client.volume(&Selector::Id(volume.id)).await.expect("found"), volume);
+    assert_eq!(client.volumes().await.expect("listed"), std::slice::from_ref(&volume));
+    let boot = BootId::from_u128(1);
+    let join = Join { request: fresh_request_id(), name: name("n"), boot, resume: None };
+    let joined = client.join(&join).await.expect("joined");
+    assert_eq!(joined.cluster, cluster.id);
+    let node = joined.node;
+    let (state, _) = client.heartbeat(node).await.expect("renewed");
+    assert_eq!(state, NodeState::Active);
+    assert_eq!(client.nodes().await.expect("listed").len(), 1);
+    let selector = Selector::Name(name("n"));
+    assert_eq!(client.node(&selector).await.expect("found").id, node.node);
+
+    let attach = Attach { request: fresh_request_id(), volume: Selector::Id(volume.id), node };
+    let held = client.attach(&attach).await.expect("granted");
+    let epoch = held.epoch;
+    let resume = ResumeAttachment { volume: volume.id, epoch, node };
+    assert_eq!(client.resume_attachment(resume).await.expect("held"), held);
+    assert_eq!(client.attachments(node).await.expect("listed").len(), 1);
+    let reserve = ReserveExtents { request: fresh_request_id(), node, pool: pool.id, count: 3 };
+    let runs = client.reserve_extents(&reserve).await.expect("reserved");
+    let reserved = client.reservations(node).await.expect("listed");
+    assert_eq!(reserved, [PoolReservation { pool: pool.id, runs: runs.clone() }]);
+    let slot = Slot::fresh(runs[0].first(), pool.extent_size);
+    let update = SlotUpdate { at: LogicalExtent::new(4), slot: Some(slot.clone()) };
+    let commit = CommitMap {
+        request: fresh_request_id(),
+        node,
+        volume: volume.id,
+        epoch,
+        layer: volume.head,
+        extent_size: pool.extent_size,
+        updates: vec![update],
+        checkpoint: Some(JournalSeq::new(1)),
+        replay_of: None,
+    };
+    client.commit_map(&commit).await.expect("committed");
+    let read = ReadMap { layer: volume.head, from: LogicalExtent::new(0), limit: 9 };
+    let page = client.read_map(read).await.expect("read");
+    assert_eq!(page.entries, [MapEntry { at: LogicalExtent::new(4), slot }]);
+    let rest = ExtentRun::new(runs[0].iter().nth(1).expect("three"), 2);
+    let request = fresh_request_id();
+    let release = ReleaseExtents { request, node, pool: pool.id, runs: vec![rest] };
+    client.release_extents(&release).await.expect("released");
+    let status = client.pool_status(&Selector::Id(pool.id)).await.expect("a status");
+    assert_eq!(status.usage.allocated_extents, 3);
+    let summary = client.fsck(|finding| panic!("{finding:?}")).await.expect("checked");
+    assert_eq!((summary.findings, summary.slots), (0, 1));
+
+    let retire = RetireJournal {
+        request: fresh_request_id(),
+        volume: volume.id,
+        epoch,
+        node,
+        stale_epoch: Epoch::new(7),
+    };
+    let error = client.retire_journal(&retire).await.expect_err("there is none");
+    assert_eq!(error.kind(), ErrorKind::Refused(ErrorReason::JournalNotFound));
+    let (request, mode) = (fresh_request_id(), DetachMode::Clean);
+    let detach = Detach { request, volume: volume.id, epoch, node, mode };
+    client.detach(&detach).await.expect("detached");
+    let request = fresh_request_id();
+    let delete = DeleteVolume { request, volume: Selector::Id(volume.id) };
+    client.delete_volume(&delete).await.expect("it begins");
+    while client.volume(&Selector::Id(volume.id)).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(client.operations().await.expect("listed").is_empty());
+    client.leave(&Leave { request: fresh_request_id(), node }).await.expect("gone");
+}
+
+#[tokio::test]
+async fn a_refusal_has_its_reason_and_facts_and_is_not_repeated() {
+    let (address, _serving) = serve(RedbStore::in_memory(), "127.0.0.1:0").await;
+    let client = client(address);
+    let (pool, _) = made_pool_and_volume(&client).await;
+    let error = client.create_pool(&pool_request()).await.expect_err("the name is taken");
+    assert_eq!(error.kind(), ErrorKind::Refused(ErrorReason::PoolExists));
+    assert_eq!(error.report().expect("a report").facts["pool"], pool.id.to_string());
+    let text = error.to_string();
+    assert!(text.starts_with("cannot create the pool: a pool named 'p' exists"), "{text}");
+    assert!(!error.is_unavailable());
+}
+
+#[tokio::test]
+async fn a_call_waits_for_a_service_that_starts_late() {
+    let free = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = free.local_addr().expect("an address");
+    drop(free);
+    let client = client(address);
+    let asking = tokio::spawn(async move { client.cluster().await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let (_, _serving) = serve(RedbStore::in_memory(), &address.to_string()).await;
+    asking.await.expect("no panic").expect("answered in the end");
+}
+
+#[tokio::test]
+async fn a_call_goes_on_after_the_service_was_restarted() {
+    let store = RedbStore::in_memory();
+    let (address, serving) = serve(store.clone(), "127.0.0.1:0").await;
+    let client = client(address);
+    let (pool, _) = made_pool_and_volume(&client).await;
+    serving.abort();
+    drop(serving.await);
+    let asking = {
+        let client = client.clone();
+        tokio::spawn(async move { client.pool(&Selector::Id(pool.id)).await })
+    };
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let (_, _serving) = serve(store, &address.to_string()).await;
+    asking.await.expect("no panic").expect("answered in the end");
+}
+
+#[tokio::test]
+async fn another_endpoint_is_tried() {
+    let dead = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let dead_address = dead.local_addr().expect("an address").to_string();
+    drop(dead);
+    let (address, _serving) = serve(RedbStore::in_memory(), "127.0.0.1:0").await;
+    let endpoints = [dead_address, address.to_string()];
+    let client = MetadataClient::new(&endpoints, Policy::default()).expect("a client");
+    client.cluster().await.expect("the second answers");
+}
+
+fn short() -> Policy {
+    let total = Duration::from_millis(400);
+    Policy { attempt: Duration::from_millis(150), total, ..Policy::default() }
+}
+
+#[tokio::test]
+async fn a_service_that_is_not_there_is_named() {
+    let free = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = free.local_addr().expect("an address").to_string();
+    drop(free);
+    let client = MetadataClient::new(&[&address], short()).expect("a client");
+    let error = client.cluster().await.expect_err("nobody is there");
+    assert_eq!(error.kind(), ErrorKind::Unreachable);
+    let text = error.to_string();
+    assert!(text.contains(&address) && text.contains("refused"), "{text}");
+    assert!(error.is_unavailable());
+}
+
+#[tokio::test]
+async fn a_service_that_does_not_answer_is_not_waited_for_longer_than_said() {
+    // It takes connections and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = silent.local_addr().expect("an address").to_string();
+    let client = MetadataClient::new(&[&address], short()).expect("a client");
+    let outcome = tokio::time::timeout(Duration::from_secs(5), client.cluster()).await;
+    let error = outcome.expect("it gives up").expect_err("nobody answers");
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    assert!(error.to_string().contains("has not answered for 400 ms"), "{error}");
+}
+
+#[tokio::test]
+async fn damage_that_the_check_finds_is_told() {
+    let store = RedbStore::in_memory();
+    let (address, _serving) = serve(store.clone(), "127.0.0.1:0").await;
+    store
+        .transact(|txn| async move {
+            txn.set(b"junk", b"junk");
+            Ok::<_, StoreError>(())
+        })
+        .await
+        .expect("damaged");
+    let mut findings = Vec::new();
+    let summary = client(address).fsck(|finding| findings.push(finding)).await;
+    assert_eq!(summary.expect("checked").findings, 1);
+    assert_eq!(findings[0].kind, "entry-unreadable");
+}
+
+/// A service that is busy twice before it answers, and remembers the ids it was asked with.
+#[derive(Clone, Default)]
+struct Busy {
+    asked: Arc<AtomicUsize>,
+    ids: Arc<std::sync::Mutex<Vec<String>>>,
+}
+
+#[tonic::async_trait]
+impl Pools for Busy {
+    async fn create_pool(
+        &self,
+        request: Request<v1::CreatePoolRequest>,
+    ) -> Result<Response<v1::Pool>, Status> {
+        self.ids.lock().expect("no panic").push(request.into_inner().request_id);
+        if self.asked.fetch_add(1, Ordering::Relaxed) < 2 {
+            let (reason, message) = (ErrorReason::StoreBusy, "busy".to_owned());
+            return Err(ErrorReport { reason, message, facts: Facts::new() }.to_status());
+        }
+        Ok(Response::new(v1::Pool { pool_id: "no id".to_owned(), ..v1::Pool::default() }))
+    }
+
+    async fn add_luns(&self, _: Request<v1::AddLunsRequest>) -> Result<Response<v1::Pool>, Status> {
+        let (reason, message) = (ErrorReason::StoreBusy, "busy".to_owned());
+        Err(ErrorReport { reason, message, facts: Facts::new() }.to_status())
+    }
+
+    async fn get_pool(&self, _: Request<v1::GetPoolRequest>) -> Result<Response<v1::Pool>, Status> {
+        Err(Status::internal("broken"))
+    }
+
+    async fn list_pools(
+        &self,
+        _: Request<v1::ListPoolsRequest>,
+    ) -> Result<Response<v1::ListPoolsResponse>, Status> {
+        Err(Status::internal("broken"))
+    }
+
+    async fn get_pool_status(
+        &self,
+        _: Request<v1::GetPoolStatusRequest>,
+    ) -> Result<Response<v1::PoolStatus>, Status> {
+        Err(Status::internal("broken"))
+    }
+}
+
+async fn busy() -> (Busy, MetadataClient) {
+    let busy = Busy::default();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let server = PoolsServer::new(busy.clone());
+    let router = tonic::transport::Server::builder().add_service(server);
+    tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
+    (busy, client(address))
+}
+
+#[tokio::test]
+async fn a_busy_service_is_asked_again_with_the_same_request_id() {
+    let (busy, client) = busy().await;
+    let request = pool_request();
+    let error = client.create_pool(&request).await.expect_err("its answer is no pool");
+    assert_eq!(error.kind(), ErrorKind::Malformed, "{error}");
+    let ids = busy.ids.lock().expect("no panic").clone();
+    assert_eq!(ids, vec![request.request.to_string(); 3]);
+}
+
+#[tokio::test]
+async fn a_service_that_stays_busy_says_so_in_the_end() {
+    let (_, client) = busy().await;
+    let CreatePool { request, luns, .. } = pool_request();
+    let add = AddLuns { request, pool: Selector::Name(name("p")), luns };
+    let error = client.with_policy(short()).add_luns(&add).await.expect_err("busy");
+    assert_eq!(error.kind(), ErrorKind::Refused(ErrorReason::StoreBusy));
+    assert!(error.is_unavailable());
+}
+
+#[tokio::test]
+async fn a_failure_without_a_reason_is_no_refusal() {
+    let (_, client) = busy().await;
+    let error = client.pools().await.expect_err("broken");
+    assert_eq!(error.kind(), ErrorKind::Failed);
+    assert!(error.to_string().contains("broken"), "{error}");
+}
