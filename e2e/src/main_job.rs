@@ -103,10 +103,12 @@ fn fill_file_system(
     session.run(&format!("mkdir -p /mnt/{name} && mount {device} /mnt/{name}"))?;
     session.run(&format!(
         "cd /mnt/{name} && head -c 24M /dev/urandom > kept && head -c 48M /dev/urandom > dropped \
-         && cp -r /etc/. etc && sha256sum kept dropped > sums && sync -f ."
+         && cp -a /etc/. etc && sha256sum kept dropped > sums && sync -f ."
     ))?;
     session.run(&format!("umount /mnt/{name} && mount {device} /mnt/{name}"))?;
-    session.run(&format!("cd /mnt/{name} && sha256sum --check sums && diff -r /etc etc"))?;
+    session.run(&format!(
+        "cd /mnt/{name} && sha256sum --check sums && diff -r --no-dereference /etc etc"
+    ))?;
     session.headline(&format!("volume {name}: fstrim gives the space of a deleted file back"));
     session.run("lunar pool status tank")?;
     session.run(&format!("lunar volume map {name} --checkpoint > /dev/null"))?;
@@ -149,7 +151,7 @@ pub fn verify_content(session: &Session<'_>) -> Result<(), MachineError> {
             Use::FileSystem(_) => {
                 session.run(&format!("mkdir -p /mnt/{name} && mount {device} /mnt/{name}"))?;
                 session.run(&format!(
-                    "cd /mnt/{name} && grep kept sums | sha256sum --check && diff -r /etc etc"
+                    "cd /mnt/{name} && grep kept sums | sha256sum --check && diff -r --no-dereference /etc etc"
                 ))?;
                 session.run(&format!("umount /mnt/{name}"))?;
             }
