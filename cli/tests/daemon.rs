@@ -10,7 +10,7 @@ use lunar_proto::v1;
 use serde_json::Value;
 
 /// Nobody listens on port 1 of this host.
-const NO_SERVICE: &str = "http://127.0.0.1:1";
+const NO_SERVICE: &str = "127.0.0.1:1";
 
 fn code(output: &Output) -> i32 {
     output.status.code().expect("lunar ends by itself")

@@ -137,10 +137,15 @@ pub struct FsckArgs {
 }
 
 fn parse_endpoint(text: &str) -> Result<String, String> {
-    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
-    let valid = rest.is_some_and(|host| !host.is_empty())
-        && text.parse::<tonic::transport::Uri>().is_ok_and(|uri| uri.host().is_some());
-    match valid {
+    if text.starts_with("https://") {
+        return Err("TLS is not there yet: write http:// or no scheme".to_owned());
+    }
+    let address = text.strip_prefix("http://").unwrap_or(text);
+    let uri = format!("http://{address}").parse::<tonic::transport::Uri>();
+    let named = |uri: tonic::transport::Uri| {
+        uri.host().is_some_and(|host| !host.is_empty()) && uri.port_u16().is_some()
+    };
+    match uri.is_ok_and(named) {
         true => Ok(text.to_owned()),
         false => Err(format!("an endpoint looks like {METADATA_DEFAULT}")),
     }

@@ -61,7 +61,8 @@ fn bad_values_are_refused_and_the_reason_is_told() {
         ("pool create p /dev/sdb --extent-size 3MiB", "not a power of two"),
         ("pool create p /dev/sdb --extent-size 32MiB", "not a power of two"),
         ("pool create p sdb", "neither a device path"),
-        ("pool list --metadata 127.0.0.1:7420", "an endpoint looks like"),
+        ("pool list --metadata 127.0.0.1", "an endpoint looks like"),
+        ("pool list --metadata https://127.0.0.1:7420", "TLS is not there yet"),
         ("pool list --metadata http://", "an endpoint looks like"),
         ("volume show name:", "the name is empty"),
     ] {

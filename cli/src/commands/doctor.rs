@@ -8,7 +8,7 @@ use crate::error::{CliError, Exit};
 pub(super) async fn run(context: &Context<'_>) -> Result<Exit, CliError> {
     let mut checks = checks::of_host(&host::gather());
     let cluster = match context.service().await {
-        Ok(service) => service.cluster().await,
+        Ok(service) => service.cluster().await.map_err(CliError::from),
         Err(error) => Err(error),
     };
     checks.push(checks::of_metadata(&context.global.metadata, &cluster));

@@ -24,7 +24,8 @@ pub(super) async fn run(args: &FsckArgs, context: &Context<'_>) -> Result<Exit, 
 async fn online(context: &Context<'_>) -> Result<Exit, CliError> {
     let service = context.service().await?;
     let waiting = Waiting::on("checking the metadata");
-    let (findings, summary) = service.fsck().await?;
+    let mut findings = Vec::new();
+    let summary = service.fsck(|finding| findings.push(finding)).await?;
     drop(waiting);
     context.show(&FsckView::new(findings, &summary))?;
     Ok(if summary.findings == 0 { Exit::Ok } else { Exit::Failed })

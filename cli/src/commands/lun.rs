@@ -49,7 +49,7 @@ async fn show_list(
 }
 
 async fn pools(context: &Context<'_>) -> Result<Vec<Pool>, CliError> {
-    context.service().await?.pools().await
+    Ok(context.service().await?.pools().await?)
 }
 
 async fn find(daemon: &Daemon, lun: &LunReference) -> Result<v1::LocalLun, CliError> {

@@ -8,11 +8,13 @@ mod node;
 mod pool;
 mod volume;
 
+use lunar_metadata_client::MetadataClient;
+
 use crate::args::{Command, GlobalArgs, NodeCommand};
 use crate::daemon::Daemon;
 use crate::error::{CliError, Exit};
 use crate::output::{self, Report};
-use crate::service::Service;
+use crate::service;
 
 /// Where a command works and how it shows its result.
 struct Context<'a> {
@@ -20,8 +22,8 @@ struct Context<'a> {
 }
 
 impl Context<'_> {
-    async fn service(&self) -> Result<Service, CliError> {
-        Service::connect(&self.global.metadata).await
+    async fn service(&self) -> Result<MetadataClient, CliError> {
+        service::connect(&self.global.metadata).await
     }
 
     async fn daemon(&self) -> Result<Daemon, CliError> {

@@ -1,5 +1,8 @@
 //! `lunar pool`.
 
+use lunar_metadata_client::{MetadataClient, fresh_request_id};
+use lunar_proto::domain::{AddLuns, CreatePool, PoolStatus, Selector};
+
 use super::{Context, lun};
 use crate::args::PoolCommand;
 use crate::error::{CliError, Exit};
@@ -10,12 +13,15 @@ pub(super) async fn run(command: &PoolCommand, context: &Context<'_>) -> Result<
         PoolCommand::Create { name, luns, extent_size } => {
             let luns = lun::to_pool_luns(&context.daemon().await?, luns).await?;
             let service = context.service().await?;
-            let pool = service.create_pool(name, *extent_size, luns).await?;
+            let (request, name) = (fresh_request_id(), name.clone());
+            let pool = CreatePool { request, name, extent_size: *extent_size, luns };
+            let pool = service.create_pool(&pool).await?;
             context.show(&PoolView::from(&pool))
         }
         PoolCommand::AddLun { pool, luns } => {
             let luns = lun::to_pool_luns(&context.daemon().await?, luns).await?;
-            let pool = context.service().await?.add_luns(&pool.0, luns).await?;
+            let (request, pool) = (fresh_request_id(), pool.0.clone());
+            let pool = context.service().await?.add_luns(&AddLuns { request, pool, luns }).await?;
             context.show(&PoolView::from(&pool))
         }
         PoolCommand::List => {
@@ -26,9 +32,17 @@ pub(super) async fn run(command: &PoolCommand, context: &Context<'_>) -> Result<
             let service = context.service().await?;
             let statuses = match pool {
                 Some(pool) => vec![service.pool_status(&pool.0).await?],
-                None => service.every_pool_status().await?,
+                None => every_status(&service).await?,
             };
             context.show(&PoolStatusList::new(&statuses))
         }
     }
+}
+
+async fn every_status(service: &MetadataClient) -> Result<Vec<PoolStatus>, CliError> {
+    let mut statuses = Vec::new();
+    for pool in service.pools().await? {
+        statuses.push(service.pool_status(&Selector::Id(pool.id)).await?);
+    }
+    Ok(statuses)
 }

@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use lunar_proto::domain::{Pool, Selector, Volume};
+use lunar_metadata_client::{ErrorKind, ErrorReason, MetadataClient, fresh_request_id};
+use lunar_proto::domain::{
+    CreateVolume, DeleteVolume, Pool, READ_MAP_MAX, ReadMap, Selector, Volume,
+};
 use lunar_proto::v1;
-use lunar_types::{LogicalBlockSize, LogicalExtent, Name, PoolId, VolumeId, VolumeSize};
+use lunar_types::{LogicalExtent, PoolId, VolumeId};
 use tokio::time::sleep;
 
 use super::Context;
 use crate::args::{DetachArgs, VolumeCommand};
 use crate::error::{CliError, Exit};
 use crate::progress::Waiting;
-use crate::service::Service;
 use crate::views::map::MapView;
 use crate::views::volume::{
     AttachmentView, DeleteView, DetachView, VolumeDetail, VolumeList, VolumeView,
@@ -20,18 +22,23 @@ use crate::views::volume::{
 
 /// How often a deletion is looked at.
 const DELETE_POLL: Duration = Duration::from_millis(200);
+/// What the service says of a volume whose deletion is finished.
+const GONE: ErrorKind = ErrorKind::Refused(ErrorReason::VolumeNotFound);
 
 pub(super) async fn run(command: &VolumeCommand, context: &Context<'_>) -> Result<Exit, CliError> {
     match command {
         VolumeCommand::Create { name, pool, size, logical_block_size } => {
-            create(context, name, &pool.0, *size, *logical_block_size).await
+            let request = fresh_request_id();
+            let (name, pool, size) = (name.clone(), pool.0.clone(), *size);
+            let logical_block_size = *logical_block_size;
+            create(context, &CreateVolume { request, name, pool, size, logical_block_size }).await
         }
         VolumeCommand::List { pool } => list(context, pool.as_ref().map(|pool| &pool.0)).await,
         VolumeCommand::Show { volume } => show(context, &volume.0).await,
         VolumeCommand::Attach { volume } => attach(context, &volume.0).await,
         VolumeCommand::Detach(args) => detach(context, args).await,
         VolumeCommand::Delete { volume, no_wait: true } => {
-            let volume = context.service().await?.delete_volume(&volume.0).await?;
+            let volume = start_delete(&context.service().await?, &volume.0).await?;
             context.show(&DeleteView::new(&volume, false))
         }
         VolumeCommand::Delete { volume, no_wait: false } => delete(context, &volume.0).await,
@@ -39,15 +46,9 @@ pub(super) async fn run(command: &VolumeCommand, context: &Context<'_>) -> Resul
     }
 }
 
-async fn create(
-    context: &Context<'_>,
-    name: &Name,
-    pool: &Selector<PoolId>,
-    size: VolumeSize,
-    block_size: LogicalBlockSize,
-) -> Result<Exit, CliError> {
+async fn create(context: &Context<'_>, volume: &CreateVolume) -> Result<Exit, CliError> {
     let service = context.service().await?;
-    let volume = service.create_volume(name, pool, size, block_size).await?;
+    let volume = service.create_volume(volume).await?;
     let pool = service.pool(&Selector::Id(volume.pool)).await?;
     context.show(&VolumeView::new(&volume, &pool))
 }
@@ -124,9 +125,17 @@ async fn detach(context: &Context<'_>, args: &DetachArgs) -> Result<Exit, CliErr
     context.show(&DetachView::new(volume.to_string(), answer))
 }
 
+async fn start_delete(
+    service: &MetadataClient,
+    volume: &Selector<VolumeId>,
+) -> Result<Volume, CliError> {
+    let (request, volume) = (fresh_request_id(), volume.clone());
+    Ok(service.delete_volume(&DeleteVolume { request, volume }).await?)
+}
+
 async fn delete(context: &Context<'_>, volume: &Selector<VolumeId>) -> Result<Exit, CliError> {
     let service = context.service().await?;
-    let deleting = service.delete_volume(volume).await?;
+    let deleting = start_delete(&service, volume).await?;
     let waiting = Waiting::on(&format!("deleting volume {volume}"));
     while let Some(rest) = remaining(&service, deleting.id).await? {
         let left = rest.mapped_extents;
@@ -138,11 +147,11 @@ async fn delete(context: &Context<'_>, volume: &Selector<VolumeId>) -> Result<Ex
 }
 
 /// The volume while its deletion goes on. By id: its name is free for another already.
-async fn remaining(service: &Service, volume: VolumeId) -> Result<Option<Volume>, CliError> {
+async fn remaining(service: &MetadataClient, volume: VolumeId) -> Result<Option<Volume>, CliError> {
     match service.volume(&Selector::Id(volume)).await {
         Ok(volume) => Ok(Some(volume)),
-        Err(error) if error.exit == Exit::NotFound => Ok(None),
-        Err(error) => Err(error),
+        Err(error) if error.kind() == GONE => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -163,7 +172,8 @@ async fn map(
     let _waiting = Waiting::on(&format!("reading the map of volume '{}'", volume.name));
     let mut from = Some(LogicalExtent::new(0));
     while let Some(at) = from {
-        let page = service.read_map(volume.head, at).await?;
+        let page = ReadMap { layer: volume.head, from: at, limit: READ_MAP_MAX };
+        let page = service.read_map(page).await?;
         view.extend(&page.entries, page.extent_size);
         from = page.next;
     }
