@@ -8,7 +8,7 @@ use crate::{Exceptions, Finding, SourceFile, SourceTree};
 pub const COLUMNS_MAX: usize = 100;
 /// The most lines of a function, from `fn` to its closing brace.
 pub const FUNCTION_LINES_MAX: usize = 70;
-/// The most lines of a file of Rust, items under `#[cfg(test)]` not counted.
+/// The most lines of a file of Rust; tests, in it or a file of their own, are not counted.
 pub const FILE_LINES_MAX: usize = 600;
 
 /// The extensions of files whose lines are measured.
@@ -56,7 +56,7 @@ pub fn check_functions(tree: &SourceTree, exceptions: &Exceptions) -> Vec<Findin
 pub fn check_files(tree: &SourceTree, exceptions: &Exceptions) -> Vec<Finding> {
     let (sources, mut findings) = parse_all(tree);
     let mut needed = Vec::new();
-    for (file, source) in &sources {
+    for (file, source) in sources.iter().filter(|(file, _)| !is_test(&file.path)) {
         let tests: usize = source.test_items.iter().map(|item| item.count()).sum();
         let lines = file.text.lines().count().saturating_sub(tests);
         let item = LongItem { path: file.path.clone(), name: String::new(), lines };
@@ -65,6 +65,11 @@ pub fn check_files(tree: &SourceTree, exceptions: &Exceptions) -> Vec<Finding> {
     }
     findings.extend(unneeded(&exceptions.files, &needed));
     findings
+}
+
+/// Whether a whole file is a test: in a folder `tests`, or the module `tests`.
+fn is_test(path: &str) -> bool {
+    path.split('/').any(|part| part == "tests" || part == "tests.rs")
 }
 
 fn parse_all(tree: &SourceTree) -> (Vec<(&SourceFile, RustSource)>, Vec<Finding>) {
@@ -156,7 +161,9 @@ mod tests {
         let code = "const A: u8 = 0;\n".repeat(600);
         let tested = format!("{code}#[cfg(test)]\nmod tests {{\n{code}}}\n");
         let long = format!("{code}const B: u8 = 0;\n");
+        let whole = [("a/tests/b.rs", long.as_str()), ("a/src/b/tests.rs", long.as_str())];
         assert_eq!(check_files(&SourceTree::of(&[("a.rs", &tested)]), &none), []);
+        assert_eq!(check_files(&SourceTree::of(&whole), &none), []);
         assert_eq!(check_files(&SourceTree::of(&[("a.rs", &long)]), &none).len(), 1);
     }
 
