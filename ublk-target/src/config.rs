@@ -258,7 +258,7 @@ impl Config {
             return Err(ConfigError::Range { setting: "--max-io-bytes", value, range });
         }
         let endpoint = &self.metadata_endpoint;
-        if !endpoint.strip_prefix("http://").is_some_and(|rest| !rest.is_empty()) {
+        if endpoint.strip_prefix("http://").is_none_or(str::is_empty) {
             return Err(ConfigError::Endpoint(endpoint.clone()));
         }
         absolute("--admin-socket", &self.admin_socket)?;

@@ -16,7 +16,7 @@ use lunar_proto::domain::{
 use lunar_proto::error::{ErrorReason, ErrorReport};
 use lunar_types::{
     BootId, Epoch, ExtentRun, ExtentSize, Incarnation, JournalSeq, LayerId, LogicalExtent, Name,
-    NodeIncarnation, PoolId, Slot, VolumeId,
+    NodeIncarnation, PoolId, RequestId, Slot, VolumeId,
 };
 
 /// A call to the metadata service failed.
@@ -87,6 +87,8 @@ pub struct Grant {
 /// One transaction of map updates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MapCommit {
+    /// Idempotency key: the same commit tried again carries the same.
+    pub request: RequestId,
     /// Under which grant.
     pub grant: Grant,
     /// The head layer.

@@ -1,6 +1,6 @@
 //! A metadata service for tests: answers what it was told to, and keeps what it was asked.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
 
 use lunar_proto::domain::{
@@ -27,12 +27,25 @@ struct Script {
     reserve: VecDeque<Result<Vec<ExtentRun>, MetadataError>>,
     reserve_counts: Vec<u32>,
     released: Vec<ExtentRun>,
-    maps: Vec<(LogicalExtent, Slot)>,
     commits: Vec<MapCommit>,
     commit: VecDeque<Result<(), MetadataError>>,
     retired: Vec<Epoch>,
     detach: VecDeque<Result<(), MetadataError>>,
     detached: Vec<DetachMode>,
+}
+
+impl Script {
+    /// The map as the commits so far have made it.
+    fn committed(&self) -> Vec<(LogicalExtent, Slot)> {
+        let mut map = BTreeMap::new();
+        for update in self.commits.iter().flat_map(|commit| &commit.updates) {
+            match &update.slot {
+                Some(slot) => map.insert(update.at, slot.clone()),
+                None => map.remove(&update.at),
+            };
+        }
+        map.into_iter().collect()
+    }
 }
 
 /// The service.
@@ -63,10 +76,6 @@ impl FakeMetadata {
         answers: impl IntoIterator<Item = Result<(), MetadataError>>,
     ) {
         self.script().detach.extend(answers);
-    }
-
-    pub(crate) fn set_map(&self, map: Vec<(LogicalExtent, Slot)>) {
-        self.script().maps = map;
     }
 
     pub(crate) fn reserve_counts(&self) -> Vec<u32> {
@@ -133,7 +142,7 @@ impl Metadata for FakeMetadata {
     }
 
     fn read_map(&self, _: LayerId) -> Reply<'_, Vec<(LogicalExtent, Slot)>> {
-        ready(Ok(self.script().maps.clone()))
+        ready(Ok(self.script().committed()))
     }
 
     fn reserve(&self, _: NodeIncarnation, _: PoolId, count: u32) -> Reply<'_, Vec<ExtentRun>> {

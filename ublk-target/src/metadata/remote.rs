@@ -1,178 +1,151 @@
-//! The metadata service over gRPC (stand-in until the client crate is there).
+//! The metadata service over gRPC, through the typed client.
 
 use std::time::Duration;
 
-use lunar_proto::domain::*;
-use lunar_proto::error::{ErrorReport, FieldError};
-use lunar_proto::v1;
-use lunar_proto::v1::attachments_client::AttachmentsClient;
-use lunar_proto::v1::map_client::MapClient;
-use lunar_proto::v1::nodes_client::NodesClient;
-use lunar_proto::v1::reservations_client::ReservationsClient;
-use lunar_proto::wire;
-use lunar_types::*;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
+use lunar_metadata_client::{ClientError, EndpointError, MetadataClient, Policy, fresh_request_id};
+use lunar_proto::domain::{
+    Attach, Attachment, AttachmentSummary, CommitMap, Detach, DetachMode, Join, Joined,
+    LeaseTimers, NodeState, PoolReservation, READ_MAP_MAX, RELEASE_EXTENTS_MAX, RELEASE_RUNS_MAX,
+    ReadMap, ReleaseExtents, ReserveExtents, ResumeAttachment, RetireJournal, Selector,
+};
+use lunar_types::{
+    BootId, Epoch, ExtentRun, Incarnation, LayerId, LogicalExtent, Name, NodeIncarnation, PoolId,
+    Slot, VolumeId,
+};
 
 use super::{Grant, MapCommit, Metadata, MetadataError, Reply};
+use crate::reserve::extent_count;
 
-/// The service behind an endpoint.
+/// How long a call goes on trying. What runs in the background tries again after that anyway, and
+/// a person does not want to wait longer.
+const CALL_LIMIT: Duration = Duration::from_secs(10);
+/// How long a renewal of the lease may take; a late one is of no use.
+const RENEWAL_LIMIT: Duration = Duration::from_secs(2);
+
+/// The metadata service behind an endpoint.
+#[derive(Debug, Clone)]
 pub struct Remote {
-    endpoint: String,
-    channel: Channel,
+    client: MetadataClient,
 }
 
 impl Remote {
-    /// Connects when it is used.
-    pub fn new(endpoint: &str) -> Result<Self, String> {
-        let channel = Endpoint::from_shared(endpoint.to_owned())
-            .map_err(|e| e.to_string())?
-            .timeout(Duration::from_secs(5))
-            .connect_timeout(Duration::from_secs(2))
-            .connect_lazy();
-        Ok(Self { endpoint: endpoint.to_owned(), channel })
+    /// A client that connects when it is used.
+    ///
+    /// # Errors
+    /// When the endpoint is none.
+    pub fn new(endpoint: &str) -> Result<Self, EndpointError> {
+        let policy = Policy { total: CALL_LIMIT, ..Policy::default() };
+        Ok(Self { client: MetadataClient::new(&[endpoint], policy)? })
     }
+}
 
-    fn error(&self, status: Status) -> MetadataError {
-        if let Some(report) = ErrorReport::from_status(&status) {
-            return MetadataError::Refused(report);
-        }
-        match status.code() {
-            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => {
-                MetadataError::Unavailable {
-                    endpoint: self.endpoint.clone(),
-                    problem: status.message().to_owned(),
-                }
+impl From<ClientError> for MetadataError {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Refused { report, .. } => Self::Refused(report),
+            ClientError::Unreachable { endpoints, problem, .. } => {
+                Self::Unavailable { endpoint: endpoints, problem }
             }
-            _ => MetadataError::Malformed(status.to_string()),
+            ClientError::TimedOut { endpoints, waited, .. } => {
+                let problem = format!("no answer within {} ms", waited.as_millis());
+                Self::Unavailable { endpoint: endpoints, problem }
+            }
+            other => Self::Malformed(other.to_string()),
         }
     }
 }
 
-fn malformed(e: FieldError) -> MetadataError {
-    MetadataError::Malformed(e.to_string())
+/// Cuts a list of runs into parts that one call takes.
+fn release_parts(runs: Vec<ExtentRun>) -> Vec<Vec<ExtentRun>> {
+    let mut parts: Vec<Vec<ExtentRun>> = Vec::new();
+    for run in runs.into_iter().flat_map(|run| pieces_of(run, RELEASE_EXTENTS_MAX)) {
+        let has_room = |part: &&mut Vec<ExtentRun>| {
+            part.len() < RELEASE_RUNS_MAX
+                && extent_count(part) + u64::from(run.count()) <= RELEASE_EXTENTS_MAX
+        };
+        match parts.last_mut().filter(has_room) {
+            Some(part) => part.push(run),
+            None => parts.push(vec![run]),
+        }
+    }
+    parts
 }
 
-fn rid() -> RequestId {
-    RequestId::from_u128(uuid::Uuid::new_v4().as_u128())
+/// A run as runs of at most `most` extents.
+fn pieces_of(run: ExtentRun, most: u64) -> impl Iterator<Item = ExtentRun> {
+    let first = run.first();
+    (0..u64::from(run.count())).step_by(most as usize).map(move |at| {
+        let count = (u64::from(run.count()) - at).min(most);
+        let extent = lunar_types::PhysicalExtent::new(first.extent.get() + at);
+        ExtentRun::new(lunar_types::ExtentAddress { extent, ..first }, count as u32)
+    })
 }
 
 impl Metadata for Remote {
     fn join(&self, name: Name, boot: BootId, resume: Option<Incarnation>) -> Reply<'_, Joined> {
-        Box::pin(async move {
-            let r = Join { request: rid(), name, boot, resume };
-            let a = NodesClient::new(self.channel.clone()).join(v1::JoinRequest::from(r)).await;
-            a.map_err(|s| self.error(s))?.into_inner().try_into().map_err(malformed)
-        })
+        let request = Join { request: fresh_request_id(), name, boot, resume };
+        Box::pin(async move { Ok(self.client.join(&request).await?) })
     }
 
     fn heartbeat(&self, node: NodeIncarnation) -> Reply<'_, (NodeState, LeaseTimers)> {
-        Box::pin(async move {
-            let r = v1::HeartbeatRequest { node: Some(node.into()) };
-            let a = NodesClient::new(self.channel.clone()).heartbeat(r).await;
-            let a = a.map_err(|s| self.error(s))?.into_inner();
-            let timers = wire::nested("timers", a.timers).map_err(malformed)?;
-            Ok((a.state().try_into().map_err(malformed)?, timers))
-        })
+        let client = self.client.with_policy(Policy::once(RENEWAL_LIMIT));
+        Box::pin(async move { Ok(client.heartbeat(node).await?) })
     }
 
     fn attach(&self, volume: Selector<VolumeId>, node: NodeIncarnation) -> Reply<'_, Attachment> {
-        Box::pin(async move {
-            let r = Attach { request: rid(), volume, node };
-            let a = AttachmentsClient::new(self.channel.clone())
-                .attach(v1::AttachRequest::from(r))
-                .await;
-            a.map_err(|s| self.error(s))?.into_inner().try_into().map_err(malformed)
-        })
+        let request = Attach { request: fresh_request_id(), volume, node };
+        Box::pin(async move { Ok(self.client.attach(&request).await?) })
     }
 
     fn resume_attachment(&self, grant: Grant) -> Reply<'_, Attachment> {
-        Box::pin(async move {
-            let r = ResumeAttachment { volume: grant.volume, epoch: grant.epoch, node: grant.node };
-            let r = v1::ResumeAttachmentRequest::from(r);
-            let a = AttachmentsClient::new(self.channel.clone()).resume_attachment(r).await;
-            a.map_err(|s| self.error(s))?.into_inner().try_into().map_err(malformed)
-        })
+        let Grant { volume, epoch, node } = grant;
+        let request = ResumeAttachment { volume, epoch, node };
+        Box::pin(async move { Ok(self.client.resume_attachment(request).await?) })
     }
 
     fn detach(&self, grant: Grant, mode: DetachMode) -> Reply<'_, ()> {
-        Box::pin(async move {
-            let r = Detach {
-                request: rid(),
-                volume: grant.volume,
-                epoch: grant.epoch,
-                node: grant.node,
-                mode,
-            };
-            let a = AttachmentsClient::new(self.channel.clone())
-                .detach(v1::DetachRequest::from(r))
-                .await;
-            a.map(|_| ()).map_err(|s| self.error(s))
-        })
+        let Grant { volume, epoch, node } = grant;
+        let request = Detach { request: fresh_request_id(), volume, epoch, node, mode };
+        Box::pin(async move { Ok(self.client.detach(&request).await?) })
     }
 
-    fn retire_journal(&self, grant: Grant, stale_epoch: Epoch) -> Reply<'_, ()> {
-        Box::pin(async move {
-            let r = RetireJournal {
-                request: rid(),
-                volume: grant.volume,
-                epoch: grant.epoch,
-                node: grant.node,
-                stale_epoch,
-            };
-            let r = v1::RetireJournalRequest::from(r);
-            let a = AttachmentsClient::new(self.channel.clone()).retire_journal(r).await;
-            a.map(|_| ()).map_err(|s| self.error(s))
-        })
+    fn retire_journal(&self, grant: Grant, stale: Epoch) -> Reply<'_, ()> {
+        let Grant { volume, epoch, node } = grant;
+        let request = fresh_request_id();
+        let request = RetireJournal { request, volume, epoch, node, stale_epoch: stale };
+        Box::pin(async move { Ok(self.client.retire_journal(&request).await?) })
     }
 
     fn list_attachments(&self, node: NodeIncarnation) -> Reply<'_, Vec<AttachmentSummary>> {
-        Box::pin(async move {
-            let r = v1::ListAttachmentsRequest {
-                node: Some(node.into()),
-                page: Some(v1::PageRequest { limit: 1000, token: vec![] }),
-            };
-            let a = AttachmentsClient::new(self.channel.clone()).list_attachments(r).await;
-            let a = a.map_err(|s| self.error(s))?.into_inner();
-            wire::list("attachments", a.attachments).map_err(malformed)
-        })
+        Box::pin(async move { Ok(self.client.attachments(node).await?) })
     }
 
-    fn commit_map(&self, c: MapCommit) -> Reply<'_, ()> {
-        Box::pin(async move {
-            let r = CommitMap {
-                request: rid(),
-                node: c.grant.node,
-                volume: c.grant.volume,
-                epoch: c.grant.epoch,
-                layer: c.layer,
-                extent_size: c.extent_size,
-                updates: c.updates,
-                checkpoint: c.checkpoint,
-                replay_of: c.replay_of,
-            };
-            let a = MapClient::new(self.channel.clone())
-                .commit_map(v1::CommitMapRequest::from(r))
-                .await;
-            a.map(|_| ()).map_err(|s| self.error(s))
-        })
+    fn commit_map(&self, commit: MapCommit) -> Reply<'_, ()> {
+        let request = CommitMap {
+            request: commit.request,
+            node: commit.grant.node,
+            volume: commit.grant.volume,
+            epoch: commit.grant.epoch,
+            layer: commit.layer,
+            extent_size: commit.extent_size,
+            updates: commit.updates,
+            checkpoint: commit.checkpoint,
+            replay_of: commit.replay_of,
+        };
+        Box::pin(async move { Ok(self.client.commit_map(&request).await?) })
     }
 
     fn read_map(&self, layer: LayerId) -> Reply<'_, Vec<(LogicalExtent, Slot)>> {
         Box::pin(async move {
-            let mut all = Vec::new();
-            let mut from = LogicalExtent::new(0);
-            loop {
-                let r = v1::ReadMapRequest::from(ReadMap { layer, from, limit: READ_MAP_MAX });
-                let a = MapClient::new(self.channel.clone()).read_map(r).await;
-                let page: MapPage =
-                    a.map_err(|s| self.error(s))?.into_inner().try_into().map_err(malformed)?;
-                all.extend(page.entries.into_iter().map(|e| (e.at, e.slot)));
-                match page.next {
-                    Some(n) => from = n,
-                    None => return Ok(all),
-                }
+            let mut slots = Vec::new();
+            let mut from = Some(LogicalExtent::new(0));
+            while let Some(at) = from {
+                let request = ReadMap { layer, from: at, limit: READ_MAP_MAX };
+                let page = self.client.read_map(request).await?;
+                slots.extend(page.entries.into_iter().map(|entry| (entry.at, entry.slot)));
+                from = page.next;
             }
+            Ok(slots)
         })
     }
 
@@ -182,48 +155,56 @@ impl Metadata for Remote {
         pool: PoolId,
         count: u32,
     ) -> Reply<'_, Vec<ExtentRun>> {
-        Box::pin(async move {
-            let r = ReserveExtents { request: rid(), node, pool, count };
-            let a = ReservationsClient::new(self.channel.clone())
-                .reserve_extents(v1::ReserveExtentsRequest::from(r))
-                .await;
-            wire::list("runs", a.map_err(|s| self.error(s))?.into_inner().runs).map_err(malformed)
-        })
+        let request = ReserveExtents { request: fresh_request_id(), node, pool, count };
+        Box::pin(async move { Ok(self.client.reserve_extents(&request).await?) })
     }
 
     fn release(&self, node: NodeIncarnation, pool: PoolId, runs: Vec<ExtentRun>) -> Reply<'_, ()> {
         Box::pin(async move {
-            for chunk in runs.chunks(64) {
-                let r = ReleaseExtents { request: rid(), node, pool, runs: chunk.to_vec() };
-                let a = ReservationsClient::new(self.channel.clone())
-                    .release_extents(v1::ReleaseExtentsRequest::from(r))
-                    .await;
-                a.map_err(|s| self.error(s))?;
+            for runs in release_parts(runs) {
+                let request = ReleaseExtents { request: fresh_request_id(), node, pool, runs };
+                self.client.release_extents(&request).await?;
             }
             Ok(())
         })
     }
 
     fn list_reservations(&self, node: NodeIncarnation) -> Reply<'_, Vec<PoolReservation>> {
-        Box::pin(async move {
-            let mut all = Vec::new();
-            let mut token = Vec::new();
-            loop {
-                let r = v1::ListReservationsRequest {
-                    node: Some(node.into()),
-                    page: Some(v1::PageRequest { limit: 1000, token }),
-                };
-                let a = ReservationsClient::new(self.channel.clone()).list_reservations(r).await;
-                let a = a.map_err(|s| self.error(s))?.into_inner();
-                all.extend(
-                    wire::list::<_, PoolReservation>("reservations", a.reservations)
-                        .map_err(malformed)?,
-                );
-                token = a.next;
-                if token.is_empty() {
-                    return Ok(all);
-                }
-            }
-        })
+        Box::pin(async move { Ok(self.client.reservations(node).await?) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lunar_types::ExtentAddress;
+
+    use super::*;
+
+    #[test]
+    fn a_release_keeps_to_the_limits_of_a_call_and_loses_nothing() {
+        let scattered = (0..2500).map(|at| ExtentRun::new(ExtentAddress::new(0, at * 2), 1));
+        let long = ExtentRun::new(ExtentAddress::new(1, 5), 200_000);
+        let runs: Vec<_> = scattered.chain([long]).collect();
+        let parts = release_parts(runs.clone());
+        for part in &parts {
+            assert!(part.len() <= RELEASE_RUNS_MAX && extent_count(part) <= RELEASE_EXTENTS_MAX);
+        }
+        let extents = |runs: &[ExtentRun]| -> Vec<ExtentAddress> {
+            runs.iter().flat_map(|run| run.iter()).collect()
+        };
+        assert_eq!(extents(&parts.concat()), extents(&runs));
+        assert!(release_parts(Vec::new()).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_service_that_is_away_is_unavailable_and_named() {
+        let remote = Remote {
+            client: MetadataClient::new(&["127.0.0.1:9"], Policy::once(Duration::from_millis(500)))
+                .expect("an endpoint"),
+        };
+        let layer = LayerId::new(1);
+        let error = remote.read_map(layer).await.expect_err("nobody listens there");
+        assert!(error.is_unavailable(), "{error}");
+        assert!(error.to_string().contains("127.0.0.1:9"), "{error}");
     }
 }

@@ -13,6 +13,7 @@ use tracing::{info, warn};
 
 use super::slot::{ControlTask, Serving};
 use super::{Membership, Node, NodeError, Slot, Stage, ViewState};
+use crate::lun::inspect::with_causes;
 use crate::metadata::{Grant, MetadataError};
 use crate::queue::server::{DeviceShared, QueueCounters};
 use crate::queue::waker::QueueWaker;
@@ -257,7 +258,8 @@ impl Node {
         });
         if let Err(error) = removed.await {
             let about = format!("device {id}");
-            self.warn(&about, format!("{about} of volume '{}' stays: {error}", record.name));
+            let why = with_causes(&error);
+            self.warn(&about, format!("{about} of volume '{}' stays: {why}", record.name));
         }
     }
 
@@ -314,7 +316,7 @@ async fn served_already(slot: Arc<Slot>) -> Result<Arc<Slot>, NodeError> {
 }
 
 pub(super) fn load_error(attachment: &Attachment, source: LoadError) -> NodeError {
-    NodeError::Load { volume: attachment.volume.name.to_string(), source }
+    NodeError::Load { volume: attachment.volume.name.to_string(), source: Box::new(source) }
 }
 
 pub(super) fn device_error(
@@ -326,7 +328,7 @@ pub(super) fn device_error(
 }
 
 /// The engine's volume with what the threads of its queues share.
-pub(super) fn serve(
+pub(crate) fn serve(
     attachment: &Attachment,
     loaded: Loaded,
     queues: u16,
@@ -360,4 +362,67 @@ pub(super) fn grant_of_record(record: &Record) -> Grant {
 /// Whether an attachment is the one of a record.
 pub(super) fn is_same_grant(attachment: &Attachment, record: &Record) -> bool {
     grant_of(attachment) == grant_of_record(record)
+}
+
+#[cfg(test)]
+mod tests {
+    use lunar_proto::error::{ErrorReport, Facts};
+    use lunar_types::{Epoch, Incarnation, NodeId, NodeIncarnation};
+
+    use super::*;
+    use crate::config::{HostFacts, Settings};
+    use crate::process::ProcessFacts;
+    use crate::state::tests::state;
+    use crate::testing::{FakeMetadata, unavailable};
+
+    const HOLDER: NodeIncarnation =
+        NodeIncarnation { node: NodeId::new(1), incarnation: Incarnation::new(2) };
+
+    fn node() -> (tempfile::TempDir, Arc<FakeMetadata>, Node) {
+        let (dir, state) = state();
+        let metadata = Arc::new(FakeMetadata::default());
+        let host = HostFacts { host_name: "node-a".to_owned(), processors: 2 };
+        let config = Settings::default().validate(&host).expect("defaults are valid");
+        let facts = ProcessFacts { memory_lock_problem: None, oom_score_adj: 0 };
+        let node = Node::new(config, facts, state, Arc::clone(&metadata) as _);
+        (dir, metadata, node)
+    }
+
+    fn record() -> Record {
+        Record {
+            volume: VolumeId::from_u128(7),
+            name: "data".to_owned(),
+            epoch: Epoch::new(3),
+            holder: HOLDER,
+            device: DeviceId::new(900_000),
+            token: 1,
+            phase: Phase::Starting,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_grant_with_stale_journals_is_given_back_with_them() {
+        let (_dir, metadata, node) = node();
+        let stale = MetadataError::Refused(ErrorReport {
+            reason: ErrorReason::StaleJournals,
+            message: "epoch 2 waits to be replayed".to_owned(),
+            facts: Facts::new(),
+        });
+        metadata.expect_detach([Err(stale), Ok(())]);
+        let grant = grant_of_record(&record());
+        assert_eq!(node.give_back_unused(grant).await, GivenBack::Done);
+        assert_eq!(metadata.detached(), [DetachMode::Clean, DetachMode::KeepJournal]);
+    }
+
+    #[tokio::test]
+    async fn a_grant_that_cannot_be_given_back_now_is_kept_until_it_can() {
+        let (_dir, metadata, node) = node();
+        node.state.save_record(&record()).expect("saved");
+        metadata.expect_detach([Err(unavailable())]);
+        node.undo(&record()).await;
+        let pending = node.pending_detaches();
+        assert_eq!(pending, [Record { phase: Phase::Leaving, ..record() }]);
+        node.undo(&record()).await;
+        assert!(node.pending_detaches().is_empty());
+    }
 }

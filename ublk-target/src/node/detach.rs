@@ -19,6 +19,7 @@ use super::attach::{GivenBack, blocking, device_error, grant_of_record};
 use super::slot::Serving;
 use super::{Node, NodeError, Slot, Stage, ViewState};
 use crate::holders::{HolderSearch, block_device};
+use crate::lun::inspect::with_causes;
 use crate::reserve::runs_of;
 use crate::state::record::{Phase, Record};
 use crate::ublk::DeviceId;
@@ -181,7 +182,7 @@ impl Node {
                 if force == Force::No && !is_poisoned {
                     return Err(error.into());
                 }
-                error.to_string()
+                with_causes(&error)
             }
             Err(_) if force == Force::No => {
                 let problem = "its last changes were not committed in time".to_owned();
@@ -225,7 +226,8 @@ impl Node {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 let about = format!("device {id}");
-                self.warn(&about, format!("{about} of volume '{}' stays: {error}", record.name));
+                let why = with_causes(&error);
+                self.warn(&about, format!("{about} of volume '{}' stays: {why}", record.name));
             }
             Err(_) => {
                 let about = format!("device {id}");

@@ -96,7 +96,7 @@ pub enum NodeError {
         volume: String,
         /// Why.
         #[source]
-        source: LoadError,
+        source: Box<LoadError>,
     },
     /// The kernel's side failed.
     #[error("cannot {what} the device of volume '{volume}'")]
@@ -139,18 +139,21 @@ const fn reason(text: &'static str, code: Code) -> Reason {
 impl NodeError {
     /// What the metadata service said, where it is the cause.
     #[must_use]
-    pub const fn metadata(&self) -> Option<&MetadataError> {
+    pub fn metadata(&self) -> Option<&MetadataError> {
         match self {
             Self::Metadata { source, .. }
-            | Self::Load { source: LoadError::Metadata { source, .. }, .. }
             | Self::Checkpoint(CheckpointError::Unavailable { source, .. }) => Some(source),
+            Self::Load { source, .. } => match &**source {
+                LoadError::Metadata { source, .. } => Some(source),
+                _ => None,
+            },
             _ => None,
         }
     }
 
     /// The report that the metadata service refused with, where that is the cause.
     #[must_use]
-    pub const fn refusal(&self) -> Option<&ErrorReport> {
+    pub fn refusal(&self) -> Option<&ErrorReport> {
         match self.metadata() {
             Some(MetadataError::Refused(report)) => Some(report),
             _ => None,
@@ -159,7 +162,7 @@ impl NodeError {
 
     /// Why, for programs; a refusal of the metadata service keeps its own reason.
     #[must_use]
-    pub const fn reason(&self) -> Reason {
+    pub fn reason(&self) -> Reason {
         match self {
             Self::NotJoined { .. } => reason("METADATA_UNAVAILABLE", Code::Unavailable),
             Self::NotAttachedHere { .. } => reason("NOT_ATTACHED_HERE", Code::NotFound),

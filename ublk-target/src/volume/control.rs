@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use lunar_engine::io::Action;
 use lunar_engine::volume::{CommitBatch, ControlWork, QueueContext, WorkDone, blocking};
+use lunar_metadata_client::fresh_request_id;
 use lunar_proto::domain::SlotUpdate;
-use lunar_types::JournalSeq;
+use lunar_types::{JournalSeq, RequestId};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{error, warn};
@@ -20,7 +21,7 @@ use tracing::{error, warn};
 use super::served::ServedVolume;
 use crate::metadata::{MapCommit, Metadata, MetadataError};
 use crate::queue::server::wake_up;
-use crate::reserve::{Refill, ReserveDesk};
+use crate::reserve::{Refill, ReserveDesk, runs_of};
 
 /// How often the engine is asked without having called.
 const TICK: Duration = Duration::from_millis(200);
@@ -63,6 +64,8 @@ pub struct Control {
     desk: Arc<ReserveDesk>,
     queue: Arc<Mutex<QueueContext>>,
     driver: tokio::sync::Mutex<()>,
+    /// A commit whose answer is not known: tried again, it is the same request.
+    unanswered: Mutex<Option<(CommitBatch, RequestId)>>,
     started: Instant,
 }
 
@@ -76,7 +79,8 @@ impl Control {
     ) -> Self {
         let queue = Arc::new(Mutex::new(served.shared.volume.control_queue()));
         let driver = tokio::sync::Mutex::new(());
-        Self { served, metadata, desk, queue, driver, started: Instant::now() }
+        let (unanswered, started) = (Mutex::default(), Instant::now());
+        Self { served, metadata, desk, queue, driver, unanswered, started }
     }
 
     fn name(&self) -> String {
@@ -100,6 +104,7 @@ impl Control {
         while !*stop.borrow() {
             let pause = match self.drive().await {
                 Progress::Idle => {
+                    self.trim_reserve().await;
                     backoff = BACKOFF_MIN;
                     TICK
                 }
@@ -198,8 +203,10 @@ impl Control {
 
     async fn commit(&self, batch: CommitBatch) -> (WorkDone, Option<MetadataError>) {
         let facts = &self.served.facts;
-        let updates = batch.updates.into_iter();
+        let request = self.request_of(&batch);
+        let updates = batch.updates.iter().cloned();
         let commit = MapCommit {
+            request,
             grant: facts.grant,
             layer: facts.layer,
             extent_size: facts.extent_size,
@@ -209,8 +216,37 @@ impl Control {
         };
         match self.metadata.commit_map(commit).await {
             Ok(()) => (WorkDone::Committed, None),
-            Err(problem) if problem.is_unavailable() => (WorkDone::Unavailable, Some(problem)),
+            Err(problem) if problem.is_unavailable() => {
+                *self.unanswered.lock().expect("a panic ends the process") = Some((batch, request));
+                (WorkDone::Unavailable, Some(problem))
+            }
             Err(problem) => (WorkDone::Rejected(problem.to_string()), None),
+        }
+    }
+
+    fn request_of(&self, batch: &CommitBatch) -> RequestId {
+        let unanswered = self.unanswered.lock().expect("a panic ends the process").take();
+        match unanswered {
+            Some((same, request)) if same == *batch => request,
+            _ => fresh_request_id(),
+        }
+    }
+
+    /// Gives back what a volume holds far beyond its need, such as extents that a large discard
+    /// has freed.
+    async fn trim_reserve(&self) {
+        let spare = self.served.stats().reserve_extents;
+        let most = u64::from(self.served.shared.volume.spec().tuning.reserve_max);
+        if spare <= most * 2 {
+            return;
+        }
+        let excess = usize::try_from(spare - most).unwrap_or(usize::MAX);
+        let runs = runs_of(self.served.shared.volume.take_reserve(excess));
+        let facts = &self.served.facts;
+        if self.desk.release(facts.grant.node, facts.pool, runs.clone()).await.is_err() {
+            let mut out = Vec::new();
+            self.served.shared.volume.give_reserve(&runs, &mut out);
+            self.wake(&mut out);
         }
     }
 

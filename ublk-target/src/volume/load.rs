@@ -16,7 +16,8 @@ use lunar_engine::replay::{self, ReplayError};
 use lunar_engine::volume::{
     LayerSlots, StartError, Tuning, Volume, VolumeParts, VolumeSpec, dirty_capacity,
 };
-use lunar_proto::domain::{Attachment, COMMIT_UPDATES_MAX, SlotUpdate, StaleJournal};
+use lunar_metadata_client::fresh_request_id;
+use lunar_proto::domain::{Attachment, COMMIT_UPDATES_MAX, Pool, SlotUpdate, StaleJournal};
 use lunar_types::{ClusterId, Epoch, ExtentAddress, JournalSeq, LogicalExtent, Slot};
 use tracing::info;
 
@@ -25,6 +26,9 @@ use crate::lun::set::{LunOpener, LunSetError, PoolLuns};
 use crate::metadata::{MapCommit, Metadata, MetadataError};
 use crate::state::StateDir;
 use crate::state::dirty_file::DirtyFileError;
+
+/// The least that a volume aims to hold ahead of need, in extents.
+const RESERVE_LEAST: u32 = 8;
 
 /// The engine's side of a volume cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -158,7 +162,7 @@ impl Loaded {
             logical_block: attachment.volume.logical_block_size,
             queue_count: queues,
             luns: self.luns.table().clone(),
-            tuning: Tuning::default(),
+            tuning: tuning(&attachment.pool),
         };
         let parts = VolumeParts {
             spec,
@@ -172,6 +176,20 @@ impl Loaded {
             Ok(started) => Ok((started, self.luns)),
             Err(source) => Err(LoadError::Map { volume, source }),
         }
+    }
+}
+
+/// How much of a pool a volume may hold ahead of need: a 64th at the most, so that a small pool is
+/// not held by one volume. Larger pools leave that to the engine, which follows the rate of first
+/// writes.
+pub(super) fn tuning(pool: &Pool) -> Tuning {
+    let default = Tuning::default();
+    let extents: u64 = pool.luns.iter().map(|lun| lun.data_extents).sum();
+    let share = u32::try_from(extents / 64).unwrap_or(u32::MAX);
+    Tuning {
+        reserve_min: share.clamp(RESERVE_LEAST, default.reserve_min),
+        reserve_max: share.clamp(RESERVE_LEAST, default.reserve_max),
+        ..default
     }
 }
 
@@ -295,6 +313,7 @@ impl Loader {
 
     async fn confirm(&self, attachment: &Attachment) -> Result<(), LoadError> {
         let commit = MapCommit {
+            request: fresh_request_id(),
             grant: grant_of(attachment),
             layer: attachment.volume.head,
             extent_size: attachment.pool.extent_size,
@@ -381,6 +400,7 @@ impl Loader {
     ) -> Result<(), LoadError> {
         for chunk in updates.chunks(COMMIT_UPDATES_MAX) {
             let commit = MapCommit {
+                request: fresh_request_id(),
                 grant: grant_of(attachment),
                 layer: attachment.volume.head,
                 extent_size: attachment.pool.extent_size,
@@ -398,3 +418,6 @@ impl Loader {
 fn journal_io(attachment: &Attachment, epoch: Epoch, source: JournalIoError) -> LoadError {
     LoadError::JournalIo { volume: name(attachment), epoch, source }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,316 @@
+//! Loading from LUN files, against a metadata service that answers from a script.
+
+use std::path::PathBuf;
+
+use lunar_engine::buffer::AlignedBuf;
+use lunar_engine::io::{Action, IoError, IoOp, IoRequest, LunDone, LunIo, QueueId, RequestId};
+use lunar_engine::journal::LunSet;
+use lunar_engine::label::{self, Label};
+use lunar_engine::lun::LunDevice;
+use lunar_engine::volume::QueueContext;
+use lunar_proto::domain::{Layer, Lun, Volume as VolumeRow, VolumeState};
+use lunar_types::{
+    ByteCount, ExtentRun, ExtentSize, Incarnation, LayerId, LogicalBlockSize, LunId, LunIndex,
+    NodeId, NodeIncarnation, PoolId, VolumeId, VolumeSize,
+};
+
+use super::*;
+use crate::lun::inventory::Search;
+use crate::lun::open::{self, Access};
+use crate::lun::set::LunOpener;
+use crate::reserve::ReserveDesk;
+use crate::state::tests::state;
+use crate::testing::{FakeMetadata, unavailable};
+use crate::volume::control::{CheckpointError, Control};
+
+const CLUSTER: ClusterId = ClusterId::from_u128(1);
+const LUN_BYTES: u64 = 64 << 20;
+
+struct World {
+    metadata: Arc<FakeMetadata>,
+    loader: Loader,
+    _dir: tempfile::TempDir,
+    _lun: tempfile::NamedTempFile,
+}
+
+fn node(incarnation: u32) -> NodeIncarnation {
+    NodeIncarnation { node: NodeId::new(1), incarnation: Incarnation::new(incarnation) }
+}
+
+fn world() -> World {
+    let lun = tempfile::NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR")).expect("a file");
+    lun.as_file().set_len(LUN_BYTES).expect("sized");
+    let device = open::open(lun.path(), Access::Claim).expect("opened");
+    let label = Label {
+        cluster: CLUSTER,
+        lun: LunId::from_u128(7),
+        size_bytes: LUN_BYTES,
+        logical_block_bytes: device.logical_block_bytes(),
+    };
+    label::write(&device, &label).expect("labelled");
+    let (dir, state) = state();
+    let metadata = Arc::new(FakeMetadata::default());
+    let paths: Vec<PathBuf> = vec![lun.path().to_owned()];
+    let loader = Loader {
+        metadata: Arc::clone(&metadata) as Arc<dyn Metadata>,
+        luns: Arc::new(LunOpener::new(Search { scan: false, paths })),
+        state: Arc::new(state),
+        cluster: CLUSTER,
+    };
+    World { metadata, loader, _dir: dir, _lun: lun }
+}
+
+fn pool() -> Pool {
+    let size = ExtentSize::DEFAULT;
+    Pool {
+        id: PoolId::from_u128(3),
+        name: "pool".parse().expect("a name"),
+        extent_size: size,
+        luns: vec![Lun {
+            id: LunId::from_u128(7),
+            index: LunIndex::new(0),
+            size: ByteCount::new(LUN_BYTES),
+            logical_block_size: LogicalBlockSize::B512,
+            data_extents: size.data_extents(LUN_BYTES),
+        }],
+        logical_block_size: LogicalBlockSize::B512,
+    }
+}
+
+fn attachment(epoch: u64, journal_at: u64) -> Attachment {
+    let (id, head) = (VolumeId::from_u128(9), LayerId::new(5));
+    let volume = VolumeRow {
+        id,
+        name: "vol".parse().expect("a name"),
+        pool: PoolId::from_u128(3),
+        size: VolumeSize::from_bytes(1 << 30).expect("aligned"),
+        logical_block_size: LogicalBlockSize::B4096,
+        head,
+        epoch: Epoch::new(epoch),
+        state: VolumeState::Ready,
+        holder: None,
+        mapped_extents: 0,
+    };
+    Attachment {
+        volume,
+        epoch: Epoch::new(epoch),
+        node: node(1),
+        layers: vec![Layer { id: head, parent: None, volume: id, sealed: false }],
+        pool: pool(),
+        journal: vec![ExtentRun::new(ExtentAddress::new(0, journal_at), 2)],
+        checkpoint: JournalSeq::new(0),
+        stale_journals: Vec::new(),
+    }
+}
+
+/// A queue without a kernel: runs what the engine asks for on the LUN's file, one after the other.
+struct MiniQueue<'a> {
+    volume: &'a Volume,
+    luns: &'a PoolLuns,
+    context: QueueContext,
+    buffer: AlignedBuf,
+}
+
+impl<'a> MiniQueue<'a> {
+    fn new(volume: &'a Volume, luns: &'a PoolLuns) -> Self {
+        let context = volume.queue(QueueId::new(0));
+        Self { volume, luns, context, buffer: AlignedBuf::zeroed(1) }
+    }
+
+    fn io(&mut self, io: LunIo) -> Option<AlignedBuf> {
+        let device = self.luns.lun(io.lun()).expect("the LUN is open");
+        let range = |offset: u32, length: u32| offset as usize..(offset + length) as usize;
+        match io {
+            LunIo::Flush { .. } => device.flush().expect("flushed"),
+            LunIo::Write { at, offset, length, .. } => {
+                let bytes = &self.buffer.as_bytes()[range(offset, length)];
+                device.write_at(at, bytes).expect("written");
+            }
+            LunIo::WriteOwned { at, buffer, .. } => {
+                device.write_at(at, buffer.as_bytes()).expect("written");
+            }
+            LunIo::Read { at, offset, length, .. } => {
+                let into = &mut self.buffer.as_mut_bytes()[range(offset, length)];
+                device.read_at(at, into).expect("read");
+            }
+            LunIo::ReadOwned { at, mut buffer, .. } => {
+                device.read_at(at, buffer.as_mut_bytes()).expect("read");
+                return Some(buffer);
+            }
+            LunIo::WriteParts { .. } => unreachable!("whole blocks are written"),
+        }
+        None
+    }
+
+    fn run(&mut self, op: IoOp) -> Result<(), IoError> {
+        let mut actions = Vec::new();
+        let id = RequestId { queue: QueueId::new(0), tag: 0 };
+        self.volume.submit(&mut self.context, IoRequest { id, op }, &mut actions);
+        loop {
+            assert!(!actions.is_empty(), "the request waits for something");
+            for action in std::mem::take(&mut actions) {
+                match action {
+                    Action::Lun { op, io } => {
+                        let buffer = self.io(io);
+                        let done = LunDone { op, result: Ok(()), buffer };
+                        self.volume.complete(&mut self.context, done, &mut actions);
+                    }
+                    Action::ZeroFill { offset, length, .. } => {
+                        self.buffer.as_mut_bytes()[offset as usize..][..length as usize].fill(0);
+                    }
+                    Action::Complete { result, .. } => return result,
+                    Action::WakeQueue(_) | Action::WakeControl => {}
+                }
+            }
+        }
+    }
+
+    fn write(&mut self, block: u64, byte: u8) {
+        self.buffer.as_mut_bytes().fill(byte);
+        let op = IoOp::Write { offset: block * 4096, length: 4096, fua: false };
+        assert_eq!(self.run(op), Ok(()));
+    }
+
+    fn read(&mut self, block: u64) -> u8 {
+        assert_eq!(self.run(IoOp::Read { offset: block * 4096, length: 4096 }), Ok(()));
+        let bytes = self.buffer.as_bytes();
+        assert!(bytes.iter().all(|byte| *byte == bytes[0]), "a block is of one write");
+        bytes[0]
+    }
+}
+
+fn give_extents(volume: &Volume) {
+    volume.give_reserve(&[ExtentRun::new(ExtentAddress::new(0, 20), 8)], &mut Vec::new());
+}
+
+/// The slots of all commits so far, as the service would have them.
+fn committed(world: &World) -> Vec<(LogicalExtent, Slot)> {
+    let mut map = BTreeMap::new();
+    for update in world.metadata.commits().into_iter().flat_map(|commit| commit.updates) {
+        match update.slot {
+            Some(slot) => map.insert(update.at, slot),
+            None => map.remove(&update.at),
+        };
+    }
+    map.into_iter().collect()
+}
+
+#[tokio::test]
+async fn what_a_lost_node_flushed_is_replayed_committed_and_retired_before_anything_is_served() {
+    let world = world();
+    let earlier = attachment(1, 2);
+    let loaded = world.loader.fresh(&earlier).await.expect("loaded");
+    let (volume, luns) = loaded.start(&earlier, 1).expect("started");
+    give_extents(&volume);
+    let mut queue = MiniQueue::new(&volume, &luns);
+    queue.write(1025, 0xaa);
+    assert_eq!(queue.run(IoOp::Flush), Ok(()));
+    queue.write(1026, 0xbb);
+    drop((volume, luns));
+    world.metadata.expect_commit([Ok(())]);
+
+    let mut later = attachment(2, 6);
+    later.stale_journals = vec![StaleJournal {
+        epoch: Epoch::new(1),
+        node: node(1),
+        runs: earlier.journal,
+        checkpoint: JournalSeq::new(SEQ_CONFIRMED),
+    }];
+    let loaded = world.loader.fresh(&later).await.expect("replayed");
+    assert_eq!(world.metadata.retired(), [Epoch::new(1)]);
+    let commits = world.metadata.commits();
+    let kinds: Vec<_> = commits.iter().map(|one| (one.replay_of, one.checkpoint)).collect();
+    let confirmed = Some(JournalSeq::new(SEQ_CONFIRMED));
+    assert_eq!(kinds, [(None, confirmed), (Some(Epoch::new(1)), None), (None, confirmed)]);
+    assert_eq!(commits[1].updates.len(), 1);
+    let (volume, luns) = loaded.start(&later, 1).expect("started");
+    let mut queue = MiniQueue::new(&volume, &luns);
+    assert_eq!(queue.read(1025), 0xaa);
+    assert_eq!(queue.read(1026), 0, "what was not flushed reads as if never written");
+}
+
+#[tokio::test]
+async fn a_journal_that_was_never_confirmed_is_retired_unread() {
+    let world = world();
+    let mut later = attachment(2, 6);
+    later.stale_journals = vec![StaleJournal {
+        epoch: Epoch::new(1),
+        node: node(1),
+        runs: vec![ExtentRun::new(ExtentAddress::new(0, 2), 2)],
+        checkpoint: JournalSeq::new(0),
+    }];
+    world.loader.fresh(&later).await.expect("loaded");
+    assert_eq!(world.metadata.retired(), [Epoch::new(1)]);
+    assert_eq!(world.metadata.commits().len(), 1, "only the new journal was confirmed");
+}
+
+#[tokio::test]
+async fn a_killed_daemon_loses_nothing_that_was_completed() {
+    let world = world();
+    let mut held = attachment(1, 2);
+    let loaded = world.loader.fresh(&held).await.expect("loaded");
+    let (volume, luns) = loaded.start(&held, 1).expect("started");
+    give_extents(&volume);
+    let mut queue = MiniQueue::new(&volume, &luns);
+    queue.write(0, 0x11);
+    queue.write(300, 0x22);
+    drop((volume, luns));
+
+    held.checkpoint = JournalSeq::new(SEQ_CONFIRMED);
+    let loaded = world.loader.resume(&held).await.expect("taken over");
+    assert_eq!(loaded.dirty_extents().len(), 2);
+    let (volume, luns) = loaded.start(&held, 2).expect("started");
+    let mut queue = MiniQueue::new(&volume, &luns);
+    assert_eq!((queue.read(0), queue.read(300), queue.read(1)), (0x11, 0x22, 0));
+}
+
+#[tokio::test]
+async fn settling_commits_what_is_dirty_and_the_same_commit_carries_the_same_request() {
+    let world = world();
+    let held = attachment(1, 2);
+    let loaded = world.loader.fresh(&held).await.expect("loaded");
+    let served = crate::node::attach::serve(&held, loaded, 1).expect("started");
+    let volume = Arc::clone(&served.shared.volume);
+    give_extents(&volume);
+    MiniQueue::new(&volume, &served.luns).write(7, 0x33);
+    let desk = Arc::new(ReserveDesk::new(Arc::clone(&world.loader.metadata)));
+    let control = Control::new(Arc::clone(&served), Arc::clone(&world.loader.metadata), desk);
+    world.metadata.expect_commit([Err(unavailable()), Ok(())]);
+    world.metadata.expect_reserve((0..4).map(|_| Err(unavailable())));
+
+    assert!(matches!(control.settle().await, Err(CheckpointError::Unavailable { .. })));
+    while let Err(error) = control.settle().await {
+        assert!(matches!(error, CheckpointError::Unavailable { .. }), "{error}");
+    }
+    let commits = world.metadata.commits();
+    let tried = &commits[1..];
+    assert_eq!(tried.len(), 2, "one that failed, one that succeeded");
+    assert_eq!(tried[0], tried[1]);
+    let slots = committed(&world);
+    assert_eq!(slots.len(), 1);
+    assert_eq!(slots[0].0, LogicalExtent::new(0));
+    assert_eq!((served.stats().dirty_extents, served.stats().checkpoints), (0, 1));
+}
+
+#[tokio::test]
+async fn a_volume_never_starts_without_every_lun_of_its_pool() {
+    let world = world();
+    let mut held = attachment(1, 2);
+    held.pool.luns.push(Lun {
+        id: LunId::from_u128(8),
+        index: LunIndex::new(1),
+        ..held.pool.luns[0]
+    });
+    let Err(error) = world.loader.fresh(&held).await else { panic!("a LUN is missing") };
+    assert!(matches!(error, LoadError::Luns { .. }), "{error}");
+    assert!(world.metadata.commits().is_empty(), "nothing was confirmed");
+}
+
+#[test]
+fn a_small_pool_is_not_reserved_whole() {
+    let small = tuning(&pool());
+    assert_eq!((small.reserve_min, small.reserve_max), (RESERVE_LEAST, RESERVE_LEAST));
+    let mut large = pool();
+    large.luns[0].data_extents = 1 << 30;
+    assert_eq!(tuning(&large).reserve_max, Tuning::default().reserve_max);
+}
