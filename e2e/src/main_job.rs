@@ -151,7 +151,8 @@ pub fn verify_content(session: &Session<'_>) -> Result<(), MachineError> {
             Use::FileSystem(_) => {
                 session.run(&format!("mkdir -p /mnt/{name} && mount {device} /mnt/{name}"))?;
                 session.run(&format!(
-                    "cd /mnt/{name} && grep kept sums | sha256sum --check && diff -r --no-dereference /etc etc"
+                    "cd /mnt/{name} && grep kept sums | sha256sum --check \
+                     && diff -r --no-dereference /etc etc"
                 ))?;
                 session.run(&format!("umount /mnt/{name}"))?;
             }

@@ -51,7 +51,8 @@ fn first_writes_wait_for_the_metadata_service_when_the_reserve_is_empty() {
     // One block in each extent: far more extents than any reserve.
     let script = format!(
         "fio --name=wait --filename={device} --direct=1 --rw=write --bs=4k --zonemode=strided \
-         --zonesize=4k --zonerange=1M --io_size=8M --size=3G --ioengine=libaio --iodepth=4 --minimal"
+         --zonesize=4k --zonerange=1M --io_size=8M --size=3G --ioengine=libaio --iodepth=4 \
+         --minimal"
     );
     let load = lab.node(0).script(&script).spawn().expect("fio starts");
     let parked = lunar_e2e::session::wait_until("writes wait", support_limit(), || {

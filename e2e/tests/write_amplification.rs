@@ -27,7 +27,7 @@ fn ten_thousand_random_first_writes_cost_at_most_a_third_more() {
     let written = lun_bytes(&lab) - before;
     let ratio = written as f64 / bytes as f64;
     println!(
-        "{WRITES} random first writes of 4 KiB: {} MiB by fio, {} MiB on the LUNs, ratio {ratio:.3}",
+        "{WRITES} random first writes of 4 KiB: {} MiB by fio, {} MiB on the LUNs, {ratio:.3}",
         bytes / MIB,
         written / MIB
     );
