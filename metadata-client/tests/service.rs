@@ -77,7 +77,7 @@ async fn made_pool_and_volume(client: &MetadataClient) -> (Pool, Volume) {
 }
 
 #[tokio::test]
-async fn every_call_reaches_the_service() {
+async fn pools_volumes_and_nodes_are_made_found_and_listed() {
     let (address, _serving) = serve(RedbStore::in_memory(), "127.0.0.1:0").await;
     let client = client(address);
     let cluster = client.cluster().await.expect("answered");
@@ -86,17 +86,51 @@ async fn every_call_reaches_the_service() {
     assert_eq!(client.pools().await.expect("listed"), std::slice::from_ref(&pool));
     assert_eq!(client.volume(&Selector::Id(volume.id)).await.expect("found"), volume);
     assert_eq!(client.volumes().await.expect("listed"), std::slice::from_ref(&volume));
-    let boot = BootId::from_u128(1);
-    let join = Join { request: fresh_request_id(), name: name("n"), boot, resume: None };
-    let joined = client.join(&join).await.expect("joined");
-    assert_eq!(joined.cluster, cluster.id);
+    let joined = join(&client).await;
+    assert_eq!((joined.cluster, joined.timers), (cluster.id, LeaseTimers::DEFAULT));
     let node = joined.node;
     let (state, _) = client.heartbeat(node).await.expect("renewed");
     assert_eq!(state, NodeState::Active);
     assert_eq!(client.nodes().await.expect("listed").len(), 1);
     let selector = Selector::Name(name("n"));
     assert_eq!(client.node(&selector).await.expect("found").id, node.node);
+    let request = fresh_request_id();
+    let delete = DeleteVolume { request, volume: Selector::Id(volume.id) };
+    client.delete_volume(&delete).await.expect("it begins");
+    while client.volume(&Selector::Id(volume.id)).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(client.operations().await.expect("listed").is_empty());
+    client.leave(&Leave { request: fresh_request_id(), node }).await.expect("gone");
+}
 
+async fn join(client: &MetadataClient) -> Joined {
+    let boot = BootId::from_u128(1);
+    let join = Join { request: fresh_request_id(), name: name("n"), boot, resume: None };
+    client.join(&join).await.expect("joined")
+}
+
+/// A commit that maps logical extent 4.
+fn commit(held: &Attachment, slot: Slot) -> CommitMap {
+    CommitMap {
+        request: fresh_request_id(),
+        node: held.node,
+        volume: held.volume.id,
+        epoch: held.epoch,
+        layer: held.volume.head,
+        extent_size: held.pool.extent_size,
+        updates: vec![SlotUpdate { at: LogicalExtent::new(4), slot: Some(slot) }],
+        checkpoint: Some(JournalSeq::new(1)),
+        replay_of: None,
+    }
+}
+
+#[tokio::test]
+async fn a_volume_is_attached_written_and_detached() {
+    let (address, _serving) = serve(RedbStore::in_memory(), "127.0.0.1:0").await;
+    let client = client(address);
+    let (pool, volume) = made_pool_and_volume(&client).await;
+    let node = join(&client).await.node;
     let attach = Attach { request: fresh_request_id(), volume: Selector::Id(volume.id), node };
     let held = client.attach(&attach).await.expect("granted");
     let epoch = held.epoch;
@@ -108,19 +142,7 @@ async fn every_call_reaches_the_service() {
     let reserved = client.reservations(node).await.expect("listed");
     assert_eq!(reserved, [PoolReservation { pool: pool.id, runs: runs.clone() }]);
     let slot = Slot::fresh(runs[0].first(), pool.extent_size);
-    let update = SlotUpdate { at: LogicalExtent::new(4), slot: Some(slot.clone()) };
-    let commit = CommitMap {
-        request: fresh_request_id(),
-        node,
-        volume: volume.id,
-        epoch,
-        layer: volume.head,
-        extent_size: pool.extent_size,
-        updates: vec![update],
-        checkpoint: Some(JournalSeq::new(1)),
-        replay_of: None,
-    };
-    client.commit_map(&commit).await.expect("committed");
+    client.commit_map(&commit(&held, slot.clone())).await.expect("committed");
     let read = ReadMap { layer: volume.head, from: LogicalExtent::new(0), limit: 9 };
     let page = client.read_map(read).await.expect("read");
     assert_eq!(page.entries, [MapEntry { at: LogicalExtent::new(4), slot }]);
@@ -132,27 +154,13 @@ async fn every_call_reaches_the_service() {
     assert_eq!(status.usage.allocated_extents, 3);
     let summary = client.fsck(|finding| panic!("{finding:?}")).await.expect("checked");
     assert_eq!((summary.findings, summary.slots), (0, 1));
-
-    let retire = RetireJournal {
-        request: fresh_request_id(),
-        volume: volume.id,
-        epoch,
-        node,
-        stale_epoch: Epoch::new(7),
-    };
+    let (request, stale_epoch) = (fresh_request_id(), Epoch::new(7));
+    let retire = RetireJournal { request, volume: volume.id, epoch, node, stale_epoch };
     let error = client.retire_journal(&retire).await.expect_err("there is none");
     assert_eq!(error.kind(), ErrorKind::Refused(ErrorReason::JournalNotFound));
     let (request, mode) = (fresh_request_id(), DetachMode::Clean);
     let detach = Detach { request, volume: volume.id, epoch, node, mode };
     client.detach(&detach).await.expect("detached");
-    let request = fresh_request_id();
-    let delete = DeleteVolume { request, volume: Selector::Id(volume.id) };
-    client.delete_volume(&delete).await.expect("it begins");
-    while client.volume(&Selector::Id(volume.id)).await.is_ok() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    assert!(client.operations().await.expect("listed").is_empty());
-    client.leave(&Leave { request: fresh_request_id(), node }).await.expect("gone");
 }
 
 #[tokio::test]

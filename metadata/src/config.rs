@@ -39,7 +39,8 @@ pub enum ConfigError {
     },
     /// Nobody says where the store is.
     #[error(
-        "no store is named: give --store PATH, LUNAR_METADATA_STORE, or 'store' in the configuration"
+        "no store is named: give --store PATH, LUNAR_METADATA_STORE, or 'store' in the \
+         configuration"
     )]
     NoStore,
     /// Not an address.

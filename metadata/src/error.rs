@@ -386,7 +386,7 @@ impl ServiceError {
         facts
     }
 
-    /// The facts of errors about grants, journals and extents.
+    /// The facts of errors about grants and incarnations.
     fn holding_facts(&self) -> Facts {
         let mut facts = Facts::new();
         let mut fact = |name: &str, value: &dyn ToString| {
@@ -427,6 +427,18 @@ impl ServiceError {
                 fact("attachments", count);
                 fact("volume", volume);
             }
+            _ => return self.content_facts(),
+        }
+        facts
+    }
+
+    /// The facts of errors about maps, journals and space.
+    fn content_facts(&self) -> Facts {
+        let mut facts = Facts::new();
+        let mut fact = |name: &str, value: &dyn ToString| {
+            facts.insert(name.to_owned(), value.to_string());
+        };
+        match self {
             Self::StaleJournals { volume, oldest, .. } => {
                 fact("volume", volume);
                 fact("oldest_epoch", oldest);

@@ -22,7 +22,7 @@ macro_rules! uuid_id {
         pub struct $name(u128);
 
         impl $name {
-            /// The id with these 128 bits; randomness is the caller's, so that a simulation repeats.
+            /// The id with these 128 bits; randomness is the caller's: a simulation repeats.
             #[must_use]
             pub const fn from_u128(bits: u128) -> Self {
                 Self(bits)

@@ -112,8 +112,10 @@ proptest! {
         let mut model = Model::new();
         for ops in &transactions {
             let before = &model;
-            let after = block_on(store.transact(|txn| async move { run(&*txn, ops, before).await }));
-            model = after.expect("committed");
+            let body = |txn: Arc<<RedbStore as MetaStore>::Txn>| async move {
+                run(&*txn, ops, before).await
+            };
+            model = block_on(store.transact(body)).expect("committed");
             prop_assert_eq!(&contents(&store), &model);
         }
     }
