@@ -116,6 +116,13 @@ fn volumes_live_and_die() {
     let id = volume["volume_id"].as_str().expect("an id");
     assert_eq!(world.json("volume list --pool tank")["volumes"][0]["volume_id"], id);
     assert_eq!(world.json(&format!("volume show {id}"))["name"], "v");
+    world.json("volume create a --pool tank --size 1GiB");
+    let volumes = world.json("volume list");
+    assert_eq!(
+        (&volumes["volumes"][0]["name"], &volumes["volumes"][1]["name"]),
+        (&"a".into(), &"v".into())
+    );
+    world.json("volume delete a");
     assert_eq!(world.json("volume map v")["runs"], Value::Array(Vec::new()));
     let deleted = world.json("volume delete v");
     assert_eq!(deleted["finished"], true);

@@ -1,7 +1,7 @@
 //! `lunar pool`.
 
 use lunar_metadata_client::{MetadataClient, fresh_request_id};
-use lunar_proto::domain::{AddLuns, CreatePool, PoolStatus, Selector};
+use lunar_proto::domain::{AddLuns, CreatePool, Pool, PoolStatus, Selector};
 
 use super::{Context, lun};
 use crate::args::PoolCommand;
@@ -25,7 +25,7 @@ pub(super) async fn run(command: &PoolCommand, context: &Context<'_>) -> Result<
             context.show(&PoolView::from(&pool))
         }
         PoolCommand::List => {
-            let pools = context.service().await?.pools().await?;
+            let pools = pools_by_name(&context.service().await?).await?;
             context.show(&PoolList::new(&pools))
         }
         PoolCommand::Status { pool } => {
@@ -39,9 +39,15 @@ pub(super) async fn run(command: &PoolCommand, context: &Context<'_>) -> Result<
     }
 }
 
+async fn pools_by_name(service: &MetadataClient) -> Result<Vec<Pool>, CliError> {
+    let mut pools = service.pools().await?;
+    pools.sort_by(|left, right| left.name.cmp(&right.name));
+    Ok(pools)
+}
+
 async fn every_status(service: &MetadataClient) -> Result<Vec<PoolStatus>, CliError> {
     let mut statuses = Vec::new();
-    for pool in service.pools().await? {
+    for pool in pools_by_name(service).await? {
         statuses.push(service.pool_status(&Selector::Id(pool.id)).await?);
     }
     Ok(statuses)

@@ -60,7 +60,8 @@ async fn list(context: &Context<'_>, pool: Option<&Selector<PoolId>>) -> Result<
         None => service.pools().await?,
     };
     let pools: BTreeMap<PoolId, Pool> = pools.into_iter().map(|pool| (pool.id, pool)).collect();
-    let volumes = service.volumes().await?;
+    let mut volumes = service.volumes().await?;
+    volumes.sort_by(|left, right| left.name.cmp(&right.name));
     let views = volumes.iter().filter_map(|volume| {
         let pool = pools.get(&volume.pool)?;
         Some(VolumeView::new(volume, pool))

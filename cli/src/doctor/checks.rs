@@ -171,7 +171,7 @@ fn daemon(facts: &DaemonFacts) -> Check {
     const NAME: &str = "fs-core";
     let status = &facts.status;
     let found = format!(
-        "node '{}', version {}, {} volumes attached",
+        "node '{}', version {}, volumes attached: {}",
         status.node_name, status.version, status.attachments
     );
     if !status.metadata_reachable {

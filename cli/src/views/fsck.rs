@@ -4,6 +4,7 @@ use lunar_proto::domain::{FsckFinding, FsckSummary};
 use lunar_proto::error::Facts;
 use serde::Serialize;
 
+use super::count;
 use crate::output::Report;
 
 /// One damage.
@@ -65,17 +66,22 @@ impl Report for FsckView {
     fn to_text(&self) -> String {
         let findings =
             self.findings.iter().map(|found| format!("{}: {}\n", found.kind, found.message));
-        let SummaryView { pools, luns, volumes, layers, slots, nodes, attachments, .. } =
-            &self.summary;
-        let verdict = match self.summary.findings {
+        let summary = &self.summary;
+        let verdict = match summary.findings {
             0 => "clean".to_owned(),
-            count => format!("{count} findings"),
+            number => count(number, "finding"),
         };
-        findings.collect::<String>()
-            + &format!(
-                "{verdict}: {pools} pools, {luns} LUNs, {volumes} volumes, {layers} layers, \
-                 {slots} slots, {nodes} nodes, {attachments} attachments, {} allocated extents\n",
-                self.summary.allocated_extents
-            )
+        let looked_at = [
+            (summary.pools, "pool"),
+            (summary.luns, "LUN"),
+            (summary.volumes, "volume"),
+            (summary.layers, "layer"),
+            (summary.slots, "slot"),
+            (summary.nodes, "node"),
+            (summary.attachments, "attachment"),
+            (summary.allocated_extents, "allocated extent"),
+        ];
+        let looked_at = looked_at.map(|(number, thing)| count(number, thing)).join(", ");
+        findings.collect::<String>() + &format!("{verdict}: {looked_at}\n")
     }
 }

@@ -20,6 +20,14 @@ fn size(bytes: u64) -> String {
 /// What stands in a table where there is nothing.
 const NONE: &str = "-";
 
+/// A number of things, in words.
+fn count(number: u64, thing: &str) -> String {
+    match number {
+        1 => format!("1 {thing}"),
+        number => format!("{number} {thing}s"),
+    }
+}
+
 fn or_none(text: &str) -> String {
     if text.is_empty() { NONE.to_owned() } else { text.to_owned() }
 }

@@ -3,7 +3,7 @@
 use lunar_proto::domain::{Lun, LunStatus, Pool, PoolStatus, SpaceUsage};
 use serde::Serialize;
 
-use super::size;
+use super::{count, size};
 use crate::output::{Report, facts, table};
 
 /// A LUN of a pool.
@@ -185,7 +185,7 @@ impl PoolStatusView {
             ("journals", size(usage.journal_bytes)),
             ("free", format!("{} ({})", size(usage.free_bytes), usage.percent_free())),
             ("held back", format!("{} of the free space, for journals", self.held_back())),
-            ("provisioned", format!("{} in {} volumes", self.provisioned(), self.volumes)),
+            ("provisioned", format!("{} in {}", self.provisioned(), count(self.volumes, "volume"))),
         ]);
         let rows = self.luns.iter().map(LunStatusView::row).collect();
         let header = ["LUN", "SIZE", "MAPPED", "RESERVED", "JOURNALS", "FREE", "ID"];

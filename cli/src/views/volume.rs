@@ -4,7 +4,7 @@ use lunar_proto::domain::{Holder, Pool, Volume, VolumeState};
 use lunar_proto::v1;
 use serde::Serialize;
 
-use super::{NONE, size};
+use super::{NONE, count, size};
 use crate::output::{Report, facts, table};
 
 /// Who holds a volume.
@@ -234,7 +234,9 @@ impl AttachmentView {
 
 impl CountersView {
     fn pairs(&self) -> [(&'static str, String); 6] {
-        let moved = |bytes: u64, requests: u64| format!("{} in {requests} requests", size(bytes));
+        let moved = |bytes: u64, requests: u64| {
+            format!("{} in {}", size(bytes), count(requests, "request"))
+        };
         [
             ("read", moved(self.read_bytes, self.read_requests)),
             ("written", moved(self.write_bytes, self.write_requests)),
