@@ -127,10 +127,12 @@ fn damaged_shrunken_and_duplicate_luns_are_refused() {
     refused(&session, &format!("lunar pool create q {}", luns[1]), REFUSED, &["disagree"]);
 
     // A LUN that shrank: a smaller window on a labelled one.
-    node.sh("truncate -s 64M /tmp/small; losetup /dev/loop5 /tmp/small").expect("a loop device");
-    must(&daemons, session.quiet("lunar lun label /dev/loop5"));
-    node.sh("truncate -s 40M /tmp/small; losetup -c /dev/loop5").expect("it shrinks");
-    refused(&session, "lunar pool create q /dev/loop5", REFUSED, &["shrank", "/dev/loop5"]);
+    let script = "modprobe loop; truncate -s 64M /tmp/small; losetup --find --show /tmp/small";
+    let small = node.sh(script).expect("a loop device");
+    let small = small.trim();
+    must(&daemons, session.quiet(&format!("lunar lun label {small}")));
+    node.sh(&format!("truncate -s 40M /tmp/small; losetup -c {small}")).expect("it shrinks");
+    refused(&session, &format!("lunar pool create q {small}"), REFUSED, &["shrank", small]);
     lab.down();
 }
 
