@@ -48,7 +48,7 @@ fn foreign_content_is_refused_unless_named() {
         let label = format!("lunar lun label {device}");
         refused(&session, &label, REFUSED, &[&device, kind, &uuid, "--force-foreign"]);
         let wrong = format!("{label} --force-foreign 6fa1c2d4-0b7e-4a52-9f57-3d1f0c6c2a10");
-        refused(&session, &wrong, REFUSED, &[kind, &uuid]);
+        refused(&session, &wrong, REFUSED, &[&device, &uuid]);
         let content = session.quiet(&format!("blkid -p -o value -s TYPE -s PTTYPE {device}"));
         assert_eq!(must(&daemons, content).trim(), kind, "a refusal leaves the content alone");
         must(&daemons, session.quiet(&format!("{label} --force-foreign {uuid}")));
@@ -160,7 +160,7 @@ fn odd_names_sizes_and_states_are_refused() {
     }
     refused(&session, "lunar volume attach v", REFUSED, &["v", "attached", &device]);
     refused(&session, "lunar volume delete v", REFUSED, &["v", "attached"]);
-    refused(&session, "lunar pool create tank /dev/nonsense", NOT_FOUND, &["/dev/nonsense"]);
+    refused(&session, "lunar pool create p /dev/nonsense", REFUSED, &["/dev/nonsense", "No such"]);
 
     must(&daemons, session.quiet(&format!("mkfs.ext4 -q {device} && mount {device} /mnt")));
     refused(&session, "lunar volume detach v", REFUSED, &["v", "/mnt"]);
