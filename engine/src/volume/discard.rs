@@ -4,7 +4,7 @@
 //! show through, a whole extent becomes the ZERO slot and single blocks are written as zeros.
 //! Parts of a block are written as zeros, if there is anything to cover.
 
-use lunar_types::{BLOCK_BYTES, BlockRange, LogicalBlockSize, LogicalExtent};
+use lunar_types::{BLOCK_BYTES, BlockRange, LogicalExtent};
 
 use super::core::{Core, Park, Step};
 use super::write::{Payload, PieceWrite};
@@ -41,8 +41,9 @@ impl Core {
         if matches!(volume.map.load(piece.logical), Entry::Hole) {
             return Step::Done;
         }
-        let is_tracked = volume.spec.logical_block == LogicalBlockSize::B512;
-        if is_tracked && self.active.conflicts(piece.logical, Volume::blocks_of(piece), true) {
+        // The end of a first write makes its blocks present again, with whatever is in the extent:
+        // also what a write left there that had ended before this discard began.
+        if self.active.conflicts(piece.logical, Volume::blocks_of(piece), true) {
             return Step::Park(Park::Busy(piece.logical));
         }
         for (part, is_whole) in cut(piece) {

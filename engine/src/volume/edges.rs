@@ -67,7 +67,8 @@ impl Fills {
     }
 }
 
-/// The writes under way on devices of 512-byte blocks, by extent.
+/// The writes under way, by extent: first writes, and every write through the lock on devices of
+/// 512-byte blocks.
 #[derive(Debug, Default)]
 pub(super) struct ActiveWrites {
     writes: HashMap<LogicalExtent, Vec<(RequestId, BlockRange, bool)>>,

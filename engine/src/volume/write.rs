@@ -62,9 +62,7 @@ impl Core {
             Err(step) => return step,
         };
         self.pin_entry(piece.logical);
-        if is_tracked {
-            self.active.begin(piece.logical, write.id, blocks, !edges.is_empty());
-        }
+        self.active.begin(piece.logical, write.id, blocks, !edges.is_empty());
         if write.fua {
             self.request(write.id).needs_round = true;
         }
