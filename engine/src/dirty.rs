@@ -28,6 +28,8 @@ const MAGIC: u64 = u64::from_le_bytes(*b"LUNDIRTY");
 const VERSION: u64 = 1;
 const HEADER_WORDS: usize = 64;
 const ENTRY_HEAD_WORDS: usize = 2;
+/// Header word that is 1 from the moment a flush, journal write or commit failed for good.
+const POISON_WORD: usize = 10;
 
 /// Memory of 64-bit words, shared with nobody but a successor of this process.
 pub trait SharedWords: Send + Sync {
@@ -196,6 +198,17 @@ impl DirtyTable {
     /// Whether an entry is free.
     pub(crate) fn has_room(&self) -> bool {
         !self.free.is_empty()
+    }
+
+    /// Tells a successor that this volume takes no more writes. Its own flushes would succeed,
+    /// although the LUN may have dropped what a failed one should have made durable.
+    pub(crate) fn poison(&self) {
+        self.memory.words()[POISON_WORD].store(1, Ordering::Release);
+    }
+
+    /// Whether a predecessor had to stop taking writes.
+    pub(crate) fn is_poisoned(&self) -> bool {
+        self.memory.words()[POISON_WORD].load(Ordering::Acquire) != 0
     }
 
     pub(crate) fn contains(&self, logical: LogicalExtent) -> bool {

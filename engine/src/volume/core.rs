@@ -101,6 +101,9 @@ pub(super) struct CoreParts {
 impl Core {
     pub(super) fn new(parts: CoreParts) -> Self {
         let queues = usize::from(parts.queue_count) + 1;
+        let poison = parts.table.is_poisoned();
+        let poison =
+            poison.then(|| "a flush or commit of the killed predecessor failed".to_owned());
         Self {
             splits: parts.splits,
             table: parts.table,
@@ -119,7 +122,7 @@ impl Core {
             ops: Ops::default(),
             layer_count: parts.layer_count,
             stats: VolumeStats::default(),
-            poison: None,
+            poison,
             parked_reserve: VecDeque::new(),
             parked_table: VecDeque::new(),
             parked_busy: HashMap::new(),
@@ -400,6 +403,7 @@ impl Core {
     /// Refuses every write from now on, and fails those that wait.
     pub(super) fn poison_with(&mut self, volume: &Volume, why: String, out: &mut Vec<Action>) {
         volume.is_poisoned.store(true, std::sync::atomic::Ordering::Release);
+        self.table.poison();
         tracing::error!(volume = %volume.spec.volume, why, "volume takes no more writes");
         self.poison.get_or_insert(why);
         self.wake_for_reserve(out);

@@ -167,7 +167,7 @@ impl Volume {
             map,
             grace: Grace::new(spec.queue_count + 1),
             touched,
-            is_poisoned: AtomicBool::new(false),
+            is_poisoned: AtomicBool::new(core.is_poisoned()),
             core: Mutex::new(core),
             spec,
         };
