@@ -142,7 +142,6 @@ impl Volume {
         }
         let mut layers: Vec<BTreeMap<LogicalExtent, Slot>> =
             layers.into_iter().map(|layer| layer.into_iter().collect()).collect();
-        let is_resumed = predecessor.is_some();
         let dirty = predecessor.unwrap_or_default();
         let unmapped = overlay(&mut layers[0], &dirty);
         check(&spec, &layers)?;
@@ -171,8 +170,10 @@ impl Volume {
             core: Mutex::new(core),
             spec,
         };
-        // Indices may have gaps: what no round can flush is never touched.
-        volume.spec.luns.indices().filter(|_| is_resumed).for_each(|lun| volume.touch(lun));
+        // What whoever served it before has written may still be in the LUNs' caches; who reads it
+        // here and flushes must have it. Indices may have gaps: what no round can flush is never
+        // touched.
+        volume.spec.luns.indices().for_each(|lun| volume.touch(lun));
         Ok(volume)
     }
 }
