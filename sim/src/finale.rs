@@ -91,9 +91,10 @@ impl World {
     /// Reads a whole volume.
     pub(crate) fn sweep(&mut self, guest: usize) -> Flow {
         let size = self.guests[guest].size.bytes();
+        let chunk = CHUNK.max((size / 24).next_multiple_of(CHUNK));
         let mut offset = 0;
         while offset < size {
-            let length = CHUNK.min(size - offset);
+            let length = chunk.min(size - offset);
             self.request(guest, IoOp::Read { offset, length: length as u32 })?;
             offset += length;
         }
@@ -120,7 +121,7 @@ impl World {
         let Some((guest, _)) = self.served().next() else { return Ok(()) };
         self.squeeze(true)?;
         let extent = self.scenario.extent_size.bytes();
-        let extents = self.guests[guest].size.bytes().div_ceil(extent);
+        let extents = self.guests[guest].size.bytes().div_ceil(extent).min(30);
         for n in 0..extents {
             self.request(guest, IoOp::Write { offset: n * extent, length: 4096, fua: false })?;
         }

@@ -5,7 +5,7 @@
 
 use lunar_engine::io::{IoError, IoOp};
 use lunar_engine::lun::LunError;
-use lunar_types::{LogicalBlockSize, Name, VolumeId, VolumeSize};
+use lunar_types::{BLOCK_BYTES, LogicalBlockSize, Name, VolumeId, VolumeSize};
 
 use crate::dice::Dice;
 use crate::oracle::{Change, Moment, Oracle, Shown};
@@ -50,6 +50,8 @@ pub struct Guest {
     /// What nothing tears, in bytes.
     granule: u64,
     oracle: Oracle,
+    /// Requests so far.
+    requests: u64,
     /// While it is attached.
     pub device: Option<Device>,
     /// Whether nobody will use it any more.
@@ -130,8 +132,19 @@ impl Guest {
     ) -> Self {
         let granule = u64::from(block.bytes().min(lun_block.bytes()));
         let oracle = Oracle::new(size.bytes() / granule);
-        let (device, is_deleted, is_poisoned) = (None, false, false);
-        Self { uid, name, id, size, block, granule, oracle, device, is_deleted, is_poisoned }
+        Self {
+            uid,
+            name,
+            id,
+            size,
+            block,
+            granule,
+            oracle,
+            requests: 0,
+            device: None,
+            is_deleted: false,
+            is_poisoned: false,
+        }
     }
 
     fn granules(&self, offset: u64, length: u64) -> std::ops::Range<u64> {
@@ -156,6 +169,7 @@ impl Guest {
                 self.oracle.begin(granule, number, change, now);
             }
         }
+        self.requests += 1;
         let device = self.device.as_mut().expect("requests come from a device");
         device.queues[queue][tag] = Some(Request { op, number, began: now, buffer });
     }
@@ -239,7 +253,9 @@ impl Guest {
         let per_granule = self.granule as usize / SECTOR_BYTES;
         for (n, bytes) in request.buffer.chunks_exact(self.granule as usize).enumerate() {
             let granule = offset / self.granule + n as u64;
-            if self.oracle.is_anything_possible(granule) {
+            let per_block = BLOCK_BYTES / self.granule;
+            let block = granule / per_block * per_block;
+            if self.oracle.is_anything_possible(block..block + per_block) {
                 continue;
             }
             let first = granule * per_granule as u64;
@@ -305,10 +321,15 @@ fn is_excused(error: IoError, op: IoOp, excuses: Excuses) -> bool {
 }
 
 /// What the user of a volume asks for next.
-pub fn draw_op(guest: &Guest, extent_bytes: u64, dice: &mut Dice) -> IoOp {
-    let kind = dice.weighted(&[38, 26, 8, 10, 10, 4]).expect("weights are there");
+pub fn draw_op(guest: &Guest, extent_bytes: u64, is_wide: bool, dice: &mut Dice) -> IoOp {
+    let weights = if is_wide { [80, 10, 1, 1, 1, 1] } else { [38, 26, 8, 10, 10, 4] };
+    let kind = dice.weighted(&weights).expect("weights are there");
     if kind == 2 {
         return IoOp::Flush;
+    }
+    if is_wide && kind == 0 {
+        let extent = guest.requests % guest.size.bytes().div_ceil(extent_bytes);
+        return IoOp::Write { offset: extent * extent_bytes, length: 4096, fua: false };
     }
     let (offset, length) = draw_range(guest, extent_bytes, kind >= 4, dice);
     let short = length as u32;

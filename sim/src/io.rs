@@ -14,7 +14,8 @@ impl World {
         let Some(device) = &self.guests[guest].device else { return Ok(()) };
         let Some(slot) = device.free(&mut self.dice) else { return Ok(()) };
         let extent = self.scenario.extent_size.bytes();
-        let op = draw_op(&self.guests[guest], extent, &mut self.dice);
+        let is_wide = self.scenario.is_wide;
+        let op = draw_op(&self.guests[guest], extent, is_wide, &mut self.dice);
         self.submit(guest, slot, op)
     }
 
@@ -162,6 +163,7 @@ impl World {
         if let DiskIo::Write { at, bytes, .. } = &io
             && is_journal
         {
+            self.counters.long_batches += u64::from(bytes.len() > 4096);
             self.remember_blocks(guest, lun, *at, bytes.len());
         }
         self.next_flight += 1;

@@ -300,6 +300,11 @@ impl World {
             volume: Selector::Id(self.guests[guest].id),
             node,
         };
+        if self.guests[guest].device.is_some() {
+            // The daemon was killed after it had given the volume back.
+            let moment = self.moment;
+            self.guests[guest].detached_poisoned(moment);
+        }
         let attachment = match self.ask(|service| block_on(service.attach(&attach)))? {
             Ok(attachment) => attachment,
             Err(ServiceError::PoolFull { .. }) => {

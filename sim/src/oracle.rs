@@ -165,11 +165,11 @@ impl Oracle {
         self.unsettle(now, false);
     }
 
-    /// Whether a granule may show anything: a LUN has dropped what it had, and under that may lie
+    /// Whether granules of one block may show anything: a LUN has dropped what it had, and under that may lie
     /// what nobody has written there. Only reads of a volume that takes no more writes meet this.
     #[must_use]
-    pub fn is_anything_possible(&self, granule: u64) -> bool {
-        self.is_distrusted && self.is_unsettled[granule as usize]
+    pub fn is_anything_possible(&self, mut granules: std::ops::Range<u64>) -> bool {
+        self.is_distrusted && granules.any(|granule| self.is_unsettled[granule as usize])
     }
 
     /// The volume is served again after it had been distrusted; nothing is under way.

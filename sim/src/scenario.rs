@@ -31,6 +31,8 @@ pub struct Scenario {
     pub ring_extents: u32,
     /// Entries of the dirty table at the most.
     pub dirty_capacity: usize,
+    /// Whether volumes are large and their users write all over them.
+    pub is_wide: bool,
     /// Checkpoints and reserves.
     pub tuning: Tuning,
     /// How often LUN commands fail.
@@ -60,17 +62,27 @@ impl Scenario {
     pub fn draw(dice: &mut Dice) -> Self {
         let shift = dice.one_of(&EXTENT_SIZES);
         let extent_size = ExtentSize::from_bytes(1 << shift).expect("a valid extent size");
-        let volumes = dice.between(1, 3) as usize;
-        let volume_extents = if shift == 20 { dice.between(2, 6) } else { dice.between(3, 24) };
+        // Few scenarios have batches of several journal blocks: they need many dirty slots.
+        let is_wide = dice.chance(120) && (shift == 16 || shift == 20);
+        let volumes = if is_wide { 1 } else { dice.between(1, 3) as usize };
+        let (volume_extents, dirty_capacity) = match (shift, is_wide) {
+            (20, true) => (dice.between(30, 60), dice.between(60, 140)),
+            (_, true) => (dice.between(150, 260), dice.between(400, 590)),
+            (20, false) => (dice.between(2, 6), dice.between(2, 30)),
+            (_, false) => (dice.between(3, 24), dice.between(2, 30)),
+        };
         let journals = (2 << 20 >> shift) * (3 * volumes as u64 + 2);
         let luns = dice.between(1, 3) as u16;
         let data = volume_extents * volumes as u64 * dice.between(50, 150) / 100;
-        let reserve_min = dice.between(1, 6) as u32;
+        let reserve_min = if is_wide { dice.between(20, 60) } else { dice.between(1, 6) } as u32;
         let (read, write, flush, short) = if dice.chance(300) {
             dice.one_of(&[(5, 5, 0, 5), (2, 2, 20, 2)])
         } else {
             (0, 0, 0, 0)
         };
+        let interval =
+            dice.between(if is_wide { 2000 } else { 20 }, if is_wide { 9000 } else { 3000 });
+        let interval = Duration::from_millis(interval);
         Self {
             extent_size,
             lun_block: dice.one_of(&[LogicalBlockSize::B512, LogicalBlockSize::B4096]),
@@ -81,11 +93,12 @@ impl Scenario {
             queues: dice.between(1, 3) as u16,
             depth: dice.between(2, 6) as u16,
             ring_extents: dice.between(1, 3) as u32,
-            dirty_capacity: dice.between(2, 30) as usize,
+            dirty_capacity: dirty_capacity as usize,
+            is_wide,
             tuning: Tuning {
-                checkpoint_interval: Duration::from_millis(dice.between(20, 3000)),
+                checkpoint_interval: interval,
                 reserve_min,
-                reserve_max: reserve_min + dice.below(10) as u32,
+                reserve_max: reserve_min + dice.below(if is_wide { 60 } else { 10 }) as u32,
                 pool_full_retry: Duration::from_millis(dice.between(5, 300)),
             },
             faults: FaultRates { read, write, flush, short },
@@ -95,7 +108,7 @@ impl Scenario {
             crashes: dice.between(2, 9),
             power_cuts: dice.one_of(&[300, 500, 700]),
             journal_faults: dice.one_of(&[0, 0, 300]),
-            crash_within: dice.one_of(&[300, 1000, 3000]),
+            crash_within: if is_wide { 3000 } else { dice.one_of(&[300, 1000, 3000]) },
             turnover: dice.one_of(&[0, 5, 20]),
         }
     }

@@ -142,6 +142,8 @@ pub struct Counters {
     pub checkpoints: u64,
     /// Volumes deleted.
     pub deleted: u64,
+    /// Journal batches of several blocks.
+    pub long_batches: u64,
     /// Bits of everything that happened, to compare runs.
     pub fingerprint: u64,
 }
@@ -158,6 +160,7 @@ impl Counters {
         self.poisoned += other.poisoned;
         self.checkpoints += other.checkpoints;
         self.deleted += other.deleted;
+        self.long_batches += other.long_batches;
         self.fingerprint ^= other.fingerprint;
     }
 }

@@ -400,11 +400,14 @@ impl Disk {
         }
     }
 
-    /// The daemon is killed: what it had under way finishes, and nobody is told.
+    /// The daemon is killed: what it had under way finishes or never starts, and nobody is told.
     pub fn finish_all(&mut self, dice: &mut Dice) {
         let mut submitted = std::mem::take(&mut self.submitted);
         dice.shuffle(&mut submitted);
         for command in submitted {
+            if dice.chance(250) {
+                continue;
+            }
             match command.io {
                 DiskIo::Read { .. } => {}
                 DiskIo::Write { at, bytes, durable } => {
