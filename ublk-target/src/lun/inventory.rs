@@ -4,11 +4,12 @@
 //! - every whole block device is looked at, but ublk's (they stand on us), RAM disks, drives
 //!   with exchangeable media and devices of size 0; loop devices only count once they are
 //!   labelled;
-//! - two paths to one LUN give one LUN: a multipath device before its paths, then by name;
+//! - two paths to one LUN give one LUN: a multipath device before its paths, a device before those
+//!   it stands on, then by name; two names of one device are one path;
 //! - two devices with one label and different world-wide names are a copy, not a path: neither
 //!   is used.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -38,6 +39,8 @@ pub struct UnitFacts {
     pub model: Option<String>,
     /// Whether it is a multipath device, which is better than any of its paths.
     pub is_multipath: bool,
+    /// Whether another device stands on it, which is then the one to use.
+    pub is_held: bool,
 }
 
 /// A LUN, or a device that could become one.
@@ -102,7 +105,7 @@ pub fn unit_facts(path: &Path, dev_block: &Path) -> UnitFacts {
     let Some(number) = block_device(path) else {
         let real = fs::canonicalize(path).ok();
         let wwid = real.map(|path| format!("file:{}", path.display()));
-        return UnitFacts { wwid, model: None, is_multipath: false };
+        return UnitFacts { wwid, ..UnitFacts::default() };
     };
     let (major, minor) = (nix::sys::stat::major(number), nix::sys::stat::minor(number));
     let sysfs = dev_block.join(format!("{major}:{minor}"));
@@ -122,7 +125,8 @@ pub fn unit_facts(path: &Path, dev_block: &Path) -> UnitFacts {
         .or_else(|| attribute("serial"));
     let model = [attribute("device/vendor"), attribute("device/model")];
     let model = model.into_iter().flatten().collect::<Vec<_>>().join(" ");
-    UnitFacts { wwid, model: (!model.is_empty()).then_some(model), is_multipath }
+    let is_held = fs::read_dir(sysfs.join("holders")).is_ok_and(|mut held| held.next().is_some());
+    UnitFacts { wwid, model: (!model.is_empty()).then_some(model), is_multipath, is_held }
 }
 
 /// What is looked for.
@@ -144,7 +148,8 @@ pub fn find_luns(
     depth: Depth,
 ) -> io::Result<Vec<LocalLun>> {
     let mut found = Vec::new();
-    for path in candidates(search, Path::new("/sys/class/block"))? {
+    let candidates = candidates(search, Path::new("/sys/class/block"))?;
+    for path in distinct_devices(candidates, &search.paths, block_device) {
         let mut inspected = read_label(&path, cluster);
         let is_loop = path.to_string_lossy().starts_with("/dev/loop");
         if is_loop && inspected.label().is_none() && !search.paths.contains(&path) {
@@ -159,9 +164,23 @@ pub fn find_luns(
     Ok(merge_paths(found))
 }
 
+/// Drops further names of a device that is in the list; a name that was given stays.
+fn distinct_devices(
+    mut paths: Vec<PathBuf>,
+    given: &[PathBuf],
+    number_of: impl Fn(&Path) -> Option<u64>,
+) -> Vec<PathBuf> {
+    let mut seen = BTreeSet::new();
+    paths.sort_by_key(|path| !given.contains(path));
+    paths.retain(|path| number_of(path).is_none_or(|number| seen.insert(number)));
+    paths
+}
+
 /// Makes one LUN of several paths to it.
 fn merge_paths(mut found: Vec<(Inspected, UnitFacts)>) -> Vec<LocalLun> {
-    found.sort_by_key(|(inspected, unit)| (!unit.is_multipath, inspected.path.clone()));
+    found.sort_by_key(|(inspected, unit)| {
+        (!unit.is_multipath, unit.is_held, inspected.path.clone())
+    });
     let mut luns: Vec<LocalLun> = Vec::new();
     let mut by_id: BTreeMap<LunId, usize> = BTreeMap::new();
     for (inspected, unit) in found {
@@ -242,6 +261,26 @@ mod tests {
         let problem = luns[0].inspected.problem.as_deref().expect("both are reported");
         assert!(problem.contains("/dev/sda") && problem.contains("/dev/sdb"), "{problem}");
         assert!(!luns[0].is_ambiguous && luns[1].other_paths.is_empty());
+    }
+
+    #[test]
+    fn a_device_is_preferred_to_what_it_stands_on_and_two_names_are_one_path() {
+        let held = UnitFacts { is_held: true, ..UnitFacts::default() };
+        let luns = merge_paths(vec![
+            found("/dev/loop0", 7, held),
+            found("/dev/mapper/slow", 7, UnitFacts::default()),
+        ]);
+        assert_eq!(luns[0].inspected.path, Path::new("/dev/mapper/slow"));
+        let number = |path: &Path| match path.to_str() {
+            Some("/dev/dm-0" | "/dev/mapper/slow") => Some(1),
+            Some("/dev/sda") => Some(2),
+            _ => None,
+        };
+        let paths = ["/dev/dm-0", "/dev/mapper/slow", "/dev/sda", "/srv/a", "/srv/b"];
+        let given = [PathBuf::from("/dev/mapper/slow")];
+        let distinct = distinct_devices(paths.map(PathBuf::from).to_vec(), &given, number);
+        let expected = ["/dev/mapper/slow", "/dev/sda", "/srv/a", "/srv/b"];
+        assert_eq!(distinct, expected.map(PathBuf::from));
     }
 
     #[test]

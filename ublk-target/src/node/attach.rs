@@ -160,6 +160,8 @@ impl Node {
     ) -> Result<Serving, NodeError> {
         let loaded = self.loader(member).fresh(attachment).await;
         let loaded = loaded.map_err(|source| load_error(attachment, source))?;
+        self.desk.exempt(attachment.volume.pool, &loaded.used_extents());
+        self.note_replayed(record.volume)?;
         let info = self.add_device(record, attachment).await?;
         let served = serve(attachment, loaded, info.queues)?;
         record.phase = Phase::Live;
@@ -284,7 +286,7 @@ impl Node {
 
     /// Gives a grant back with a journal that the next attachment replays.
     pub(super) async fn leave_journal(&self, grant: Grant) -> GivenBack {
-        if let Err(error) = self.note_journal_left() {
+        if let Err(error) = self.note_journal_left(grant) {
             warn!(volume = %grant.volume, %error, "the grant is given back later");
             return GivenBack::Pending;
         }

@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use lunar_proto::domain::LeaseTimers;
 use lunar_proto::error::ErrorReason;
-use lunar_types::{BootId, ClusterId, NodeIncarnation};
+use lunar_types::{BootId, ClusterId, Epoch, NodeIncarnation, VolumeId};
 use tracing::{error, info, warn};
 
 use super::{Node, NodeError, UNPOISONED};
+use crate::metadata::Grant;
 use crate::state::StateError;
 use crate::state::node::NodeState;
 
@@ -60,7 +61,7 @@ impl Node {
     /// The cluster, as far as it is known.
     #[must_use]
     pub fn cluster(&self) -> Option<ClusterId> {
-        let kept = self.kept.lock().expect(UNPOISONED).node.map(|node| node.cluster);
+        let kept = self.kept.lock().expect(UNPOISONED).node.as_ref().map(|node| node.cluster);
         self.membership.borrow().map(|member| member.cluster).or(kept)
     }
 
@@ -70,8 +71,8 @@ impl Node {
     /// When the state directory fails.
     pub async fn join(&self, boot: BootId) -> Result<Membership, StateError> {
         let kept = self.state.load_node()?.filter(|kept| kept.boot == boot);
-        self.kept.lock().expect(UNPOISONED).node = kept;
-        let resume = kept.map(|kept| kept.node.incarnation);
+        self.kept.lock().expect(UNPOISONED).node.clone_from(&kept);
+        let resume = kept.as_ref().map(|kept| kept.node.incarnation);
         let mut pause = RETRY_MIN;
         let joined = loop {
             let name = self.config.node_name.clone();
@@ -88,12 +89,14 @@ impl Node {
             pause = (pause * 2).min(RETRY_MAX);
         };
         self.unwarn("join");
+        let next_device = kept.as_ref().map_or(0, |kept| kept.next_device);
+        let left_journals = kept.filter(|_| joined.resumed).map(|kept| kept.left_journals);
         let node = NodeState {
             boot,
             cluster: joined.cluster,
             node: joined.node,
-            left_journals: joined.resumed && kept.is_some_and(|kept| kept.left_journals),
-            next_device: kept.map_or(0, |kept| kept.next_device),
+            left_journals: left_journals.unwrap_or_default(),
+            next_device,
         };
         self.state.save_node(&node)?;
         self.kept.lock().expect(UNPOISONED).node = Some(node);
@@ -112,21 +115,34 @@ impl Node {
         self.membership.send_replace(Some(member));
     }
 
-    /// Remembers that a journal of this incarnation was left for others to replay.
-    pub(super) fn note_journal_left(&self) -> Result<(), StateError> {
-        let mut kept = self.kept.lock().expect(UNPOISONED);
-        match kept.node.as_mut() {
-            Some(node) if !node.left_journals => {
-                node.left_journals = true;
-                self.state.save_node(node)
+    /// Remembers that a journal of this incarnation is left to be replayed.
+    pub(super) fn note_journal_left(&self, grant: Grant) -> Result<(), StateError> {
+        self.change_left_journals(|left| {
+            if !left.contains(&(grant.volume, grant.epoch)) {
+                left.push((grant.volume, grant.epoch));
             }
-            _ => Ok(()),
-        }
+        })
+    }
+
+    /// Forgets the journals of a volume: this node has replayed them itself.
+    pub(super) fn note_replayed(&self, volume: VolumeId) -> Result<(), StateError> {
+        self.change_left_journals(|left| left.retain(|(left, _)| *left != volume))
+    }
+
+    fn change_left_journals(
+        &self,
+        change: impl FnOnce(&mut Vec<(VolumeId, Epoch)>),
+    ) -> Result<(), StateError> {
+        let mut kept = self.kept.lock().expect(UNPOISONED);
+        let Some(node) = kept.node.as_mut() else { return Ok(()) };
+        let before = node.left_journals.len();
+        change(&mut node.left_journals);
+        if node.left_journals.len() == before { Ok(()) } else { self.state.save_node(node) }
     }
 
     pub(super) fn has_left_journals(&self) -> bool {
         let kept = self.kept.lock().expect(UNPOISONED);
-        kept.node.is_some_and(|node| node.left_journals)
+        kept.node.as_ref().is_some_and(|node| !node.left_journals.is_empty())
     }
 
     /// Renews the lease until the service has ended the incarnation.

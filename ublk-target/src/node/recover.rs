@@ -204,7 +204,7 @@ impl Node {
         }
         let loaded = self.loader(member).resume(attachment).await;
         let loaded = loaded.map_err(|source| load_error(attachment, source))?;
-        self.desk.exempt(attachment.volume.pool, &loaded.dirty_extents());
+        self.desk.exempt(attachment.volume.pool, &loaded.used_extents());
         let queues = waiting.map_or(1, |info| info.queues);
         let served = serve(attachment, loaded, queues)?;
         match waiting {
@@ -235,21 +235,24 @@ impl Node {
         let recovered = self.slots();
         let is_settled = |slot: &Arc<Slot>| {
             let view = slot.view();
-            let is_here = self.slot(&Selector::Id(slot.volume)).is_some();
+            let now = self.slot(&Selector::Id(slot.volume));
+            let is_here = now.is_some_and(|now| Arc::ptr_eq(&now, slot));
             let is_committed = view.served.is_some_and(|served| {
                 let stats = served.stats();
                 stats.checkpoints > 0 || stats.dirty_extents == 0
             });
             !is_here || is_committed
         };
-        while !recovered.iter().all(is_settled) {
+        if self.has_left_journals() {
+            info!("what was reserved before stays unused until left journals are replayed here");
+        }
+        while self.has_left_journals() || !recovered.iter().all(is_settled) {
             tokio::time::sleep(RETRY).await;
         }
-        if self.has_left_journals() {
-            info!("a journal was left for others: what was reserved before stays unused");
-            return;
-        }
-        while self.desk.lift_quarantine(member.node).await.is_err() {
+        while let Err(problem) = self.desk.lift_quarantine(member.node).await {
+            if !problem.is_unavailable() {
+                return;
+            }
             tokio::time::sleep(RETRY).await;
         }
     }

@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use lunar_types::{BootId, ClusterId, Incarnation, NodeId, NodeIncarnation};
+use lunar_types::{BootId, ClusterId, Epoch, Incarnation, NodeId, NodeIncarnation, VolumeId};
 use serde::{Deserialize, Serialize};
 
 use super::{StateDir, StateError, read_json, write_json};
 
 /// What is kept of the node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeState {
     /// The boot that it holds for.
     pub boot: BootId,
@@ -17,9 +17,9 @@ pub struct NodeState {
     pub cluster: ClusterId,
     /// The incarnation.
     pub node: NodeIncarnation,
-    /// Whether a journal of this incarnation was left to be replayed by others: it may name any
-    /// extent of the reservation, so none that a predecessor had is used again.
-    pub left_journals: bool,
+    /// Journals of this incarnation that were left to be replayed: they may name any extent of
+    /// the reservation, so none that a predecessor had is used again meanwhile.
+    pub left_journals: Vec<(VolumeId, Epoch)>,
     /// The number of the next device: none is used twice in one boot.
     pub next_device: u32,
 }
@@ -31,8 +31,15 @@ struct NodeFile {
     cluster_id: String,
     node: u16,
     incarnation: u32,
-    left_journals: bool,
+    left_journals: Vec<LeftJournal>,
     next_device: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LeftJournal {
+    volume_id: String,
+    epoch: u64,
 }
 
 impl StateDir {
@@ -55,7 +62,12 @@ impl StateDir {
                 node: NodeId::new(file.node),
                 incarnation: Incarnation::new(file.incarnation),
             },
-            left_journals: file.left_journals,
+            left_journals: file
+                .left_journals
+                .iter()
+                .map(|left| Ok((parsed(&left.volume_id)?, Epoch::new(left.epoch))))
+                .collect::<Result<_, _>>()
+                .map_err(odd)?,
             next_device: file.next_device,
         }))
     }
@@ -70,7 +82,14 @@ impl StateDir {
             cluster_id: state.cluster.to_string(),
             node: state.node.node.get(),
             incarnation: state.node.incarnation.get(),
-            left_journals: state.left_journals,
+            left_journals: state
+                .left_journals
+                .iter()
+                .map(|(volume, epoch)| LeftJournal {
+                    volume_id: volume.to_string(),
+                    epoch: epoch.get(),
+                })
+                .collect(),
             next_device: state.next_device,
         };
         write_json(&self.node_path(), &file)
@@ -107,7 +126,7 @@ mod tests {
             boot: boot_id().expect("Linux has one"),
             cluster: ClusterId::from_u128(5),
             node: NodeIncarnation { node: NodeId::new(3), incarnation: Incarnation::new(9) },
-            left_journals: true,
+            left_journals: vec![(VolumeId::from_u128(7), Epoch::new(4))],
             next_device: 17,
         };
         state.save_node(&node).expect("saved");

@@ -18,7 +18,7 @@ use tracing::{debug, error, info, warn};
 use crate::lun::set::PoolLuns;
 use crate::queue::server::{DeviceShared, QueueParts, QueueServer};
 use crate::ublk::params::DeviceShape;
-use crate::ublk::{Control, DeviceId, DeviceInfo, NewDevice, UblkError, features};
+use crate::ublk::{Control, DeviceId, DeviceInfo, DeviceState, NewDevice, UblkError, features};
 
 /// How long udev or devtmpfs may take to make a device node.
 const NODE_LIMIT: Duration = Duration::from_secs(5);
@@ -306,10 +306,22 @@ pub fn stop(id: DeviceId, mode: StopMode) -> Result<(), DeviceError> {
     let mut control = Control::open()?;
     let can_ask =
         control.features().unwrap_or(0) & u64::from(libublk::sys::UBLK_F_SAFE_STOP_DEV) != 0;
-    if mode == StopMode::IfUnused && can_ask {
-        return Ok(control.stop_if_unused(id)?);
+    let stopped = if mode == StopMode::IfUnused && can_ask {
+        control.stop_if_unused(id)
+    } else {
+        control.stop(id)
+    };
+    match stopped {
+        Ok(()) => Ok(()),
+        // An earlier attempt whose caller had lost patience may have succeeded meanwhile.
+        Err(_) if is_stopped(&mut control, id) => Ok(()),
+        Err(error) => Err(error.into()),
     }
-    Ok(control.stop(id)?)
+}
+
+fn is_stopped(control: &mut Control, id: DeviceId) -> bool {
+    let found = control.info(id);
+    found.is_ok_and(|info| info.is_none_or(|info| info.state == DeviceState::Dead))
 }
 
 /// Deletes a stopped device. It blocks until nobody has its character device open.

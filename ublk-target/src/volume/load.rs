@@ -135,14 +135,17 @@ pub struct Loaded {
     ring: JournalRing,
     table: DirtyTable,
     predecessor: Option<Vec<DirtySlot>>,
+    replayed: BTreeSet<ExtentAddress>,
 }
 
 impl Loaded {
-    /// Every extent that the dirty table uses.
+    /// Extents that a predecessor had reserved and that are in use all the same: by the dirty
+    /// table, or by the map since a journal was replayed.
     #[must_use]
-    pub fn dirty_extents(&self) -> BTreeSet<ExtentAddress> {
+    pub fn used_extents(&self) -> BTreeSet<ExtentAddress> {
         let slots = self.predecessor.iter().flatten();
-        slots.filter_map(|(_, slot)| slot.as_ref().and_then(Slot::extent)).collect()
+        let dirty = slots.filter_map(|(_, slot)| slot.as_ref().and_then(Slot::extent));
+        dirty.chain(self.replayed.iter().copied()).collect()
     }
 
     /// The engine's volume, for a device with this many queues.
@@ -248,8 +251,10 @@ impl Loader {
         let luns = self.open_luns(attachment).await?;
         let place = ring_place(attachment)?;
         let mut layers = self.read_layers(attachment).await?;
+        let mut replayed = BTreeSet::new();
         for stale in &attachment.stale_journals {
-            self.replay(attachment, stale, &luns, &mut layers[0]).await?;
+            let updates = self.replay(attachment, stale, &luns, &mut layers[0]).await?;
+            replayed.extend(updates.iter().filter_map(|one| one.slot.as_ref()?.extent()));
         }
         let identity = journal_identity(attachment);
         let (set, ring_place) = (luns.clone(), place.clone());
@@ -264,7 +269,7 @@ impl Loader {
             .map_err(|source| LoadError::Dirty { volume: name(attachment), source })?;
         let ring = JournalRing::fresh(identity, place);
         let layers = layers.into_iter().map(|layer| layer.into_iter().collect()).collect();
-        Ok(Loaded { luns, layers, ring, table, predecessor: None })
+        Ok(Loaded { luns, layers, ring, table, predecessor: None, replayed })
     }
 
     /// Loads a volume that a killed predecessor of the same incarnation has served.
@@ -289,7 +294,14 @@ impl Loader {
         let layers = self.read_layers(attachment).await?;
         let ring = JournalRing::resumed(identity, place, &recovered);
         let layers = layers.into_iter().map(|layer| layer.into_iter().collect()).collect();
-        Ok(Loaded { luns, layers, ring, table, predecessor: Some(slots) })
+        Ok(Loaded {
+            luns,
+            layers,
+            ring,
+            table,
+            predecessor: Some(slots),
+            replayed: BTreeSet::new(),
+        })
     }
 
     async fn open_luns(&self, attachment: &Attachment) -> Result<PoolLuns, LoadError> {
@@ -343,29 +355,31 @@ impl Loader {
         recovered.map_err(|source| LoadError::Damaged { volume: name(attachment), epoch, source })
     }
 
-    /// Brings what a stale journal holds into the map, then retires it.
+    /// Brings what a stale journal holds into the map, then retires it; gives what has changed.
     async fn replay(
         &self,
         attachment: &Attachment,
         stale: &StaleJournal,
         luns: &PoolLuns,
         map: &mut Map,
-    ) -> Result<(), LoadError> {
+    ) -> Result<Vec<SlotUpdate>, LoadError> {
+        let mut updates = Vec::new();
         // A journal that was never confirmed was never written to.
         if stale.checkpoint.get() >= SEQ_CONFIRMED {
-            let updates = self.stale_updates(attachment, stale, luns, map).await?;
+            updates = self.stale_updates(attachment, stale, luns, map).await?;
             self.commit_replay(attachment, stale, &updates).await?;
             let count = updates.len();
             info!(volume = %attachment.volume.name, epoch = %stale.epoch, count, "replayed");
-            for update in updates {
-                match update.slot {
-                    Some(slot) => map.insert(update.at, slot),
+            for update in &updates {
+                match &update.slot {
+                    Some(slot) => map.insert(update.at, slot.clone()),
                     None => map.remove(&update.at),
                 };
             }
         }
         let retired = self.metadata.retire_journal(grant_of(attachment), stale.epoch).await;
-        retired.map_err(metadata_error("retire a journal", attachment))
+        retired.map_err(metadata_error("retire a journal", attachment))?;
+        Ok(updates)
     }
 
     async fn stale_updates(
