@@ -89,6 +89,6 @@ mod tests {
     fn the_stream_of_a_seed_never_changes() {
         let mut dice = Dice::new(42);
         let drawn: Vec<u64> = (0..4).map(|_| dice.below(1000)).collect();
-        assert_eq!(drawn, [0, 0, 0, 0], "printed commands replay the run that failed");
+        assert_eq!(drawn, [681, 950, 427, 627], "printed commands replay the run that failed");
     }
 }

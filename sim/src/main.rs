@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use lunar_sim::planted::Planted;
-use lunar_sim::run::{MOMENTS, RunOptions, run};
+use lunar_sim::run::{CrashKind, MOMENTS, RunOptions, run};
 use lunar_sim::seeds::{SeedRange, run_seeds};
 use lunar_sim::trace::Trace;
 
@@ -24,6 +24,9 @@ struct Arguments {
     /// Crashes once, at this step, instead of where the seed would.
     #[arg(long)]
     crash_at: Option<u64>,
+    /// Only crashes of this kind.
+    #[arg(long)]
+    crash_kind: Option<CrashKind>,
     /// Plants a bug, which the run should find.
     #[arg(long)]
     planted: Option<Planted>,
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         seed: arguments.seed.unwrap_or(0),
         moments: arguments.moments,
         crash_at: arguments.crash_at,
+        crash_kind: arguments.crash_kind,
         planted: arguments.planted,
         trace: if arguments.trace { Trace::On } else { Trace::Off },
     };

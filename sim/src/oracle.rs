@@ -319,3 +319,100 @@ impl std::fmt::Display for Candidate {
         write!(f, "{durable}{unsure}{gone})")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Says what granule 0 may show to a read that begins at `began`, without a trace of the look.
+    fn may_show(oracle: &mut Oracle, shown: Shown, began: Moment) -> bool {
+        let before = oracle.granules[0].clone();
+        let is_ok = oracle.check(0, shown, began, began + 1).is_ok();
+        oracle.granules[0] = before;
+        is_ok
+    }
+
+    fn write(oracle: &mut Oracle, number: u32, start: Moment, end: Moment) {
+        oracle.begin(0, number, Change::Write, start);
+        oracle.end(0, number, true, end);
+    }
+
+    #[test]
+    fn only_the_last_completed_write_is_visible() {
+        let mut oracle = Oracle::new(1);
+        assert!(may_show(&mut oracle, Shown::Zeros, 1));
+        write(&mut oracle, 1, 2, 3);
+        write(&mut oracle, 2, 4, 5);
+        for (shown, is_visible) in
+            [(Shown::Zeros, false), (Shown::Write(1), false), (Shown::Write(2), true)]
+        {
+            assert_eq!(may_show(&mut oracle, shown, 6), is_visible, "{shown:?}");
+        }
+        assert!(may_show(&mut oracle, Shown::Write(1), 5), "a read that began before the end");
+        oracle.begin(0, 3, Change::Write, 7);
+        assert!(may_show(&mut oracle, Shown::Write(3), 8), "a write under way");
+        assert!(may_show(&mut oracle, Shown::Write(2), 8));
+    }
+
+    #[test]
+    fn of_two_writes_at_once_the_one_that_was_read_stays() {
+        let mut oracle = Oracle::new(1);
+        oracle.begin(0, 1, Change::Write, 2);
+        oracle.begin(0, 2, Change::Write, 3);
+        oracle.end(0, 1, true, 4);
+        oracle.end(0, 2, true, 5);
+        assert!(may_show(&mut oracle, Shown::Write(1), 6));
+        oracle.check(0, Shown::Write(2), 6, 7).expect("either is visible");
+        assert!(!may_show(&mut oracle, Shown::Write(1), 8));
+    }
+
+    #[test]
+    fn a_power_cut_brings_back_whatever_no_flush_covered() {
+        let mut oracle = Oracle::new(1);
+        write(&mut oracle, 1, 2, 3);
+        oracle.flushed(4, Moment::MAX);
+        write(&mut oracle, 2, 5, 6);
+        write(&mut oracle, 3, 7, 8);
+        oracle.flushed(8, Moment::MAX);
+        oracle.power_was_cut(9);
+        for (shown, is_visible) in [
+            (Shown::Zeros, false),
+            (Shown::Write(1), false),
+            (Shown::Write(2), true),
+            (Shown::Write(3), true),
+        ] {
+            assert_eq!(may_show(&mut oracle, shown, 10), is_visible, "{shown:?}");
+        }
+        oracle.check(0, Shown::Write(2), 10, 11).expect("it may have survived");
+        oracle.power_was_cut(12);
+        assert!(!may_show(&mut oracle, Shown::Write(3), 13), "what survived is on the medium");
+    }
+
+    #[test]
+    fn a_durable_write_needs_no_flush_and_a_failed_one_promises_nothing() {
+        let mut oracle = Oracle::new(1);
+        write(&mut oracle, 1, 2, 3);
+        oracle.is_durable(0, 1);
+        oracle.begin(0, 2, Change::Zero, 4);
+        oracle.end(0, 2, false, 5);
+        oracle.power_was_cut(6);
+        assert!(may_show(&mut oracle, Shown::Write(1), 7));
+        assert!(may_show(&mut oracle, Shown::Zeros, 7), "the failed one may have happened");
+        oracle.check(0, Shown::Write(1), 7, 8).expect("it is allowed");
+        assert!(!may_show(&mut oracle, Shown::Zeros, 9));
+    }
+
+    #[test]
+    fn after_a_failed_flush_only_what_was_durable_before_is_sure() {
+        let mut oracle = Oracle::new(1);
+        write(&mut oracle, 1, 2, 3);
+        oracle.flushed(4, Moment::MAX);
+        write(&mut oracle, 2, 5, 6);
+        oracle.distrust(7);
+        assert!(oracle.is_anything_possible(0..1));
+        oracle.trust_again(8);
+        assert!(may_show(&mut oracle, Shown::Write(1), 9));
+        assert!(may_show(&mut oracle, Shown::Write(2), 9));
+        assert!(!may_show(&mut oracle, Shown::Zeros, 9));
+    }
+}

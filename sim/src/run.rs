@@ -1,7 +1,8 @@
 //! Whole runs by seed.
 
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook, take_hook};
+use std::sync::Once;
 
 use crate::planted::Planted;
 use crate::trace::Trace;
@@ -21,6 +22,8 @@ pub struct RunOptions {
     pub moments: u64,
     /// Instead of the seed's crashes: one, at this step.
     pub crash_at: Option<u64>,
+    /// Only crashes of this kind.
+    pub crash_kind: Option<CrashKind>,
     /// A bug to plant.
     pub planted: Option<Planted>,
     /// Whether to tell what happens.
@@ -31,7 +34,14 @@ impl RunOptions {
     /// A run of this seed, of the usual length, with its own crashes.
     #[must_use]
     pub const fn of_seed(seed: u64) -> Self {
-        Self { seed, moments: MOMENTS, crash_at: None, planted: None, trace: Trace::Off }
+        Self {
+            seed,
+            moments: MOMENTS,
+            crash_at: None,
+            crash_kind: None,
+            planted: None,
+            trace: Trace::Off,
+        }
     }
 
     /// The command that repeats the run.
@@ -44,10 +54,33 @@ impl RunOptions {
         if let Some(step) = self.crash_at {
             command += &format!(" --crash-at {step}");
         }
+        if let Some(kind) = self.crash_kind {
+            command += &format!(" --crash-kind {}", kind.name());
+        }
         if let Some(planted) = self.planted {
             command += &format!(" --planted {}", planted.name());
         }
         command
+    }
+}
+
+/// What ends a life of the daemon.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum CrashKind {
+    /// SIGKILL of the daemon.
+    Kill,
+    /// The node loses its power.
+    Cut,
+}
+
+impl CrashKind {
+    /// Its name on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Kill => "kill",
+            Self::Cut => "cut",
+        }
     }
 }
 
@@ -69,11 +102,10 @@ pub struct Failure {
 /// When the product does what it must not do, or panics.
 pub fn run(options: RunOptions) -> Result<Counters, Failure> {
     let mut world = World::new(options.seed, options.planted, options.trace);
-    let outcome = catch_unwind(AssertUnwindSafe(|| lives(&mut world, options)));
-    let what = match outcome {
+    world.crash_only(options.crash_kind);
+    let what = match caught(|| lives(&mut world, options)) {
         Ok(Ok(())) => return Ok(world.counters()),
-        Ok(Err(what)) => what,
-        Err(panic) => format!("panic: {}", panic_text(&*panic)),
+        Ok(Err(what)) | Err(what) => what,
     };
     Err(Failure { what, moment: world.moment(), command: options.command() })
 }
@@ -98,8 +130,33 @@ fn lives(world: &mut World, options: RunOptions) -> Result<(), String> {
     }
 }
 
-fn panic_text(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().cloned();
-    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
-        .unwrap_or_else(|| "without a text".to_owned())
+thread_local! {
+    /// What the panic of this thread's run says; `None` outside of a run.
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Runs something whose panic is a finding, not the end of the program: it is told as text, and
+/// nothing is printed.
+fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let others = take_hook();
+        set_hook(Box::new(move |info| {
+            if !PANIC.with_borrow_mut(|text| note_panic(text, info)) {
+                others(info);
+            }
+        }));
+    });
+    PANIC.set(Some(String::new()));
+    let outcome = catch_unwind(AssertUnwindSafe(work));
+    let text = PANIC.take().unwrap_or_default();
+    outcome.map_err(|_| format!("panic {text}"))
+}
+
+fn note_panic(text: &mut Option<String>, info: &PanicHookInfo<'_>) -> bool {
+    let Some(text) = text else { return false };
+    let place = info.location().map(|at| format!("at {}:{}", at.file(), at.line()));
+    let what = info.payload_as_str().unwrap_or("without a text");
+    *text = format!("{}: {what}", place.unwrap_or_default());
+    true
 }

@@ -24,6 +24,7 @@ use crate::guest::Guest;
 use crate::journal_faults::{Injected, KnownRing};
 use crate::oracle::Moment;
 use crate::planted::Planted;
+use crate::run::CrashKind;
 use crate::scenario::Scenario;
 use crate::service::{Call, MetaLink, WorldClock, lun_bytes};
 use crate::trace::Trace;
@@ -253,6 +254,15 @@ impl World {
     /// How many crashes the seed wants.
     pub(crate) const fn crashes(&self) -> u64 {
         self.scenario.crashes
+    }
+
+    /// Has only crashes of one kind happen.
+    pub(crate) fn crash_only(&mut self, kind: Option<CrashKind>) {
+        match kind {
+            None => {}
+            Some(CrashKind::Kill) => self.scenario.power_cuts = 0,
+            Some(CrashKind::Cut) => self.scenario.power_cuts = 1000,
+        }
     }
 
     /// Sets the next crash: at a step of the whole run, or where the seed says.

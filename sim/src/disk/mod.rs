@@ -507,3 +507,6 @@ fn transfer(
     let (moved_bytes, asked) = (moved as u32, length as u32);
     (Err(LunError::Short { moved: moved_bytes, asked }), moved)
 }
+
+#[cfg(test)]
+mod tests;
