@@ -165,7 +165,8 @@ impl Oracle {
         self.unsettle(now, false);
     }
 
-    /// Whether granules of one block may show anything: a LUN has dropped what it had, and under that may lie
+    /// Whether granules of one block may show anything: a LUN has dropped what it had, and under
+    /// that may lie
     /// what nobody has written there. Only reads of a volume that takes no more writes meet this.
     #[must_use]
     pub fn is_anything_possible(&self, mut granules: std::ops::Range<u64>) -> bool {

@@ -1,5 +1,7 @@
 //! The seeds that every change has to pass, and the proof that they can fail.
 
+#![allow(clippy::print_stdout, reason = "a test says at which seed it found what")]
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lunar_sim::planted::Planted;

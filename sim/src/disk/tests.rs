@@ -1,3 +1,5 @@
+//! Tests of the modelled disk: its cache, its tears and its faults.
+
 use std::collections::BTreeSet;
 
 use super::*;

@@ -114,7 +114,7 @@ impl Node {
             if self.slot(&Selector::Id(held.volume)).is_some() {
                 continue;
             }
-            warn!(volume = %held.volume, epoch = %held.epoch, "giving back a grant that nothing is known of");
+            warn!(volume = %held.volume, epoch = %held.epoch, "giving back an unknown grant");
             let grant = Grant { volume: held.volume, epoch: held.epoch, node: member.node };
             if self.leave_journal(grant).await == GivenBack::Done {
                 count += 1;

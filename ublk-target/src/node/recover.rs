@@ -2,7 +2,7 @@
 //!
 //! | record says | device | what is done |
 //! | --- | --- | --- |
-//! | another incarnation | any | removed, loudly: the service has given the volume's fate to others |
+//! | another incarnation | any | removed, loudly: the volume's fate is with others now |
 //! | starting | any | removed, grant given back: nothing was written |
 //! | live | waits for a successor | taken over: requests go on |
 //! | live | stopped or gone | committed from the dirty table, then detached |
