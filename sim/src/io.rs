@@ -164,6 +164,8 @@ impl World {
             && is_journal
         {
             self.counters.long_batches += u64::from(bytes.len() > 4096);
+            let ring = &self.rings[&guest];
+            self.counters.laps += u64::from(ring.blocks[0] == (lun, *at));
             self.remember_blocks(guest, lun, *at, bytes.len());
         }
         self.next_flight += 1;

@@ -294,13 +294,11 @@ impl World {
             let (from, last) = (found.replay_from, found.last_seq);
             format!("v{guest} resumed, journal {from}..={last} beyond {:?}", found.beyond)
         });
-        if self.planted != Some(Planted::WipeSkipped) {
-            let luns = self.open_luns(guest);
-            let table = self.lun_table(attachment);
-            let wiped = journal::wipe_beyond(&identity, &place, &table, &luns, &found);
-            if let Err(trouble) = self.lun_result(wiped)? {
-                return Ok(Err(trouble));
-            }
+        let luns = self.open_luns(guest);
+        let table = self.lun_table(attachment);
+        let wiped = journal::wipe_beyond(&identity, &place, &table, &luns, &found);
+        if let Err(trouble) = self.lun_result(wiped)? {
+            return Ok(Err(trouble));
         }
         let (id, capacity) = self.table_identity(attachment);
         let key = (self.guests[guest].id, attachment.epoch);

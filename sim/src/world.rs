@@ -145,6 +145,8 @@ pub struct Counters {
     pub deleted: u64,
     /// Journal batches of several blocks.
     pub long_batches: u64,
+    /// Times that a journal went round.
+    pub laps: u64,
     /// Bits of everything that happened, to compare runs.
     pub fingerprint: u64,
 }
@@ -162,6 +164,7 @@ impl Counters {
         self.checkpoints += other.checkpoints;
         self.deleted += other.deleted;
         self.long_batches += other.long_batches;
+        self.laps += other.laps;
         self.fingerprint ^= other.fingerprint;
     }
 }

@@ -29,6 +29,7 @@ fn a_thousand_seeds_lose_mix_and_leak_nothing() {
         ("volumes deleted", counters.deleted, 100),
         ("damaged journals named", counters.damage_found, 20),
         ("journal batches of several blocks", counters.long_batches, 5),
+        ("laps of journals", counters.laps, 100),
     ] {
         assert!(count >= least, "{what}: {count}, at least {least} are expected");
     }
