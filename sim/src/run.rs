@@ -47,7 +47,7 @@ impl RunOptions {
     /// The command that repeats the run.
     #[must_use]
     pub fn command(&self) -> String {
-        let mut command = format!("cargo run --release -p lunar-sim -- --seed {}", self.seed);
+        let mut command = format!("cargo run --release -p sim -- --seed {}", self.seed);
         if self.moments != MOMENTS {
             command += &format!(" --moments {}", self.moments);
         }

@@ -22,57 +22,49 @@ const RPC: [&str; 3] = ["tonic", "prost", "tokio"];
 
 const DIRECTIONS: [Direction; 12] = [
     Direction {
-        name: "lunar-types",
+        name: "types",
         may_use: &[],
         denied: &[UBLK, RPC[0], RPC[1], RPC[2], "io-uring", "nix", "redb"],
     },
+    Direction { name: "proto", may_use: &["types"], denied: &[UBLK, "io-uring", "redb", "nix"] },
     Direction {
-        name: "lunar-proto",
-        may_use: &["lunar-types"],
-        denied: &[UBLK, "io-uring", "redb", "nix"],
-    },
-    Direction {
-        name: "lunar-metadata-client",
-        may_use: &["lunar-types", "lunar-proto"],
+        name: "metadata-client",
+        may_use: &["types", "proto"],
         denied: &[UBLK, "io-uring", "redb"],
     },
     Direction {
-        name: "lunar-engine",
-        may_use: &["lunar-types"],
+        name: "engine",
+        may_use: &["types"],
         denied: &[UBLK, RPC[0], RPC[1], RPC[2], "redb"],
     },
+    Direction { name: "metadata", may_use: &["types", "proto"], denied: &[UBLK, "io-uring"] },
     Direction {
-        name: "lunar-metadata",
-        may_use: &["lunar-types", "lunar-proto"],
-        denied: &[UBLK, "io-uring"],
-    },
-    Direction {
-        name: "lunar-ublk-target",
-        may_use: &["lunar-types", "lunar-proto", "lunar-engine", "lunar-metadata-client"],
+        name: "ublk-target",
+        may_use: &["types", "proto", "engine", "metadata-client"],
         denied: &["redb", "kube"],
     },
     Direction {
-        name: "lunar-csi",
-        may_use: &["lunar-types", "lunar-proto", "lunar-metadata-client"],
+        name: "csi",
+        may_use: &["types", "proto", "metadata-client"],
         denied: &[UBLK, "io-uring", "redb"],
     },
     Direction {
-        name: "lunar-cli",
-        may_use: &["lunar-types", "lunar-proto", "lunar-metadata-client"],
+        name: "cli",
+        may_use: &["types", "proto", "metadata-client"],
         denied: &[UBLK, "io-uring", "redb"],
     },
     Direction {
-        name: "lunar-sim",
-        may_use: &["lunar-types", "lunar-engine", "lunar-metadata"],
+        name: "sim",
+        may_use: &["types", "engine", "metadata"],
         denied: &[UBLK, "io-uring"],
     },
-    Direction { name: "lunar-lab", may_use: &[], denied: &[UBLK] },
-    Direction { name: "lunar-e2e", may_use: &["lunar-types", "lunar-lab"], denied: &[UBLK] },
-    Direction { name: "lunar-tidy", may_use: &[], denied: &[UBLK] },
+    Direction { name: "lab", may_use: &[], denied: &[UBLK] },
+    Direction { name: "e2e", may_use: &["types", "lab"], denied: &[UBLK] },
+    Direction { name: "tidy", may_use: &[], denied: &[UBLK] },
 ];
 
 /// The crates that test others, which no crate may use, not even in its tests.
-const TESTS_ONLY: [&str; 3] = ["lunar-sim", "lunar-e2e", "lunar-tidy"];
+const TESTS_ONLY: [&str; 3] = ["sim", "e2e", "tidy"];
 
 /// Dependencies of the workspace's crates that the table does not allow.
 #[must_use]
@@ -124,7 +116,7 @@ fn check_dependency(
         let message = format!("'{name}' must know nothing of '{used}'");
         return Some(Finding::new(path, 0, message));
     }
-    let ours = used.starts_with("lunar-") && used != name;
+    let ours = used != name && DIRECTIONS.iter().any(|direction| direction.name == used);
     let for_tests = section == "dev-dependencies" && !TESTS_ONLY.contains(&used);
     let allowed = !ours || for_tests || direction.may_use.contains(&used);
     let message = format!("'{name}' must not depend on '{used}' ({section})");
@@ -167,36 +159,36 @@ mod tests {
 
     #[test]
     fn allowed_directions_pass() {
-        let all = "[dependencies]\nlunar-engine.workspace = true\nlibublk = '1'\nserde = '1'";
-        assert_eq!(check("lunar-ublk-target", all), [""; 0]);
+        let all = "[dependencies]\nengine.workspace = true\nlibublk = '1'\nserde = '1'";
+        assert_eq!(check("ublk-target", all), [""; 0]);
     }
 
     #[test]
     fn denied_directions_are_found_in_every_section() {
         for section in ["dependencies", "build-dependencies", "target.'cfg(unix)'.dependencies"] {
-            let found = check("lunar-cli", &format!("[{section}]\nlunar-engine = '1'"));
+            let found = check("cli", &format!("[{section}]\nengine = '1'"));
             assert_eq!(found.len(), 1, "{section}");
-            assert!(found[0].starts_with("'lunar-cli' must not depend on 'lunar-engine'"));
+            assert!(found[0].starts_with("'cli' must not depend on 'engine'"));
         }
     }
 
     #[test]
     fn tests_may_go_further_but_not_to_tests() {
-        let found = check("lunar-cli", "[dev-dependencies]\nlunar-metadata.workspace = true");
+        let found = check("cli", "[dev-dependencies]\nmetadata.workspace = true");
         assert_eq!(found, [""; 0]);
-        assert_eq!(check("lunar-cli", "[dev-dependencies]\nlunar-sim.workspace = true").len(), 1);
+        assert_eq!(check("cli", "[dev-dependencies]\nsim.workspace = true").len(), 1);
     }
 
     #[test]
     fn only_the_daemon_links_libublk_even_under_another_name() {
         let renamed = "[dependencies]\nublk = { package = 'libublk', version = '1' }";
-        assert_eq!(check("lunar-cli", renamed).len(), 1);
-        assert_eq!(check("lunar-cli", "[dependencies]\nquick.workspace = true").len(), 1);
-        assert_eq!(check("lunar-lab", "[dev-dependencies]\nlibublk = '1'").len(), 1);
+        assert_eq!(check("cli", renamed).len(), 1);
+        assert_eq!(check("cli", "[dependencies]\nquick.workspace = true").len(), 1);
+        assert_eq!(check("lab", "[dev-dependencies]\nlibublk = '1'").len(), 1);
     }
 
     #[test]
     fn unknown_crates_are_found() {
-        assert_eq!(check("lunar-extra", "").len(), 1);
+        assert_eq!(check("extra", "").len(), 1);
     }
 }

@@ -69,7 +69,7 @@ pub enum LabError {
     Settings(String),
     /// The agent program or another program for the machines was not found.
     #[error(
-        "{name} was not found at {}; build it with `cargo build --release -p lunar-lab`{hint}",
+        "{name} was not found at {}; build it with `cargo build --release -p lab`{hint}",
         path.display()
     )]
     ProgramMissing {
