@@ -80,7 +80,7 @@ const fn support_limit() -> std::time::Duration {
 #[test]
 fn a_full_pool_is_enospc_and_goes_on_after_space_is_added() {
     let lab = lab([LunSpec::new(128 * MIB), LunSpec::new(256 * MIB)]);
-    let daemons = product(&lab);
+    let mut daemons = product(&lab);
     let session = session(&lab);
     let luns = devices(&lab);
     for lun in &luns {
@@ -110,11 +110,19 @@ fn a_full_pool_is_enospc_and_goes_on_after_space_is_added() {
         Ok(Machine::sh(lab.node(0), &fill(&device, "100M"), support_limit())?.code == 0)
     });
     must(&daemons, goes_on);
-    // A new LUN is used from the next attachment on.
+    // A new LUN is used at once, and is there for whoever takes the device over.
+    let full = Machine::sh(lab.node(0), &fill(&device, "200M"), support_limit());
+    assert_ne!(full.expect("fio runs").code, 0, "200 MiB do not fit 128 MiB");
     must(&daemons, session.quiet(&format!("lunar pool add-lun tank {}", luns[1])));
-    must(&daemons, session.quiet("lunar volume detach v"));
-    let device = must(&daemons, attach(&session, "v"));
-    must(&daemons, session.quiet(&fill(&device, "200M")));
+    let goes_on = lunar_e2e::session::wait_until("writes use the LUN", support_limit(), || {
+        Ok(Machine::sh(lab.node(0), &fill(&device, "200M"), support_limit())?.code == 0)
+    });
+    must(&daemons, goes_on);
+    let killed = daemons.kill_fs_core();
+    must(&daemons, killed);
+    let restarted = daemons.start_fs_core();
+    must(&daemons, restarted);
+    must(&daemons, session.quiet(&fill(&device, "220M")));
     must(&daemons, session.quiet("lunar volume detach v"));
     must(&daemons, session.quiet("lunar fsck"));
     lab.down();

@@ -7,7 +7,8 @@
 //!   own device that we shared would have to be synced by us while we exit;
 //! - mounts of ublk devices that the namespace was born with are dropped from it.
 //!
-//! Locked memory and a low OOM score are wanted but not required: their absence is reported.
+//! Locked memory, a low OOM score and a high limit of open files are wanted but not required: their
+//! absence is reported.
 
 use std::fs;
 use std::io;
@@ -17,6 +18,7 @@ use std::process::Command;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags};
 use nix::sched::CloneFlags;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::{info, warn};
 
 use crate::holders::{Mount, mounts_of};
@@ -82,6 +84,7 @@ pub fn prepare() -> Result<ProcessFacts, ProcessError> {
         warn!(%error, "memory is not locked: under memory pressure I/O may stall on paging");
         format!("mlockall failed: {error}; raise RLIMIT_MEMLOCK or grant CAP_IPC_LOCK")
     });
+    raise_file_limit();
     Ok(ProcessFacts { memory_lock_problem, oom_score_adj: lower_oom_score() })
 }
 
@@ -89,6 +92,16 @@ fn own_mount_namespace() -> Result<(), Errno> {
     nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
     let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     nix::mount::mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)
+}
+
+/// A queue's ring has room for every LUN that a pool can have, which the kernel counts against this
+/// limit.
+fn raise_file_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        warn!(%error, "the limit of open files cannot be raised: devices may fail to start");
+    }
 }
 
 fn lower_oom_score() -> i32 {

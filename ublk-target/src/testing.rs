@@ -30,6 +30,7 @@ struct Script {
     commits: Vec<MapCommit>,
     commit: VecDeque<Result<(), MetadataError>>,
     retired: Vec<Epoch>,
+    resume: VecDeque<Result<Attachment, MetadataError>>,
     detach: VecDeque<Result<(), MetadataError>>,
     detached: Vec<DetachMode>,
 }
@@ -69,6 +70,13 @@ impl FakeMetadata {
         answers: impl IntoIterator<Item = Result<(), MetadataError>>,
     ) {
         self.script().commit.extend(answers);
+    }
+
+    pub(crate) fn expect_resume(
+        &self,
+        answers: impl IntoIterator<Item = Result<Attachment, MetadataError>>,
+    ) {
+        self.script().resume.extend(answers);
     }
 
     pub(crate) fn expect_detach(
@@ -117,7 +125,7 @@ impl Metadata for FakeMetadata {
     }
 
     fn resume_attachment(&self, _: Grant) -> Reply<'_, Attachment> {
-        ready(Err(unavailable()))
+        ready(self.script().resume.pop_front().unwrap_or(Err(unavailable())))
     }
 
     fn detach(&self, _: Grant, mode: DetachMode) -> Reply<'_, ()> {

@@ -6,6 +6,9 @@
 
 mod file;
 
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, OnceLock};
+
 use lunar_types::{ExtentAddress, ExtentSize, LunIndex, PhysicalExtent};
 
 pub use file::FileLun;
@@ -98,32 +101,45 @@ impl LunLayout {
     }
 }
 
-/// The layouts of a pool's LUNs, by index.
-#[derive(Clone, Debug, Default)]
+/// The layouts of a pool's LUNs, by index. It grows, and its clones are the same table: a LUN that
+/// is added becomes known to everyone who has one.
+#[derive(Clone, Debug)]
 pub struct LunTable {
-    layouts: Vec<Option<LunLayout>>,
+    layouts: Arc<[OnceLock<LunLayout>]>,
+    /// Every LUN has a lower index.
+    end: Arc<AtomicU16>,
 }
 
 impl LunTable {
     /// The table of these LUNs.
     #[must_use]
     pub fn new(luns: impl IntoIterator<Item = (LunIndex, LunLayout)>) -> Self {
-        let mut layouts = Vec::new();
+        let layouts = (0..LunIndex::LIMIT).map(|_| OnceLock::new()).collect();
+        let table = Self { layouts, end: Arc::default() };
         for (index, layout) in luns {
-            let at = usize::from(index.get());
-            if layouts.len() <= at {
-                layouts.resize(at + 1, None);
-            }
-            layouts[at] = Some(layout);
+            table.add(index, layout);
         }
-        Self { layouts }
+        table
+    }
+
+    /// Adds a LUN; one that is there already stays as it is.
+    ///
+    /// # Panics
+    /// When the LUN is there with another layout: extents in use would move.
+    pub fn add(&self, index: LunIndex, layout: LunLayout) {
+        let known = self.layouts[usize::from(index.get())].get_or_init(|| layout);
+        assert_eq!(*known, layout, "the layout of LUN {index} does not change");
+        self.end.fetch_max(index.get() + 1, Ordering::AcqRel);
+    }
+
+    fn layout(&self, index: LunIndex) -> Option<&LunLayout> {
+        self.layouts[usize::from(index.get())].get()
     }
 
     /// Whether the pool has this extent.
     #[must_use]
     pub fn contains(&self, at: ExtentAddress) -> bool {
-        let layout = self.layouts.get(usize::from(at.lun.get())).copied().flatten();
-        layout.is_some_and(|layout| at.extent.get() < layout.extents)
+        self.layout(at.lun).is_some_and(|layout| at.extent.get() < layout.extents)
     }
 
     /// The byte on its LUN at which an extent starts.
@@ -132,16 +148,14 @@ impl LunTable {
     /// When the pool has no such LUN or extent.
     #[must_use]
     pub fn byte_of(&self, at: ExtentAddress) -> u64 {
-        let layout = self.layouts.get(usize::from(at.lun.get())).copied().flatten();
+        let layout = self.layout(at.lun);
         layout.expect("the map names LUNs of its own pool only").byte_of(at.extent)
     }
 
     /// The indices of the LUNs.
     pub fn indices(&self) -> impl Iterator<Item = LunIndex> + '_ {
-        (0_u16..)
-            .zip(&self.layouts)
-            .filter(|(_, layout)| layout.is_some())
-            .filter_map(|(index, _)| LunIndex::try_new(index))
+        let end = self.end.load(Ordering::Acquire);
+        (0..end).map(LunIndex::new).filter(|index| self.layout(*index).is_some())
     }
 }
 
@@ -166,5 +180,27 @@ mod tests {
     fn an_extent_beyond_the_data_area_is_never_addressed() {
         let layout = LunLayout::new(ExtentSize::DEFAULT, 64 << 20);
         let _ = layout.byte_of(PhysicalExtent::new(layout.extents()));
+    }
+
+    #[test]
+    fn a_lun_that_is_added_is_known_to_every_clone() {
+        let layout = LunLayout::new(ExtentSize::DEFAULT, 64 << 20);
+        let table = LunTable::new([(LunIndex::new(2), layout)]);
+        let clone = table.clone();
+        let new = ExtentAddress::new(7, layout.extents() - 1);
+        assert!(!clone.contains(new));
+        table.add(LunIndex::new(7), layout);
+        table.add(LunIndex::new(7), layout);
+        assert!(clone.contains(new));
+        assert_eq!(clone.byte_of(new), layout.byte_of(new.extent));
+        assert_eq!(clone.indices().map(LunIndex::get).collect::<Vec<_>>(), [2, 7]);
+    }
+
+    #[test]
+    #[should_panic(expected = "does not change")]
+    fn the_layout_of_a_lun_never_changes() {
+        let table = LunTable::new([]);
+        table.add(LunIndex::new(0), LunLayout::new(ExtentSize::DEFAULT, 64 << 20));
+        table.add(LunIndex::new(0), LunLayout::new(ExtentSize::DEFAULT, 65 << 20));
     }
 }

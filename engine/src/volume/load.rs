@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
-use lunar_types::{ExtentAddress, ExtentSize, LogicalExtent, Presence, Slot};
+use lunar_types::{ExtentAddress, ExtentSize, LogicalExtent, LunIndex, Presence, Slot};
 
 use super::core::{Core, CoreParts};
 use super::reserve::Reserve;
@@ -148,8 +148,7 @@ impl Volume {
         let layer_count = layers.len();
         let head = Generation::new(layer_count as u16);
         let (map, splits) = resolve(spec.size.extents(spec.extent_size), layers)?;
-        let luns = spec.luns.indices().map(|lun| usize::from(lun.get()) + 1).max().unwrap_or(0);
-        let touched = (0..luns).map(|_| AtomicBool::new(false)).collect();
+        let touched = (0..LunIndex::LIMIT).map(|_| AtomicBool::new(false)).collect();
         let mut core = Core::new(CoreParts {
             splits,
             table,
@@ -172,7 +171,7 @@ impl Volume {
         };
         // What whoever served it before has written may still be in the LUNs' caches; who reads it
         // here and flushes must have it. Indices may have gaps: what no round can flush is never
-        // touched.
+        // touched. A LUN that is added later has nothing of this volume yet.
         volume.spec.luns.indices().for_each(|lun| volume.touch(lun));
         Ok(volume)
     }

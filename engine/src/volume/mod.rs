@@ -26,7 +26,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use lunar_types::{
-    BLOCK_BYTES, ExtentAddress, ExtentRun, ExtentSize, LogicalBlockSize, LogicalExtent,
+    BLOCK_BYTES, ExtentAddress, ExtentRun, ExtentSize, LogicalBlockSize, LogicalExtent, LunIndex,
     NodeIncarnation, VolumeId, VolumeSize,
 };
 
@@ -55,7 +55,8 @@ pub struct VolumeSpec {
     pub logical_block: LogicalBlockSize,
     /// Queues of the device; the control queue comes on top.
     pub queue_count: u16,
-    /// The LUNs of its pool.
+    /// The LUNs of its pool; may grow meanwhile. Extents of a LUN are given to the volume only
+    /// after the LUN was added.
     pub luns: LunTable,
     /// When to checkpoint, how much to reserve.
     pub tuning: Tuning,
@@ -329,13 +330,15 @@ impl Volume {
     }
 
     /// A volatile write on the LUN has completed: the next round has to flush it.
-    fn touch(&self, lun: lunar_types::LunIndex) {
+    fn touch(&self, lun: LunIndex) {
         self.touched[usize::from(lun.get())].store(true, Ordering::Release);
     }
 
     /// Whether a LUN has volatile writes that no round has flushed.
     fn is_touched(&self) -> bool {
-        self.touched.iter().any(|lun| lun.load(Ordering::Acquire))
+        let is_touched =
+            |lun: LunIndex| self.touched[usize::from(lun.get())].load(Ordering::Acquire);
+        self.spec.luns.indices().any(is_touched)
     }
 
     /// The blocks that a piece touches, whole or in part.

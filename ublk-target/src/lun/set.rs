@@ -3,12 +3,13 @@
 //! Invariants:
 //! - a LUN is open once in the process, claimed, however many volumes use it;
 //! - the label was read through the very descriptor that is used, after it was claimed;
-//! - a LUN is closed when the last volume on it is gone.
+//! - a LUN is closed when the last volume on it is gone;
+//! - a pool's LUNs only grow in number while a volume has them; all holders see the new ones.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use lunar_engine::journal::LunSet;
 use lunar_engine::label::{self, LabelError};
@@ -103,40 +104,53 @@ pub enum LunSetError {
     },
 }
 
-/// The LUNs of a pool.
+/// The LUNs of a pool, for one volume. Clones are the same set.
 #[derive(Debug, Clone)]
 pub struct PoolLuns {
-    luns: BTreeMap<LunIndex, Arc<OpenLun>>,
+    cluster: ClusterId,
+    luns: Arc<[OnceLock<Arc<OpenLun>>]>,
     table: LunTable,
 }
 
 impl PoolLuns {
+    fn empty(cluster: ClusterId) -> Self {
+        let luns = (0..LunIndex::LIMIT).map(|_| OnceLock::new()).collect();
+        Self { cluster, luns, table: LunTable::new([]) }
+    }
+
     /// Where their extents are.
     #[must_use]
     pub const fn table(&self) -> &LunTable {
         &self.table
     }
 
-    /// Their descriptors by index; −1 where there is no LUN.
+    fn get(&self, index: LunIndex) -> Option<&OpenLun> {
+        self.luns[usize::from(index.get())].get().map(AsRef::as_ref)
+    }
+
+    /// The descriptor of a LUN, which stays open while this set exists.
     #[must_use]
-    pub fn descriptors(&self) -> Vec<RawFd> {
-        let count = self.luns.keys().map(|index| usize::from(index.get()) + 1).max();
-        let mut descriptors = vec![-1; count.unwrap_or(0)];
-        for (index, lun) in &self.luns {
-            descriptors[usize::from(index.get())] = lun.device.file().as_raw_fd();
-        }
-        descriptors
+    pub fn descriptor(&self, index: LunIndex) -> Option<RawFd> {
+        self.get(index).map(|lun| lun.device.file().as_raw_fd())
     }
 
     /// The LUNs themselves.
     pub fn iter(&self) -> impl Iterator<Item = &OpenLun> {
-        self.luns.values().map(AsRef::as_ref)
+        self.table.indices().filter_map(|index| self.get(index))
+    }
+
+    /// The LUN comes before its layout: what the table knows can be used.
+    fn add(&self, index: LunIndex, lun: Arc<OpenLun>, layout: LunLayout) {
+        let id = lun.id;
+        let known = self.luns[usize::from(index.get())].get_or_init(|| lun);
+        assert_eq!(known.id, id, "the LUN behind index {index} does not change");
+        self.table.add(index, layout);
     }
 }
 
 impl LunSet for PoolLuns {
     fn lun(&self, index: LunIndex) -> Option<&dyn LunDevice> {
-        self.luns.get(&index).map(|lun| &lun.device as &dyn LunDevice)
+        self.get(index).map(|lun| &lun.device as &dyn LunDevice)
     }
 }
 
@@ -165,16 +179,26 @@ impl LunOpener {
     /// # Errors
     /// When one is missing or does not hold what it should.
     pub fn open_pool(&self, pool: &Pool, cluster: ClusterId) -> Result<PoolLuns, LunSetError> {
+        let luns = PoolLuns::empty(cluster);
+        self.extend(&luns, pool)?;
+        Ok(luns)
+    }
+
+    /// Opens the LUNs that a pool has and `luns` has not yet, and adds them. It blocks: devices
+    /// are read.
+    ///
+    /// # Errors
+    /// When one is missing or does not hold what it should; those before it were added.
+    pub fn extend(&self, luns: &PoolLuns, pool: &Pool) -> Result<(), LunSetError> {
         let mut open = self.open.lock().expect("a panic ends the process");
         open.retain(|_, lun| lun.strong_count() > 0);
-        let mut luns = BTreeMap::new();
         let mut found = None;
-        for lun in &pool.luns {
+        for lun in pool.luns.iter().filter(|lun| luns.get(lun.index).is_none()) {
             let shared = match open.get(&lun.id).and_then(Weak::upgrade) {
                 Some(shared) => shared,
                 None => {
                     if found.is_none() {
-                        let all = find_luns(&self.search, Some(cluster), Depth::Labels);
+                        let all = find_luns(&self.search, Some(luns.cluster), Depth::Labels);
                         found = Some(all.map_err(LunSetError::List)?);
                     }
                     let all = found.as_deref().unwrap_or_default();
@@ -184,13 +208,9 @@ impl LunOpener {
                 }
             };
             check_size(lun, &shared)?;
-            luns.insert(lun.index, shared);
+            luns.add(lun.index, shared, LunLayout::new(pool.extent_size, lun.size.get()));
         }
-        let layouts = pool
-            .luns
-            .iter()
-            .map(|lun| (lun.index, LunLayout::new(pool.extent_size, lun.size.get())));
-        Ok(PoolLuns { luns, table: LunTable::new(layouts) })
+        Ok(())
     }
 }
 
@@ -256,13 +276,34 @@ mod tests {
         let opener = LunOpener::new(Search { scan: false, paths });
         let first = opener.open_pool(&pool(&[(7, 0, SIZE), (8, 3, SIZE)]), OURS).expect("opened");
         let second = opener.open_pool(&pool(&[(7, 0, SIZE)]), OURS).expect("opened");
-        assert_eq!(first.descriptors()[0], second.descriptors()[0]);
-        assert_eq!((first.descriptors().len(), first.descriptors()[1]), (4, -1));
+        let (index, none) = (LunIndex::new(0), LunIndex::new(1));
+        assert!(first.descriptor(index).is_some() && first.descriptor(none).is_none());
+        assert_eq!(first.descriptor(index), second.descriptor(index));
         assert!(first.lun(LunIndex::new(3)).is_some() && first.lun(LunIndex::new(1)).is_none());
         assert_eq!(first.table().indices().count(), 2);
         drop((first, second));
         let open = opener.open.lock().expect("not poisoned");
         assert!(open.values().all(|lun| lun.strong_count() == 0));
+    }
+
+    #[test]
+    fn a_set_grows_with_its_pool_and_an_absent_lun_leaves_it_as_it_was() {
+        let (one, two) = (labelled_file(OURS, 7), labelled_file(OURS, 8));
+        let paths = vec![one.path().to_owned(), two.path().to_owned()];
+        let opener = LunOpener::new(Search { scan: false, paths });
+        let luns = opener.open_pool(&pool(&[(7, 0, SIZE)]), OURS).expect("opened");
+        let elsewhere = luns.clone();
+        let absent = pool(&[(7, 0, SIZE), (9, 1, SIZE)]);
+        assert!(matches!(
+            opener.extend(&luns, &absent),
+            Err(LunSetError::Missing { lun, .. }) if lun == LunId::from_u128(9)
+        ));
+        assert_eq!(elsewhere.iter().count(), 1);
+        opener.extend(&luns, &pool(&[(7, 0, SIZE), (8, 5, SIZE)])).expect("extended");
+        assert_eq!(elsewhere.iter().map(|lun| lun.id).max(), Some(LunId::from_u128(8)));
+        assert!(elsewhere.descriptor(LunIndex::new(5)).is_some());
+        let ends = elsewhere.table().indices().map(LunIndex::get).collect::<Vec<_>>();
+        assert_eq!(ends, [0, 5]);
     }
 
     #[test]

@@ -188,6 +188,7 @@ impl Node {
             Arc::clone(&served),
             Arc::clone(&self.metadata),
             Arc::clone(&self.desk),
+            Arc::clone(&self.luns),
         ));
         let task = ControlTask::start(&control);
         slot.show(|view| {

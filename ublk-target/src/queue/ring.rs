@@ -29,20 +29,30 @@ pub struct QueueRing {
 }
 
 impl QueueRing {
-    /// A ring for the thread that calls, with room for `entries` submissions at once and these
-    /// files registered.
+    /// A ring for the thread that calls, with room for `entries` submissions at once and for
+    /// `files` registered files.
     ///
     /// # Errors
-    /// When the kernel refuses.
-    pub fn new(entries: u32, files: &[RawFd]) -> io::Result<Self> {
+    /// When the kernel refuses; EMFILE when the process may open fewer files than that.
+    pub fn new(entries: u32, files: u32) -> io::Result<Self> {
         let ring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
             .setup_submit_all()
             .setup_cqsize(entries * 4)
             .build(entries)?;
-        ring.submitter().register_files(files)?;
+        ring.submitter().register_files_sparse(files)?;
         Ok(Self { ring, backlog: VecDeque::new() })
+    }
+
+    /// Registers a file under a number below the ring's limit.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn register(&self, number: u32, file: RawFd) -> io::Result<()> {
+        let updated = self.ring.submitter().register_files_update(number, &[file])?;
+        assert_eq!(updated, 1, "one file was given to the ring");
+        Ok(())
     }
 
     /// Queues an entry; [`QueueRing::wait`] submits it.
@@ -109,13 +119,12 @@ fn is_transient(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use io_uring::opcode;
+    use io_uring::{opcode, types};
     use std::os::fd::AsRawFd;
 
     #[test]
     fn entries_beyond_the_size_of_the_ring_all_complete() {
-        let file = tempfile::tempfile().expect("a temporary file");
-        let mut ring = QueueRing::new(4, &[file.as_raw_fd()]).expect("a ring");
+        let mut ring = QueueRing::new(4, 1).expect("a ring");
         for number in 0..100 {
             let entry = opcode::Nop::new().build().user_data(number);
             // SAFETY: a nop has no address.
@@ -130,5 +139,23 @@ mod tests {
         seen.sort_unstable();
         assert_eq!(seen, (0..100).collect::<Vec<_>>());
         assert!(!ring.has_unsubmitted());
+    }
+
+    #[test]
+    fn a_file_that_is_registered_while_the_ring_works_can_be_used() {
+        let file = tempfile::tempfile().expect("a temporary file");
+        let mut ring = QueueRing::new(4, 8).expect("a ring");
+        let sync = |ring: &mut QueueRing| {
+            let entry = opcode::Fsync::new(types::Fixed(5)).build();
+            // SAFETY: a sync has no address.
+            unsafe { ring.push(entry) };
+            let mut completions = Vec::new();
+            ring.wait(&mut completions).expect("the ring works");
+            completions.remove(0).result
+        };
+        assert_eq!(sync(&mut ring), -libc::EBADF);
+        ring.register(5, file.as_raw_fd()).expect("registered");
+        assert_eq!(sync(&mut ring), 0);
+        assert!(ring.register(8, file.as_raw_fd()).is_err());
     }
 }

@@ -13,7 +13,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,19 +21,24 @@ use io_uring::{opcode, types};
 use libublk::sys;
 use lunar_engine::io::{Action, IoError, IoOp, IoRequest, QueueId, RequestId};
 use lunar_engine::volume::{QueueContext, Volume};
+use lunar_types::LunIndex;
 use tokio::sync::Notify;
 use tracing::{debug, error};
 
 use super::buffers::RequestBuffers;
 use super::commands::{self, Descriptions};
-use super::lun_io::LunOps;
+use super::lun_io::{LunOps, file_of_lun};
 use super::request;
 use super::ring::{Completion, QueueRing};
 use super::waker::QueueWaker;
+use crate::lun::set::PoolLuns;
 
 const REQUEST: u64 = 1 << 63;
 const WAKE: u64 = 1 << 62;
 const CANCEL: u64 = WAKE | 1;
+const CHAR_DEVICE_FILE: u32 = 0;
+/// Files that a ring has room for: the character device and every LUN that a pool can have.
+const FILES: u32 = LunIndex::LIMIT as u32 + 1;
 
 /// What a queue counts; written by its thread, read by anyone.
 #[derive(Debug, Default)]
@@ -82,8 +87,8 @@ pub struct QueueParts {
     pub max_io_bytes: u32,
     /// The device's character device.
     pub char_device: Arc<File>,
-    /// Open LUNs by their index; −1 where there is none. They stay open while the thread runs.
-    pub luns: Vec<RawFd>,
+    /// The pool's LUNs, open while the thread runs; more may come.
+    pub luns: PoolLuns,
 }
 
 /// A queue that is ready to serve.
@@ -97,6 +102,8 @@ pub struct QueueServer {
     requests: usize,
     is_woken: bool,
     is_wake_armed: bool,
+    /// Which LUNs the ring knows.
+    registered: Vec<bool>,
     // The ring goes before what it points to.
     ring: QueueRing,
     ops: LunOps,
@@ -114,12 +121,11 @@ impl QueueServer {
     /// # Errors
     /// When the kernel gives no ring, no memory or no mapping.
     pub fn new(parts: QueueParts) -> io::Result<Self> {
-        let mut files = vec![parts.char_device.as_raw_fd()];
-        files.extend(&parts.luns);
         let entries = (u32::from(parts.depth) * 2).next_power_of_two().min(4096);
         let context = parts.shared.volume.queue(QueueId::new(parts.queue));
         let depth = usize::from(parts.depth);
-        let ring = QueueRing::new(entries, &files)?;
+        let ring = QueueRing::new(entries, FILES)?;
+        ring.register(CHAR_DEVICE_FILE, parts.char_device.as_raw_fd())?;
         let mut server = Self {
             context,
             descriptions: Descriptions::map(&parts.char_device, parts.queue, parts.depth)?,
@@ -129,11 +135,15 @@ impl QueueServer {
             requests: 0,
             is_woken: false,
             is_wake_armed: false,
+            registered: vec![false; usize::from(LunIndex::LIMIT)],
             buffers: RequestBuffers::new(parts.depth, parts.max_io_bytes)?,
             wake_word: Box::new(0),
             ring,
             parts,
         };
+        for lun in server.parts.luns.clone().table().indices() {
+            server.register(lun)?;
+        }
         for tag in 0..server.parts.depth {
             server.fetch(tag);
         }
@@ -152,12 +162,22 @@ impl QueueServer {
             self.ring.wait(&mut completions)?;
             for completion in completions.drain(..) {
                 self.take(completion)?;
-                self.run_actions();
+                self.run_actions()?;
             }
             self.publish_bytes();
         }
         debug!(queue = self.parts.queue, "queue ended");
         self.disarm_wake(&mut completions)
+    }
+
+    /// Makes a LUN known to the ring. The kernel lets only the ring's own thread do it, so one that
+    /// was added to the pool meanwhile is made known when the first I/O goes to it.
+    fn register(&mut self, lun: LunIndex) -> io::Result<()> {
+        let descriptor = self.parts.luns.descriptor(lun);
+        let descriptor = descriptor.expect("the engine uses LUNs that the pool has");
+        self.ring.register(file_of_lun(lun), descriptor)?;
+        self.registered[usize::from(lun.get())] = true;
+        Ok(())
     }
 
     fn is_done(&self) -> bool {
@@ -232,23 +252,26 @@ impl QueueServer {
         }
     }
 
-    fn run_actions(&mut self) {
+    fn run_actions(&mut self) -> io::Result<()> {
         loop {
             let mut actions = std::mem::take(&mut self.actions);
             for action in actions.drain(..) {
-                self.run_action(action);
+                self.run_action(action)?;
             }
             self.actions = actions;
             if !std::mem::take(&mut self.is_woken) {
-                return;
+                return Ok(());
             }
             self.parts.shared.volume.resume(&mut self.context, &mut self.actions);
         }
     }
 
-    fn run_action(&mut self, action: Action) {
+    fn run_action(&mut self, action: Action) -> io::Result<()> {
         match action {
             Action::Lun { op, io } => {
+                if !self.registered[usize::from(io.lun().get())] {
+                    self.register(io.lun())?;
+                }
                 self.ops.start(op, io, &mut self.buffers, &mut self.ring);
             }
             Action::ZeroFill { tag, offset, length } => {
@@ -258,6 +281,7 @@ impl QueueServer {
             Action::WakeQueue(queue) if queue == self.context.id() => self.is_woken = true,
             wake => wake_up(&self.parts.shared, &wake),
         }
+        Ok(())
     }
 
     fn answer(&mut self, tag: u16, result: Result<(), IoError>) {

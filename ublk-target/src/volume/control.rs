@@ -13,12 +13,13 @@ use lunar_engine::io::Action;
 use lunar_engine::volume::{CommitBatch, ControlWork, QueueContext, WorkDone, blocking};
 use lunar_metadata_client::fresh_request_id;
 use lunar_proto::domain::SlotUpdate;
-use lunar_types::{JournalSeq, RequestId};
+use lunar_types::{ExtentRun, JournalSeq, RequestId};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use super::served::ServedVolume;
+use crate::lun::set::{LunOpener, LunSetError};
 use crate::metadata::{MapCommit, Metadata, MetadataError};
 use crate::queue::server::wake_up;
 use crate::reserve::{Refill, ReserveDesk, runs_of};
@@ -50,6 +51,15 @@ pub enum CheckpointError {
     },
 }
 
+/// New LUNs of the pool cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum GrowthError {
+    #[error("which LUNs the pool has cannot be learned: {0}")]
+    Metadata(#[from] MetadataError),
+    #[error(transparent)]
+    Luns(#[from] LunSetError),
+}
+
 /// How far driving came.
 #[derive(Debug)]
 enum Progress {
@@ -62,6 +72,7 @@ pub struct Control {
     served: Arc<ServedVolume>,
     metadata: Arc<dyn Metadata>,
     desk: Arc<ReserveDesk>,
+    luns: Arc<LunOpener>,
     queue: Arc<Mutex<QueueContext>>,
     driver: tokio::sync::Mutex<()>,
     /// A commit whose answer is not known: tried again, it is the same request.
@@ -76,11 +87,12 @@ impl Control {
         served: Arc<ServedVolume>,
         metadata: Arc<dyn Metadata>,
         desk: Arc<ReserveDesk>,
+        luns: Arc<LunOpener>,
     ) -> Self {
         let queue = Arc::new(Mutex::new(served.shared.volume.control_queue()));
         let driver = tokio::sync::Mutex::new(());
         let (unanswered, started) = (Mutex::default(), Instant::now());
-        Self { served, metadata, desk, queue, driver, unanswered, started }
+        Self { served, metadata, desk, luns, queue, driver, unanswered, started }
     }
 
     fn name(&self) -> String {
@@ -175,30 +187,39 @@ impl Control {
         }
     }
 
-    /// Extents on LUNs that were added to the pool after this volume was attached are of no use
-    /// to it: they go back.
-    async fn usable(&self, runs: Vec<lunar_types::ExtentRun>) -> (WorkDone, Option<MetadataError>) {
+    /// Opens the LUNs that were added to the pool since this volume was loaded, if the extents are
+    /// on any. What lies on a LUN that cannot be opened goes back.
+    async fn usable(&self, runs: Vec<ExtentRun>) -> (WorkDone, Option<MetadataError>) {
         let table = self.served.luns.table();
-        let (known, unknown): (Vec<_>, Vec<_>) =
-            runs.into_iter().partition(|run| run.iter().all(|at| table.contains(at)));
-        if !unknown.is_empty() {
-            let facts = &self.served.facts;
+        let is_known = |run: &ExtentRun| run.iter().all(|at| table.contains(at));
+        if runs.iter().all(is_known) {
+            return (WorkDone::Reserved(runs), None);
+        }
+        if let Err(problem) = self.open_new_luns().await {
             warn!(
-                volume = self.name(),
-                "the pool has new LUNs, which this volume can use after detach and attach"
+                volume = self.name(), %problem,
+                "a LUN that was added to the pool cannot be used on this node"
             );
-            let released = self.desk.release(facts.grant.node, facts.pool, unknown).await;
-            if known.is_empty()
-                && let Err(problem) = released
-            {
-                return (WorkDone::Unavailable, Some(problem));
-            }
         }
-        if known.is_empty() {
-            (WorkDone::PoolFull, None)
-        } else {
-            (WorkDone::Reserved(known), None)
+        let (known, unknown): (Vec<_>, Vec<_>) = runs.into_iter().partition(is_known);
+        let facts = &self.served.facts;
+        // What cannot be given back now stays reserved until the next start; nothing is lost.
+        let released = self.desk.release(facts.grant.node, facts.pool, unknown).await;
+        match (known.is_empty(), released) {
+            (false, _) => (WorkDone::Reserved(known), None),
+            (true, Ok(())) => (WorkDone::PoolFull, None),
+            (true, Err(problem)) => (WorkDone::Unavailable, Some(problem)),
         }
+    }
+
+    async fn open_new_luns(&self) -> Result<(), GrowthError> {
+        let attachment = self.metadata.resume_attachment(self.served.facts.grant).await?;
+        let (opener, luns) = (Arc::clone(&self.luns), self.served.luns.clone());
+        let opened = tokio::task::spawn_blocking(move || opener.extend(&luns, &attachment.pool));
+        opened.await.expect("opening LUNs neither panics nor is cancelled")?;
+        let luns = self.served.luns.iter().count();
+        info!(volume = self.name(), luns, "the pool has new LUNs, which the volume uses now");
+        Ok(())
     }
 
     async fn commit(&self, batch: CommitBatch) -> (WorkDone, Option<MetadataError>) {

@@ -217,11 +217,10 @@ fn start_queues(
                 depth: info.queue_depth,
                 max_io_bytes: info.max_io_bytes,
                 char_device: Arc::clone(&char_device),
-                luns: luns.descriptors(),
+                luns: luns.clone(),
             },
             device: info.id,
             processors: control.queue_processors(info.id, queue).unwrap_or_default(),
-            _luns: luns.clone(),
         };
         let ready = ready.clone();
         let spawned = std::thread::Builder::new()
@@ -249,8 +248,6 @@ struct QueueStart {
     parts: QueueParts,
     device: DeviceId,
     processors: Vec<usize>,
-    /// Keeps the LUNs open while the thread runs.
-    _luns: PoolLuns,
 }
 
 impl QueueStart {

@@ -19,9 +19,10 @@ impl Bench {
     fn new(bytes: u64) -> Self {
         let file = tempfile::tempfile().expect("a temporary file");
         file.set_len(bytes).expect("sized");
-        let files = [file.as_raw_fd(), file.as_raw_fd()];
+        let ring = QueueRing::new(8, 2).expect("a ring");
+        ring.register(file_of_lun(LUN), file.as_raw_fd()).expect("registered");
         Self {
-            ring: QueueRing::new(8, &files).expect("a ring"),
+            ring,
             buffers: RequestBuffers::new(4, 64 << 10).expect("memory"),
             ops: LunOps::new(4),
             file,

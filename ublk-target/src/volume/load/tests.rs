@@ -15,6 +15,7 @@ use lunar_types::{
 };
 
 use super::*;
+use crate::lun::inspect::tests::labelled_file;
 use crate::lun::inventory::Search;
 use crate::lun::open::{self, Access};
 use crate::lun::set::LunOpener;
@@ -30,7 +31,7 @@ struct World {
     metadata: Arc<FakeMetadata>,
     loader: Loader,
     _dir: tempfile::TempDir,
-    _lun: tempfile::NamedTempFile,
+    lun: tempfile::NamedTempFile,
 }
 
 fn node(incarnation: u32) -> NodeIncarnation {
@@ -57,7 +58,7 @@ fn world() -> World {
         state: Arc::new(state),
         cluster: CLUSTER,
     };
-    World { metadata, loader, _dir: dir, _lun: lun }
+    World { metadata, loader, _dir: dir, lun }
 }
 
 fn pool() -> Pool {
@@ -274,7 +275,8 @@ async fn settling_commits_what_is_dirty_and_the_same_commit_carries_the_same_req
     give_extents(&volume);
     MiniQueue::new(&volume, &served.luns).write(7, 0x33);
     let desk = Arc::new(ReserveDesk::new(Arc::clone(&world.loader.metadata)));
-    let control = Control::new(Arc::clone(&served), Arc::clone(&world.loader.metadata), desk);
+    let (metadata, luns) = (Arc::clone(&world.loader.metadata), Arc::clone(&world.loader.luns));
+    let control = Control::new(Arc::clone(&served), metadata, desk, luns);
     world.metadata.expect_commit([Err(unavailable()), Ok(())]);
     world.metadata.expect_reserve((0..4).map(|_| Err(unavailable())));
 
@@ -290,6 +292,48 @@ async fn settling_commits_what_is_dirty_and_the_same_commit_carries_the_same_req
     assert_eq!(slots.len(), 1);
     assert_eq!(slots[0].0, LogicalExtent::new(0));
     assert_eq!((served.stats().dirty_extents, served.stats().checkpoints), (0, 1));
+}
+
+#[tokio::test]
+async fn extents_on_a_lun_that_was_added_to_the_pool_are_used_without_another_attach() {
+    let world = world();
+    let mut held = attachment(1, 2);
+    let loaded = world.loader.fresh(&held).await.expect("loaded");
+    let served = crate::node::attach::serve(&held, loaded, 1).expect("started");
+    let added = labelled_file(CLUSTER, 8);
+    let paths = vec![world.lun.path().to_owned(), added.path().to_owned()];
+    let opener = Arc::new(LunOpener::new(Search { scan: false, paths }));
+    let desk = Arc::new(ReserveDesk::new(Arc::clone(&world.loader.metadata)));
+    let metadata = Arc::clone(&world.loader.metadata);
+    let control = Control::new(Arc::clone(&served), metadata, desk, opener);
+    let first_of_new = ExtentAddress::new(1, 3);
+    let run = ExtentRun::new(first_of_new, 4);
+
+    let volume = Arc::clone(&served.shared.volume);
+    world.metadata.expect_reserve([Ok(vec![run]), Err(unavailable())]);
+    world.metadata.expect_resume([Err(unavailable())]);
+    let _ = control.settle().await;
+    assert_eq!(world.metadata.released(), [run], "a LUN that is not known is not used");
+    assert_eq!(volume.stats().reserve_extents, 0);
+
+    held.pool.luns.push(Lun {
+        id: LunId::from_u128(8),
+        index: LunIndex::new(1),
+        ..held.pool.luns[0]
+    });
+    tokio::time::sleep(volume.spec().tuning.pool_full_retry).await;
+    world.metadata.expect_reserve([Ok(vec![run]), Err(unavailable())]);
+    world.metadata.expect_resume([Ok(held)]);
+    let _ = control.settle().await;
+    assert_eq!(volume.stats().reserve_extents, 4);
+    let mut queue = MiniQueue::new(&volume, &served.luns);
+    queue.write(0, 0x77);
+    assert_eq!((queue.read(0), queue.run(IoOp::Flush)), (0x77, Ok(())));
+    let at = served.luns.table().byte_of(first_of_new);
+    let mut on_lun = AlignedBuf::zeroed(1);
+    let lun = served.luns.lun(LunIndex::new(1)).expect("open");
+    lun.read_at(at, on_lun.as_mut_bytes()).expect("read");
+    assert!(on_lun.as_bytes().iter().all(|byte| *byte == 0x77));
 }
 
 #[tokio::test]
