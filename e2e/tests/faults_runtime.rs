@@ -177,7 +177,6 @@ fn a_failing_lun_is_eio_a_failed_flush_poisons_and_flushed_data_survives() {
 fn a_damaged_journal_is_an_error_that_names_the_place() {
     let lab = lab([LunSpec::new(512 * MIB)]);
     let node = lab.node(0);
-    let disk = devices(&lab).remove(0);
     let mut daemons = product(&lab);
     let session = session(&lab);
     must(&daemons, make_pool(&session, &lab));
