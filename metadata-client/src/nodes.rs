@@ -7,10 +7,10 @@ use lunar_proto::error::FieldError;
 use lunar_proto::v1;
 use lunar_proto::v1::nodes_client::NodesClient;
 use lunar_proto::wire;
-use lunar_types::{NodeId, NodeIncarnation};
+use lunar_types::{Name, NodeId, NodeSession, SessionNumber};
 
 use crate::transport::on_channel;
-use crate::{ClientError, MetadataClient, every};
+use crate::{ClientError, ErrorKind, ErrorReason, MetadataClient, every};
 
 /// What the service says of an incarnation and its lease.
 struct Renewed {
@@ -28,7 +28,8 @@ impl TryFrom<v1::HeartbeatResponse> for Renewed {
 }
 
 impl MetadataClient {
-    /// Makes a node known, or starts or resumes an incarnation.
+    /// Makes a node known, or starts or resumes an incarnation. Refused with `STALE_SESSION` when
+    /// another process of the node has joined since [`Self::last_session`] was asked.
     ///
     /// # Errors
     /// See [`ClientError`].
@@ -40,6 +41,20 @@ impl MetadataClient {
         .await
     }
 
+    /// The last session of a node, as a join has to name it; 0 for a node that is not known.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn last_session(&self, node: &Name) -> Result<SessionNumber, ClientError> {
+        match self.node(&Selector::Name(node.clone())).await {
+            Ok(node) => Ok(node.session),
+            Err(error) if error.kind() == ErrorKind::Refused(ErrorReason::NodeNotFound) => {
+                Ok(SessionNumber::default())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Renews the lease of an incarnation. The time that counts is the one before this call: who
     /// keeps a lease sends each renewal once, with [`crate::Policy::once`].
     ///
@@ -47,9 +62,9 @@ impl MetadataClient {
     /// See [`ClientError`].
     pub async fn heartbeat(
         &self,
-        node: NodeIncarnation,
+        caller: NodeSession,
     ) -> Result<(NodeState, LeaseTimers), ClientError> {
-        let request = v1::HeartbeatRequest { node: Some(node.into()) };
+        let request = v1::HeartbeatRequest { caller: Some(caller.into()) };
         let renewed = self.call("renew the lease", request, async |channel, request| {
             on_channel!(NodesClient, channel).heartbeat(request).await
         });

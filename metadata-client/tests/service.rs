@@ -88,12 +88,12 @@ async fn pools_volumes_and_nodes_are_made_found_and_listed() {
     assert_eq!(client.volumes().await.expect("listed"), std::slice::from_ref(&volume));
     let joined = join(&client).await;
     assert_eq!((joined.cluster, joined.timers), (cluster.id, LeaseTimers::DEFAULT));
-    let node = joined.node;
-    let (state, _) = client.heartbeat(node).await.expect("renewed");
+    let caller = joined.session;
+    let (state, _) = client.heartbeat(caller).await.expect("renewed");
     assert_eq!(state, NodeState::Active);
     assert_eq!(client.nodes().await.expect("listed").len(), 1);
     let selector = Selector::Name(name("n"));
-    assert_eq!(client.node(&selector).await.expect("found").id, node.node);
+    assert_eq!(client.node(&selector).await.expect("found").id, caller.node.node);
     let request = fresh_request_id();
     let delete = DeleteVolume { request, volume: Selector::Id(volume.id) };
     client.delete_volume(&delete).await.expect("it begins");
@@ -101,20 +101,23 @@ async fn pools_volumes_and_nodes_are_made_found_and_listed() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert!(client.operations().await.expect("listed").is_empty());
-    client.leave(&Leave { request: fresh_request_id(), node }).await.expect("gone");
+    client.leave(&Leave { request: fresh_request_id(), caller }).await.expect("gone");
 }
 
 async fn join(client: &MetadataClient) -> Joined {
     let boot = BootId::from_u128(1);
-    let join = Join { request: fresh_request_id(), name: name("n"), boot, resume: None };
+    let last_session = client.last_session(&name("n")).await.expect("answered");
+    let request = fresh_request_id();
+    let join = Join { request, name: name("n"), boot, resume: None, last_session };
     client.join(&join).await.expect("joined")
 }
 
 /// A commit that maps logical extent 4.
-fn commit(held: &Attachment, slot: Slot) -> CommitMap {
+fn commit(caller: NodeSession, held: &Attachment, slot: Slot) -> CommitMap {
     CommitMap {
         request: fresh_request_id(),
-        node: held.node,
+        caller,
+        number: held.last_commit.next(),
         volume: held.volume.id,
         epoch: held.epoch,
         layer: held.volume.head,
@@ -130,36 +133,37 @@ async fn a_volume_is_attached_written_and_detached() {
     let (address, _serving) = serve(RedbStore::in_memory(), "127.0.0.1:0").await;
     let client = client(address);
     let (pool, volume) = made_pool_and_volume(&client).await;
-    let node = join(&client).await.node;
-    let attach = Attach { request: fresh_request_id(), volume: Selector::Id(volume.id), node };
+    let caller = join(&client).await.session;
+    let node = caller.node;
+    let attach = Attach { request: fresh_request_id(), volume: Selector::Id(volume.id), caller };
     let held = client.attach(&attach).await.expect("granted");
     let epoch = held.epoch;
-    let resume = ResumeAttachment { volume: volume.id, epoch, node };
+    let resume = ResumeAttachment { volume: volume.id, epoch, caller };
     assert_eq!(client.resume_attachment(resume).await.expect("held"), held);
     assert_eq!(client.attachments(node).await.expect("listed").len(), 1);
-    let reserve = ReserveExtents { request: fresh_request_id(), node, pool: pool.id, count: 3 };
+    let reserve = ReserveExtents { request: fresh_request_id(), caller, pool: pool.id, count: 3 };
     let runs = client.reserve_extents(&reserve).await.expect("reserved");
     let reserved = client.reservations(node).await.expect("listed");
     assert_eq!(reserved, [PoolReservation { pool: pool.id, runs: runs.clone() }]);
     let slot = Slot::fresh(runs[0].first(), pool.extent_size);
-    client.commit_map(&commit(&held, slot.clone())).await.expect("committed");
+    client.commit_map(&commit(caller, &held, slot.clone())).await.expect("committed");
     let read = ReadMap { layer: volume.head, from: LogicalExtent::new(0), limit: 9 };
     let page = client.read_map(read).await.expect("read");
     assert_eq!(page.entries, [MapEntry { at: LogicalExtent::new(4), slot }]);
     let rest = ExtentRun::new(runs[0].iter().nth(1).expect("three"), 2);
     let request = fresh_request_id();
-    let release = ReleaseExtents { request, node, pool: pool.id, runs: vec![rest] };
+    let release = ReleaseExtents { request, caller, pool: pool.id, runs: vec![rest] };
     client.release_extents(&release).await.expect("released");
     let status = client.pool_status(&Selector::Id(pool.id)).await.expect("a status");
     assert_eq!(status.usage.allocated_extents, 3);
     let summary = client.fsck(|finding| panic!("{finding:?}")).await.expect("checked");
     assert_eq!((summary.findings, summary.slots), (0, 1));
     let (request, stale_epoch) = (fresh_request_id(), Epoch::new(7));
-    let retire = RetireJournal { request, volume: volume.id, epoch, node, stale_epoch };
+    let retire = RetireJournal { request, volume: volume.id, epoch, caller, stale_epoch };
     let error = client.retire_journal(&retire).await.expect_err("there is none");
     assert_eq!(error.kind(), ErrorKind::Refused(ErrorReason::JournalNotFound));
     let (request, mode) = (fresh_request_id(), DetachMode::Clean);
-    let detach = Detach { request, volume: volume.id, epoch, node, mode };
+    let detach = Detach { request, volume: volume.id, epoch, caller, mode };
     client.detach(&detach).await.expect("detached");
 }
 

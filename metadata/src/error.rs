@@ -7,8 +7,8 @@ use std::time::Duration;
 use lunar_proto::domain::{Holder, NodeState, VolumeState};
 use lunar_proto::error::{ErrorReason, ErrorReport, Facts, FieldError};
 use lunar_types::{
-    ByteCount, Epoch, ExtentAddress, Incarnation, JournalSeq, LayerId, LogicalBlockSize, LunId,
-    Name, NodeIncarnation, PoolId, RequestId, VolumeId,
+    ByteCount, CommitNumber, Epoch, ExtentAddress, Incarnation, JournalSeq, LayerId,
+    LogicalBlockSize, LunId, Name, NodeIncarnation, PoolId, RequestId, SessionNumber, VolumeId,
 };
 
 use crate::store::{StoreError, TransactError};
@@ -173,6 +173,21 @@ pub enum ServiceError {
         /// Its state.
         state: NodeState,
     },
+    /// Another process of the node has joined since.
+    #[error(
+        "node '{name}' ({node}) is in session {held}, the request came from session {given}: a \
+         later fs-core process of this node has taken over, and this one must exit"
+    )]
+    StaleSession {
+        /// The node.
+        name: Name,
+        /// Its newest incarnation.
+        node: NodeIncarnation,
+        /// The session of the process that joined last.
+        held: SessionNumber,
+        /// The session in the request.
+        given: SessionNumber,
+    },
     /// Its daemon may still run.
     #[error(
         "node '{name}' runs already as {node} on this boot and was heard from {heard_ms} ms ago: \
@@ -231,6 +246,21 @@ pub enum ServiceError {
         pool: PoolId,
         /// Whose reservation it should be in.
         node: NodeIncarnation,
+    },
+    /// The commit does not follow the last one.
+    #[error(
+        "the last commit of volume {volume} under epoch {epoch} is number {last}, this one is \
+         number {given}: it comes too late or too early, and changes nothing"
+    )]
+    CommitOutOfOrder {
+        /// The volume.
+        volume: VolumeId,
+        /// The epoch of the grant.
+        epoch: Epoch,
+        /// The number of the last commit.
+        last: CommitNumber,
+        /// The number in the request.
+        given: CommitNumber,
     },
     /// The checkpoint would fall.
     #[error("volume {volume} has checkpoint {stored} of epoch {epoch}, the commit says {given}")]
@@ -324,11 +354,13 @@ impl ServiceError {
             Self::NotAttached { .. } => ErrorReason::NotAttached,
             Self::StaleEpoch { .. } => ErrorReason::StaleEpoch,
             Self::NodeFenced { .. } => ErrorReason::NodeFenced,
+            Self::StaleSession { .. } => ErrorReason::StaleSession,
             Self::NodeAlive { .. } => ErrorReason::NodeAlive,
             Self::NodeHoldsAttachments { .. } => ErrorReason::NodeHoldsAttachments,
             Self::StaleJournals { .. } => ErrorReason::StaleJournals,
             Self::LayerNotWritable { .. } => ErrorReason::LayerNotWritable,
             Self::ExtentNotReserved { .. } => ErrorReason::ExtentNotReserved,
+            Self::CommitOutOfOrder { .. } => ErrorReason::CommitOutOfOrder,
             Self::CheckpointRegression { .. } => ErrorReason::CheckpointRegression,
             Self::PoolFull { .. } => ErrorReason::PoolFull,
             Self::LimitReached { .. } => ErrorReason::LimitReached,
@@ -416,6 +448,12 @@ impl ServiceError {
                 fact("newest_incarnation", newest);
                 fact("state", state);
             }
+            Self::StaleSession { name, node, held, given } => {
+                fact("node_name", name);
+                fact("node", node);
+                fact("session_held", held);
+                fact("session_given", given);
+            }
             Self::NodeAlive { name, node, heard_ago, wait } => {
                 fact("node_name", name);
                 fact("node", node);
@@ -452,6 +490,12 @@ impl ServiceError {
                 fact("extent", extent);
                 fact("pool", pool);
                 fact("node", node);
+            }
+            Self::CommitOutOfOrder { volume, epoch, last, given } => {
+                fact("volume", volume);
+                fact("epoch", epoch);
+                fact("commit_last", last);
+                fact("commit_given", given);
             }
             Self::CheckpointRegression { volume, epoch, stored, given } => {
                 fact("volume", volume);

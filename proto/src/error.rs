@@ -82,6 +82,8 @@ reasons! {
     StaleEpoch = "STALE_EPOCH" => FailedPrecondition,
     /// The incarnation is fenced, has left, or has been replaced by a newer one.
     NodeFenced = "NODE_FENCED" => FailedPrecondition,
+    /// A later process of the node has joined; facts: `node`, `session_held`, `session_given`.
+    StaleSession = "STALE_SESSION" => FailedPrecondition,
     /// The node was heard from a moment ago: a second daemon must not take its place.
     NodeAlive = "NODE_ALIVE" => FailedPrecondition,
     /// The incarnation still holds attachments.
@@ -92,6 +94,9 @@ reasons! {
     LayerNotWritable = "LAYER_NOT_WRITABLE" => FailedPrecondition,
     /// The extent is not in the reservation that it should come from.
     ExtentNotReserved = "EXTENT_NOT_RESERVED" => FailedPrecondition,
+    /// The commit does not follow the last one under this grant; facts: `commit_last`,
+    /// `commit_given`.
+    CommitOutOfOrder = "COMMIT_OUT_OF_ORDER" => FailedPrecondition,
     /// The checkpoint would fall behind the one that is stored.
     CheckpointRegression = "CHECKPOINT_REGRESSION" => FailedPrecondition,
     /// The pool has no free extent.
@@ -232,11 +237,13 @@ mod tests {
             ("NOT_ATTACHED", 9),
             ("STALE_EPOCH", 9),
             ("NODE_FENCED", 9),
+            ("STALE_SESSION", 9),
             ("NODE_ALIVE", 9),
             ("NODE_HOLDS_ATTACHMENTS", 9),
             ("STALE_JOURNALS", 9),
             ("LAYER_NOT_WRITABLE", 9),
             ("EXTENT_NOT_RESERVED", 9),
+            ("COMMIT_OUT_OF_ORDER", 9),
             ("CHECKPOINT_REGRESSION", 9),
             ("POOL_FULL", 8),
             ("LIMIT_REACHED", 8),

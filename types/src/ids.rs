@@ -146,6 +146,17 @@ counter_id!(
     u32
 );
 counter_id!(
+    /// Rises at every start of a process that speaks for a node, never falls, and outlives
+    /// incarnations. 0 is a node that never joined.
+    SessionNumber,
+    u64
+);
+counter_id!(
+    /// Counts the map commits under one grant. 0 is before the first.
+    CommitNumber,
+    u64
+);
+counter_id!(
     /// Rises at every grant of a volume to a node. 0 is a volume that was never granted.
     Epoch,
     u64
@@ -178,6 +189,28 @@ impl Epoch {
     }
 }
 
+impl SessionNumber {
+    /// The session after this one.
+    ///
+    /// # Panics
+    /// When 2^64 sessions are used up.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0.checked_add(1).expect("a node starts fewer than 2^64 times"))
+    }
+}
+
+impl CommitNumber {
+    /// The number of the next commit.
+    ///
+    /// # Panics
+    /// When 2^64 commits are used up.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0.checked_add(1).expect("a grant sees fewer than 2^64 commits"))
+    }
+}
+
 /// One life of a node: what fencing acts upon and what reservations belong to.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct NodeIncarnation {
@@ -190,6 +223,21 @@ pub struct NodeIncarnation {
 impl fmt::Display for NodeIncarnation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.node, self.incarnation)
+    }
+}
+
+/// One process that speaks for an incarnation: calls of an earlier one are refused.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct NodeSession {
+    /// The incarnation.
+    pub node: NodeIncarnation,
+    /// Which of the node's processes.
+    pub number: SessionNumber,
+}
+
+impl fmt::Display for NodeSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} in session {}", self.node, self.number)
     }
 }
 

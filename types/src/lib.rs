@@ -23,8 +23,8 @@ pub use geometry::{
     VOLUME_BYTES_MAX, VolumeSize, VolumeSizeError,
 };
 pub use ids::{
-    BootId, ClusterId, Epoch, IdParseError, Incarnation, JournalSeq, LayerId, LunId, NodeId,
-    NodeIncarnation, PoolId, RequestId, VolumeId,
+    BootId, ClusterId, CommitNumber, Epoch, IdParseError, Incarnation, JournalSeq, LayerId, LunId,
+    NodeId, NodeIncarnation, NodeSession, PoolId, RequestId, SessionNumber, VolumeId,
 };
 pub use names::{Name, NameError};
 pub use presence::Presence;

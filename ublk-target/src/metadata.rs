@@ -15,8 +15,8 @@ use lunar_proto::domain::{
 };
 use lunar_proto::error::{ErrorReason, ErrorReport};
 use lunar_types::{
-    BootId, Epoch, ExtentRun, ExtentSize, Incarnation, JournalSeq, LayerId, LogicalExtent, Name,
-    NodeIncarnation, PoolId, RequestId, Slot, VolumeId,
+    BootId, CommitNumber, Epoch, ExtentRun, ExtentSize, Incarnation, JournalSeq, LayerId,
+    LogicalExtent, Name, NodeIncarnation, PoolId, RequestId, Slot, VolumeId,
 };
 
 /// A call to the metadata service failed.
@@ -55,6 +55,13 @@ impl MetadataError {
             || matches!(self.reason(), Some(ErrorReason::StoreBusy | ErrorReason::StoreFailed))
     }
 
+    /// Whether the service says that this process must not go on: its incarnation is over, or a
+    /// later process of the node has taken over.
+    #[must_use]
+    pub const fn is_lease_lost(&self) -> bool {
+        matches!(self.reason(), Some(ErrorReason::NodeFenced | ErrorReason::StaleSession))
+    }
+
     /// Whether the service says that this incarnation does not hold the volume.
     #[must_use]
     pub const fn is_not_ours(&self) -> bool {
@@ -91,6 +98,8 @@ pub struct MapCommit {
     pub request: RequestId,
     /// Under which grant.
     pub grant: Grant,
+    /// One more than the last commit's under this grant.
+    pub number: CommitNumber,
     /// The head layer.
     pub layer: LayerId,
     /// The pool's extent size.
@@ -103,7 +112,8 @@ pub struct MapCommit {
     pub replay_of: Option<Epoch>,
 }
 
-/// What fs-core asks of the metadata service.
+/// What fs-core asks of the metadata service. Every call but the lists is made under the session
+/// that the last join of this process gave; the service refuses those of earlier processes.
 pub trait Metadata: Send + Sync {
     /// Starts or resumes an incarnation of the node.
     fn join(&self, name: Name, boot: BootId, resume: Option<Incarnation>) -> Reply<'_, Joined>;

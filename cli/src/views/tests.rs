@@ -17,7 +17,7 @@ use lunar_proto::v1;
 use lunar_types::{
     BlockRange, BootId, ByteCount, Epoch, ExtentAddress, ExtentSize, Incarnation, LayerId,
     LogicalBlockSize, LogicalExtent, LunId, LunIndex, Name, NodeId, NodeIncarnation, PoolId,
-    Presence, Slot, SlotPlace, VolumeId, VolumeSize,
+    Presence, SessionNumber, Slot, SlotPlace, VolumeId, VolumeSize,
 };
 
 use super::*;
@@ -198,6 +198,7 @@ fn node_list_is_golden() {
         state,
         heard_ago,
         attachments: 2,
+        session: SessionNumber::new(9),
     };
     let heard = Some(Duration::from_millis(1234));
     let nodes = [node(1, "n1", NodeState::Active, heard), node(2, "n2", NodeState::Fenced, None)];

@@ -9,8 +9,8 @@ use super::inventory::{Inventory, walk_table};
 use super::report::{FindingKind, Report};
 use crate::error::ServiceError;
 use crate::keyspace::{
-    Counter, CounterKey, LunOwnerKey, NodeAttachmentKey, NodeNameKey, NodeStaleJournalKey,
-    OperationKey, PoolNameKey, PoolVolumeKey, VolumeNameKey,
+    AttachmentRecord, Counter, CounterKey, LunOwnerKey, NodeAttachmentKey, NodeNameKey,
+    NodeStaleJournalKey, OperationKey, PoolNameKey, PoolVolumeKey, VolumeNameKey,
 };
 use crate::store::Txn;
 
@@ -24,6 +24,7 @@ pub(super) async fn check<T: Txn>(
     check_volumes(all, report);
     check_pool_volumes(txn, all, report).await?;
     check_layers(all, report);
+    check_sessions(all, report);
     check_attachments(all, report);
     check_node_lists(txn, all, report).await?;
     check_operations(txn, all, report).await?;
@@ -191,6 +192,41 @@ fn check_layers(all: &Inventory, report: &mut Report<'_>) {
     }
 }
 
+/// Each incarnation began with a join, and each join has a session of its own.
+fn check_sessions(all: &Inventory, report: &mut Report<'_>) {
+    for (node, record) in &all.nodes {
+        let (session, incarnation) = (record.session, record.incarnation);
+        if session.get() < u64::from(incarnation.get()) {
+            let message = format!(
+                "node {node} is in incarnation {incarnation}, but only in session {session}"
+            );
+            let facts: &[(&str, &dyn ToString)] =
+                &[("node", node), ("incarnation", &incarnation), ("session", &session)];
+            report.find(FindingKind::SessionBehind, message, facts);
+        }
+    }
+}
+
+/// Before the first commit there is no request and no checkpoint.
+fn check_last_commit(volume: VolumeId, held: &AttachmentRecord, report: &mut Report<'_>) {
+    let AttachmentRecord { last_commit, last_request, checkpoint, .. } = held;
+    let is_fresh = last_request.as_u128() == 0 && checkpoint.get() == 0;
+    if last_commit.get() > 0 || is_fresh {
+        return;
+    }
+    let message = format!(
+        "volume {volume} has checkpoint {checkpoint}, its last commit is number {last_commit} \
+         of request {last_request}"
+    );
+    let facts: &[(&str, &dyn ToString)] = &[
+        ("volume", &volume),
+        ("checkpoint", checkpoint),
+        ("commit", last_commit),
+        ("request", last_request),
+    ];
+    report.find(FindingKind::CommitNumberInvalid, message, facts);
+}
+
 /// Checks one grant or journal: its volume, its writer.
 fn check_writer(
     all: &Inventory,
@@ -216,6 +252,7 @@ fn check_writer(
 fn check_attachments(all: &Inventory, report: &mut Report<'_>) {
     for (volume, held) in &all.attachments {
         check_writer(all, "attachment", *volume, held.epoch, held.node, report);
+        check_last_commit(*volume, held, report);
         let given = all.volumes.get(volume).map_or(held.epoch, |record| record.epoch);
         if given != held.epoch {
             let message = format!(

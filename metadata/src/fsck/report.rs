@@ -57,6 +57,10 @@ kinds! {
     AttachmentIndexMismatch = "attachment-index-mismatch",
     /// An epoch is greater than one that must be later.
     EpochInversion = "epoch-inversion",
+    /// A node has had fewer sessions than incarnations: calls of the dead could pass for its own.
+    SessionBehind = "session-behind",
+    /// What an attachment says of its last commit cannot be.
+    CommitNumberInvalid = "commit-number-invalid",
     /// Something belongs to an incarnation that never was.
     IncarnationUnknown = "incarnation-unknown",
     /// A reservation is in an unknown pool or LUN.

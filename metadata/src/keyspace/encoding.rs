@@ -1,9 +1,10 @@
 //! Values: fields one after the other, little-endian, behind one byte of version.
 
 use lunar_types::{
-    BootId, ByteCount, ClusterId, Epoch, ExtentAddress, ExtentRun, ExtentSize, Incarnation,
-    JournalSeq, LayerId, LogicalBlockSize, LunId, LunIndex, Name, NodeId, NodeIncarnation,
-    PhysicalExtent, PoolId, VolumeId, VolumeSize,
+    BootId, ByteCount, ClusterId, CommitNumber, Epoch, ExtentAddress, ExtentRun, ExtentSize,
+    Incarnation, JournalSeq, LayerId, LogicalBlockSize, LunId, LunIndex, Name, NodeId,
+    NodeIncarnation, NodeSession, PhysicalExtent, PoolId, RequestId, SessionNumber, VolumeId,
+    VolumeSize,
 };
 
 /// Why bytes are not the value they should be.
@@ -144,7 +145,16 @@ macro_rules! counter_field {
         })+
     };
 }
-counter_field!(LayerId, NodeId, Incarnation, Epoch, JournalSeq, ByteCount);
+counter_field!(
+    LayerId,
+    NodeId,
+    Incarnation,
+    SessionNumber,
+    Epoch,
+    CommitNumber,
+    JournalSeq,
+    ByteCount
+);
 
 macro_rules! uuid_field {
     ($($id:ty),+) => {
@@ -160,7 +170,7 @@ macro_rules! uuid_field {
         })+
     };
 }
-uuid_field!(ClusterId, LunId, PoolId, VolumeId, BootId);
+uuid_field!(ClusterId, LunId, PoolId, VolumeId, BootId, RequestId);
 
 impl Field for bool {
     fn put(&self, out: &mut Vec<u8>) {
@@ -257,6 +267,17 @@ impl Field for NodeIncarnation {
 
     fn take(input: &mut &[u8]) -> Result<Self, DecodeError> {
         Ok(Self { node: Field::take(input)?, incarnation: Field::take(input)? })
+    }
+}
+
+impl Field for NodeSession {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.node.put(out);
+        self.number.put(out);
+    }
+
+    fn take(input: &mut &[u8]) -> Result<Self, DecodeError> {
+        Ok(Self { node: Field::take(input)?, number: Field::take(input)? })
     }
 }
 

@@ -23,4 +23,4 @@ pub use slot_value::SlotValue;
 pub use typed::{Entry, KeyedTxn, TypedRange};
 
 /// The version of the layout that this program writes.
-pub const KEYSPACE_VERSION: u32 = 1;
+pub const KEYSPACE_VERSION: u32 = 2;

@@ -2,8 +2,9 @@
 
 use lunar_proto::domain::{NodeState, OperationWork, VolumeState};
 use lunar_types::{
-    BootId, ByteCount, ClusterId, Epoch, ExtentRun, ExtentSize, Incarnation, JournalSeq, LayerId,
-    LogicalBlockSize, LunId, LunIndex, Name, NodeIncarnation, PoolId, VolumeId, VolumeSize,
+    BootId, ByteCount, ClusterId, CommitNumber, Epoch, ExtentRun, ExtentSize, Incarnation,
+    JournalSeq, LayerId, LogicalBlockSize, LunId, LunIndex, Name, NodeIncarnation, NodeSession,
+    PoolId, RequestId, SessionNumber, VolumeId, VolumeSize,
 };
 
 use super::encoding::{DecodeError, Field, Record, invalid};
@@ -154,6 +155,8 @@ records! {
         boot: BootId,
         /// Where it is in its life.
         state: NodeState,
+        /// The session of the process that joined last; calls of any other are refused.
+        session: SessionNumber,
     }
 
     /// The grant of a volume.
@@ -164,6 +167,10 @@ records! {
         epoch: Epoch,
         /// Up to where the journal is in the map.
         checkpoint: JournalSeq,
+        /// The number of the last commit under this grant.
+        last_commit: CommitNumber,
+        /// The request that it was: sent again, it is answered again. 0 before the first.
+        last_request: RequestId,
         /// Where the journal is.
         journal: Vec<ExtentRun>,
     }
@@ -210,8 +217,8 @@ pub enum Outcome {
     Volume(VolumeId),
     /// A node has joined.
     Joined {
-        /// As which incarnation.
-        node: NodeIncarnation,
+        /// As which process of which incarnation.
+        session: NodeSession,
         /// Whether it is the former one.
         resumed: bool,
     },
@@ -238,9 +245,9 @@ impl Field for Outcome {
                 2_u8.put(out);
                 volume.put(out);
             }
-            Self::Joined { node, resumed } => {
+            Self::Joined { session, resumed } => {
                 3_u8.put(out);
-                node.put(out);
+                session.put(out);
                 resumed.put(out);
             }
             Self::Attached { volume, epoch } => {
@@ -260,7 +267,7 @@ impl Field for Outcome {
             0 => Self::Done,
             1 => Self::Pool(Field::take(input)?),
             2 => Self::Volume(Field::take(input)?),
-            3 => Self::Joined { node: Field::take(input)?, resumed: Field::take(input)? },
+            3 => Self::Joined { session: Field::take(input)?, resumed: Field::take(input)? },
             4 => Self::Attached { volume: Field::take(input)?, epoch: Field::take(input)? },
             5 => Self::Reserved(Field::take(input)?),
             other => return Err(invalid("outcome", other)),

@@ -16,7 +16,7 @@ impl<S: MetaStore> Attachments for Handlers<S> {
         &self,
         request: Request<v1::AttachRequest>,
     ) -> Result<Response<v1::Attachment>, Status> {
-        self.require_node(&request, request.get_ref().node.as_ref()).await?;
+        self.require_caller(&request, request.get_ref().caller.as_ref()).await?;
         let request = Attach::try_from(request.into_inner())?;
         let held = self.call(move |service| block_on(service.attach(&request))).await?;
         Ok(Response::new(held.into()))
@@ -26,7 +26,7 @@ impl<S: MetaStore> Attachments for Handlers<S> {
         &self,
         request: Request<v1::ResumeAttachmentRequest>,
     ) -> Result<Response<v1::Attachment>, Status> {
-        self.require_node(&request, request.get_ref().node.as_ref()).await?;
+        self.require_caller(&request, request.get_ref().caller.as_ref()).await?;
         let request = ResumeAttachment::try_from(request.into_inner())?;
         let held = self.call(move |service| block_on(service.resume_attachment(request))).await?;
         Ok(Response::new(held.into()))
@@ -36,7 +36,7 @@ impl<S: MetaStore> Attachments for Handlers<S> {
         &self,
         request: Request<v1::DetachRequest>,
     ) -> Result<Response<v1::DetachResponse>, Status> {
-        self.require_node(&request, request.get_ref().node.as_ref()).await?;
+        self.require_caller(&request, request.get_ref().caller.as_ref()).await?;
         let request = Detach::try_from(request.into_inner())?;
         self.call(move |service| block_on(service.detach(&request))).await?;
         Ok(Response::new(v1::DetachResponse {}))
@@ -46,7 +46,7 @@ impl<S: MetaStore> Attachments for Handlers<S> {
         &self,
         request: Request<v1::RetireJournalRequest>,
     ) -> Result<Response<v1::RetireJournalResponse>, Status> {
-        self.require_node(&request, request.get_ref().node.as_ref()).await?;
+        self.require_caller(&request, request.get_ref().caller.as_ref()).await?;
         let request = RetireJournal::try_from(request.into_inner())?;
         self.call(move |service| block_on(service.retire_journal(&request))).await?;
         self.work.notify_one();

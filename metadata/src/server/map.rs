@@ -17,7 +17,7 @@ impl<S: MetaStore> Map for Handlers<S> {
         &self,
         request: Request<v1::CommitMapRequest>,
     ) -> Result<Response<v1::CommitMapResponse>, Status> {
-        self.require_node(&request, request.get_ref().node.as_ref()).await?;
+        self.require_caller(&request, request.get_ref().caller.as_ref()).await?;
         let request = CommitMap::try_from(request.into_inner())?;
         self.call(move |service| block_on(service.commit_map(&request))).await?;
         Ok(Response::new(v1::CommitMapResponse {}))
@@ -40,7 +40,7 @@ impl<S: MetaStore> Reservations for Handlers<S> {
         &self,
         request: Request<v1::ReserveExtentsRequest>,
     ) -> Result<Response<v1::ReserveExtentsResponse>, Status> {
-        self.require_node(&request, request.get_ref().node.as_ref()).await?;
+        self.require_caller(&request, request.get_ref().caller.as_ref()).await?;
         let request = ReserveExtents::try_from(request.into_inner())?;
         let runs = self.call(move |service| block_on(service.reserve_extents(&request))).await?;
         Ok(Response::new(v1::ReserveExtentsResponse { runs: to_list(runs) }))
@@ -50,7 +50,7 @@ impl<S: MetaStore> Reservations for Handlers<S> {
         &self,
         request: Request<v1::ReleaseExtentsRequest>,
     ) -> Result<Response<v1::ReleaseExtentsResponse>, Status> {
-        self.require_node(&request, request.get_ref().node.as_ref()).await?;
+        self.require_caller(&request, request.get_ref().caller.as_ref()).await?;
         let request = ReleaseExtents::try_from(request.into_inner())?;
         self.call(move |service| block_on(service.release_extents(&request))).await?;
         Ok(Response::new(v1::ReleaseExtentsResponse {}))

@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use lunar_proto::error::ErrorReason;
 use lunar_proto::v1;
-use lunar_types::NodeIncarnation;
+use lunar_types::{NodeId, NodeIncarnation, NodeSession};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -92,15 +92,31 @@ impl<S: MetaStore> Handlers<S> {
         node: Option<&v1::NodeIncarnation>,
     ) -> Result<NodeIncarnation, Status> {
         let identity = Identity::of(request)?;
-        let node = lunar_proto::wire::nested("node", node.copied())?;
-        let NodeIncarnation { node: id, .. } = node;
+        let node: NodeIncarnation = lunar_proto::wire::nested("node", node.copied())?;
+        self.require_node_id(identity, node.node).await?;
+        Ok(node)
+    }
+
+    /// Refuses a request that is not made by a process of this node.
+    async fn require_caller<T>(
+        &self,
+        request: &Request<T>,
+        caller: Option<&v1::NodeSession>,
+    ) -> Result<NodeSession, Status> {
+        let identity = Identity::of(request)?;
+        let caller: NodeSession = lunar_proto::wire::nested("caller", caller.copied())?;
+        self.require_node_id(identity, caller.node.node).await?;
+        Ok(caller)
+    }
+
+    async fn require_node_id(&self, identity: &Identity, node: NodeId) -> Result<(), Status> {
         if let Some(allowed) = identity.only_node() {
-            let selector = lunar_proto::domain::Selector::Id(id);
+            let selector = lunar_proto::domain::Selector::Id(node);
             let found =
                 self.call(move |service| crate::seams::block_on(service.node(&selector))).await?;
             identity.require_node_name(&found.name, &allowed)?;
         }
-        Ok(node)
+        Ok(())
     }
 }
 

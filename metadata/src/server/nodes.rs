@@ -22,7 +22,7 @@ impl<S: MetaStore> Nodes for Handlers<S> {
         identity.require_join(&request.name)?;
         let name = request.name.clone();
         let joined = self.call(move |service| block_on(service.join(&request))).await?;
-        info!(node = %name, incarnation = %joined.node, resumed = joined.resumed, "node joined");
+        info!(node = %name, session = %joined.session, resumed = joined.resumed, "node joined");
         self.work.notify_one();
         Ok(Response::new(joined.into()))
     }
@@ -31,8 +31,8 @@ impl<S: MetaStore> Nodes for Handlers<S> {
         &self,
         request: Request<v1::HeartbeatRequest>,
     ) -> Result<Response<v1::HeartbeatResponse>, Status> {
-        let node = self.require_node(&request, request.get_ref().node.as_ref()).await?;
-        let (state, timers) = self.call(move |service| block_on(service.heartbeat(node))).await?;
+        let caller = self.require_caller(&request, request.get_ref().caller.as_ref()).await?;
+        let (state, timers) = self.call(move |service| block_on(service.heartbeat(caller))).await?;
         let state = v1::NodeState::from(state).into();
         Ok(Response::new(v1::HeartbeatResponse { state, timers: Some(timers.into()) }))
     }
@@ -41,9 +41,9 @@ impl<S: MetaStore> Nodes for Handlers<S> {
         &self,
         request: Request<v1::LeaveRequest>,
     ) -> Result<Response<v1::LeaveResponse>, Status> {
-        self.require_node(&request, request.get_ref().node.as_ref()).await?;
+        self.require_caller(&request, request.get_ref().caller.as_ref()).await?;
         let request = Leave::try_from(request.into_inner())?;
-        let node = request.node;
+        let node = request.caller.node;
         self.call(move |service| block_on(service.leave(&request))).await?;
         info!(incarnation = %node, "node left");
         self.work.notify_one();

@@ -5,7 +5,9 @@
 //! - a grant is given away only when its holder is gone or has detached; what a holder that is
 //!   gone may have written into its journal is kept as a stale journal until it is retired;
 //! - stale journals are replayed and retired in the order of their epochs, before anything else
-//!   is committed: a replay over newer commits would bring old data back.
+//!   is committed: a replay over newer commits would bring old data back;
+//! - whoever asks is the last process of the holder's node: see `docs/metadata.md`, "Sessions and
+//!   commit numbers".
 //!
 //! Detaching cleanly says that the journal is in the map wholly, so it is refused while stale
 //! journals are left. Who cannot finish that detaches with [`DetachMode::KeepJournal`]: then
@@ -17,10 +19,13 @@ use lunar_proto::domain::{
     Attach, Attachment, AttachmentSummary, Detach, DetachMode, Layer, Page, PageRequest,
     ResumeAttachment, RetireJournal, StaleJournal, VolumeState,
 };
-use lunar_types::{Epoch, ExtentSize, JournalSeq, LayerId, NodeIncarnation, VolumeId};
+use lunar_types::{
+    CommitNumber, Epoch, ExtentSize, JournalSeq, LayerId, NodeIncarnation, NodeSession, RequestId,
+    VolumeId,
+};
 
 use super::geometry::PoolGeometry;
-use super::nodes::{is_live, reclaim_if_unused, require_live};
+use super::nodes::{is_live, reclaim_if_unused, require_session};
 use super::paging::page;
 use super::reservations::home_group;
 use super::space::{Allocator, Purpose, free_extents, runs_taken};
@@ -55,7 +60,7 @@ fn node_stale_key(node: NodeIncarnation, volume: VolumeId, epoch: Epoch) -> Node
 
 /// Ends an attachment and keeps its journal for a replay.
 pub(super) fn park_journal<T: Txn>(txn: &T, volume: VolumeId, attachment: &AttachmentRecord) {
-    let AttachmentRecord { node, epoch, checkpoint, journal } = attachment.clone();
+    let AttachmentRecord { node, epoch, checkpoint, journal, .. } = attachment.clone();
     remove_attachment(txn, volume, node);
     let stale = StaleJournalRecord { node, checkpoint, journal };
     txn.put(&StaleJournalKey { volume, epoch }, &stale);
@@ -107,14 +112,16 @@ pub(super) async fn require_oldest_stale<T: Txn>(
     }
 }
 
-/// The volume and its attachment, which must be held by this live incarnation under this epoch.
+/// The volume and its attachment, which must be held under this epoch by this live incarnation,
+/// whose last process the caller must be.
 pub(super) async fn require_attachment<T: Txn>(
     txn: &T,
     volume: VolumeId,
     epoch: Epoch,
-    node: NodeIncarnation,
+    caller: NodeSession,
 ) -> Result<(VolumeRecord, AttachmentRecord), ServiceError> {
-    require_live(txn, node).await?;
+    require_session(txn, caller).await?;
+    let node = caller.node;
     let record = txn.load(&VolumeKey { volume }).await?;
     let record =
         record.ok_or_else(|| ServiceError::VolumeNotFound { volume: volume.to_string() })?;
@@ -158,8 +165,8 @@ async fn take_over<T: Txn>(txn: &T, volume: VolumeId) -> Result<(), ServiceError
 }
 
 async fn attach<T: Txn>(txn: &T, request: &Attach) -> Result<Outcome, ServiceError> {
-    let node = request.node;
-    require_live(txn, node).await?;
+    let node = request.caller.node;
+    require_session(txn, request.caller).await?;
     let (volume, mut record) = find_volume(txn, &request.volume).await?;
     require_ready(volume, &record)?;
     take_over(txn, volume).await?;
@@ -173,8 +180,14 @@ async fn attach<T: Txn>(txn: &T, request: &Attach) -> Result<Outcome, ServiceErr
     }
     let epoch = record.epoch.next();
     let journal = runs_taken(&taken);
-    let checkpoint = JournalSeq::default();
-    let attachment = AttachmentRecord { node, epoch, checkpoint, journal };
+    let attachment = AttachmentRecord {
+        node,
+        epoch,
+        checkpoint: JournalSeq::default(),
+        last_commit: CommitNumber::default(),
+        last_request: RequestId::from_u128(0),
+        journal,
+    };
     record.epoch = epoch;
     txn.put(&VolumeKey { volume }, &record);
     txn.put(&AttachmentKey { volume }, &attachment);
@@ -203,8 +216,8 @@ async fn attachment_facts<T: Txn>(
     txn: &T,
     request: ResumeAttachment,
 ) -> Result<Attachment, ServiceError> {
-    let ResumeAttachment { volume, epoch, node } = request;
-    let (record, attachment) = require_attachment(txn, volume, epoch, node).await?;
+    let ResumeAttachment { volume, epoch, caller } = request;
+    let (record, attachment) = require_attachment(txn, volume, epoch, caller).await?;
     let stale = txn.scan(&stale_journals_of(volume), STALE_JOURNALS_MAX).await?;
     let stale = stale.into_iter().map(|(key, record)| StaleJournal {
         epoch: key.epoch,
@@ -214,19 +227,20 @@ async fn attachment_facts<T: Txn>(
     });
     Ok(Attachment {
         epoch,
-        node,
+        node: caller.node,
         layers: layer_chain(txn, record.head).await?,
         pool: PoolGeometry::load(txn, record.pool).await?.to_pool(),
         journal: attachment.journal,
         checkpoint: attachment.checkpoint,
         stale_journals: stale.collect(),
+        last_commit: attachment.last_commit,
         volume: volume_view(txn, volume, record).await?,
     })
 }
 
 async fn detach<T: Txn>(txn: &T, request: &Detach) -> Result<(), ServiceError> {
-    let Detach { volume, epoch, node, mode, .. } = *request;
-    let (record, attachment) = require_attachment(txn, volume, epoch, node).await?;
+    let Detach { volume, epoch, caller, mode, .. } = *request;
+    let (record, attachment) = require_attachment(txn, volume, epoch, caller).await?;
     match mode {
         DetachMode::KeepJournal => park_journal(txn, volume, &attachment),
         DetachMode::Clean => {
@@ -235,15 +249,15 @@ async fn detach<T: Txn>(txn: &T, request: &Detach) -> Result<(), ServiceError> {
                 return Err(ServiceError::StaleJournals { volume, oldest, wanted });
             }
             free_extents(txn, record.pool, &attachment.journal).await?;
-            remove_attachment(txn, volume, node);
+            remove_attachment(txn, volume, caller.node);
         }
     }
     Ok(())
 }
 
 async fn retire_journal<T: Txn>(txn: &T, request: &RetireJournal) -> Result<(), ServiceError> {
-    let RetireJournal { volume, epoch, node, stale_epoch, .. } = *request;
-    let (record, _) = require_attachment(txn, volume, epoch, node).await?;
+    let RetireJournal { volume, epoch, caller, stale_epoch, .. } = *request;
+    let (record, _) = require_attachment(txn, volume, epoch, caller).await?;
     let wanted = "retire a later one";
     let stale = require_oldest_stale(txn, volume, stale_epoch, wanted).await?;
     drop_stale_journal(txn, volume, &record, stale_epoch, &stale).await
@@ -253,15 +267,15 @@ impl<S: MetaStore> Service<S> {
     /// Grants a volume to an incarnation under the next epoch.
     ///
     /// # Errors
-    /// The incarnation is gone, the volume is not Ready or held by a live incarnation (also by
+    /// The incarnation is gone, a later process speaks for it, the volume is not Ready or held by a live incarnation (also by
     /// this one), or the pool has no extent for a journal.
     pub async fn attach(&self, request: &Attach) -> Result<Attachment, ServiceError> {
         let what = ("attach", request);
         let grant = |txn: Arc<S::Txn>| async move { attach(&*txn, request).await };
         match self.once(request.request, &what, grant).await? {
             Outcome::Attached { volume, epoch } => {
-                let node = request.node;
-                self.resume_attachment(ResumeAttachment { volume, epoch, node }).await
+                let caller = request.caller;
+                self.resume_attachment(ResumeAttachment { volume, epoch, caller }).await
             }
             other => Err(foreign_outcome(request.request, &other)),
         }
@@ -270,7 +284,7 @@ impl<S: MetaStore> Service<S> {
     /// The facts of an attachment that is held, without changing anything.
     ///
     /// # Errors
-    /// The incarnation is gone, or does not hold the volume under this epoch.
+    /// The incarnation is gone, a later process speaks for it, or it does not hold the volume under this epoch.
     pub async fn resume_attachment(
         &self,
         request: ResumeAttachment,

@@ -5,7 +5,8 @@
 //!   the holder's, or for a replay that of the incarnation whose journal is replayed;
 //! - an extent that a commit unmaps or replaces goes into that same reservation. The holder keeps
 //!   it there until I/O in flight has drained, and then uses it again or releases it;
-//! - a commit says how slots are to be, so committing it twice is committing it once;
+//! - commits of a grant are numbered and carried out in that order, each once, whenever copies of
+//!   them arrive;
 //! - while stale journals are left, only the oldest is committed.
 
 use std::collections::BTreeSet;
@@ -49,33 +50,18 @@ fn check_updates(request: &CommitMap) -> Result<(), ServiceError> {
     Ok(())
 }
 
-/// Whose checkpoint the commit moves.
-enum Journal {
-    Current(AttachmentRecord),
-    Stale(StaleJournalRecord),
-}
-
-impl Journal {
-    fn writer(&self) -> NodeIncarnation {
-        match self {
-            Self::Current(record) => record.node,
-            Self::Stale(record) => record.node,
-        }
-    }
-}
-
-async fn journal_of<T: Txn>(
+/// The stale journal that the commit comes from; while one is left, nothing else is committed.
+async fn replayed_journal<T: Txn>(
     txn: &T,
     request: &CommitMap,
-    attachment: AttachmentRecord,
-) -> Result<Journal, ServiceError> {
+) -> Result<Option<StaleJournalRecord>, ServiceError> {
     let volume = request.volume;
     if let Some(epoch) = request.replay_of {
         let wanted = "replay a later one";
-        return require_oldest_stale(txn, volume, epoch, wanted).await.map(Journal::Stale);
+        return require_oldest_stale(txn, volume, epoch, wanted).await.map(Some);
     }
     match oldest_stale(txn, volume).await? {
-        None => Ok(Journal::Current(attachment)),
+        None => Ok(None),
         Some((oldest, _)) => {
             Err(ServiceError::StaleJournals { volume, oldest, wanted: "commit anything new" })
         }
@@ -184,13 +170,14 @@ fn write_slots<T: Txn>(
     Ok(())
 }
 
-/// Moves the checkpoint of the journal forward.
+/// Moves the checkpoint of the replayed or of the own journal forward.
 fn move_checkpoint<T: Txn>(
     txn: &T,
     request: &CommitMap,
-    journal: Journal,
-    given: JournalSeq,
+    stale: Option<StaleJournalRecord>,
+    held: &mut AttachmentRecord,
 ) -> Result<(), ServiceError> {
+    let Some(given) = request.checkpoint else { return Ok(()) };
     let volume = request.volume;
     let forward = |stored: JournalSeq, epoch| {
         if given >= stored {
@@ -198,12 +185,9 @@ fn move_checkpoint<T: Txn>(
         }
         Err(ServiceError::CheckpointRegression { volume, epoch, stored, given })
     };
-    match journal {
-        Journal::Current(mut record) => {
-            record.checkpoint = forward(record.checkpoint, record.epoch)?;
-            txn.put(&AttachmentKey { volume }, &record);
-        }
-        Journal::Stale(mut record) => {
+    match stale {
+        None => held.checkpoint = forward(held.checkpoint, held.epoch)?,
+        Some(mut record) => {
             let epoch = request.replay_of.unwrap_or_default();
             record.checkpoint = forward(record.checkpoint, epoch)?;
             txn.put(&StaleJournalKey { volume, epoch }, &record);
@@ -212,29 +196,55 @@ fn move_checkpoint<T: Txn>(
     Ok(())
 }
 
+/// Whether the commit is the next one under its grant.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Next,
+    /// It was carried out as the last one, before the memory of requests ended.
+    LastAgain,
+}
+
+fn order_of(request: &CommitMap, held: &AttachmentRecord) -> Result<Order, ServiceError> {
+    let (last, given) = (held.last_commit, request.number);
+    if given == last.next() {
+        return Ok(Order::Next);
+    }
+    if given == last && request.request == held.last_request {
+        return Ok(Order::LastAgain);
+    }
+    let CommitMap { volume, epoch, .. } = *request;
+    Err(ServiceError::CommitOutOfOrder { volume, epoch, last, given })
+}
+
 async fn commit_map<T: Txn>(txn: &T, request: &CommitMap) -> Result<(), ServiceError> {
-    let CommitMap { volume, epoch, node, .. } = *request;
-    let (record, attachment) = require_attachment(txn, volume, epoch, node).await?;
-    let journal = journal_of(txn, request, attachment).await?;
+    let CommitMap { volume, epoch, caller, .. } = *request;
+    let (record, mut held) = require_attachment(txn, volume, epoch, caller).await?;
+    if order_of(request, &held)? == Order::LastAgain {
+        return Ok(());
+    }
+    let stale = replayed_journal(txn, request).await?;
+    let writer = stale.as_ref().map_or(held.node, |stale| stale.node);
     let layer = writable_layer(txn, request, &record).await?;
     check_geometry(txn, request, &record).await?;
     let key = |update: &SlotUpdate| SlotKey { layer: request.layer, at: update.at };
     let keys: Vec<SlotKey> = request.updates.iter().map(key).collect();
     let old = txn.load_many(&keys).await?;
     let changes: Vec<_> = request.updates.iter().zip(old).collect();
-    move_extents(txn, record.pool, journal.writer(), &changes).await?;
+    move_extents(txn, record.pool, writer, &changes).await?;
     write_slots(txn, request, layer, changes)?;
-    match request.checkpoint {
-        Some(given) => move_checkpoint(txn, request, journal, given),
-        None => Ok(()),
-    }
+    move_checkpoint(txn, request, stale, &mut held)?;
+    held.last_commit = request.number;
+    held.last_request = request.request;
+    txn.put(&AttachmentKey { volume }, &held);
+    Ok(())
 }
 
 impl<S: MetaStore> Service<S> {
     /// Changes slots of the head layer of an attached volume: all of the updates or none.
     ///
     /// # Errors
-    /// The grant is over, stale journals come first, the layer is not the head, an extent is not
+    /// The grant is over, a later process speaks for the node, the commit does not follow the last
+    /// one, stale journals come first, the layer is not the head, an extent is not
     /// in the reservation it should come from, or the checkpoint would fall.
     pub async fn commit_map(&self, request: &CommitMap) -> Result<(), ServiceError> {
         check_updates(request)?;

@@ -82,6 +82,15 @@ pub enum StartError {
         /// The version of the store.
         found: u32,
     },
+    /// An earlier version of the program wrote it, from before the first release.
+    #[error(
+        "the store has keyspace version {found}, this program reads {KEYSPACE_VERSION} alone: \
+         versions from before the first release are not converted, give the path of a new store"
+    )]
+    OlderKeyspace {
+        /// The version of the store.
+        found: u32,
+    },
     /// There are keys, but not ours.
     #[error("the store holds data that is not the metadata service's: give the path of another")]
     ForeignData,
@@ -119,7 +128,7 @@ pub async fn check_keyspace<T: Txn>(txn: &T) -> Result<Option<ClusterId>, StartE
         return Err(StartError::NewerKeyspace { found: keyspace.version });
     }
     if keyspace.version < KEYSPACE_VERSION {
-        return Err(StartError::ForeignData);
+        return Err(StartError::OlderKeyspace { found: keyspace.version });
     }
     Ok(Some(txn.load_known(&ClusterKey {}).await?.id))
 }

@@ -5,6 +5,9 @@
 //! - a new incarnation starts only when the former one is proven gone: it has left, it is
 //!   fenced, its host has booted anew, or it is on the same boot and has been silent for the
 //!   fencing time without anybody being able to resume it;
+//! - every join raises the session of its node, and is carried out only if the session that its
+//!   process has read is still the last: a call of an earlier process changes nothing, a join
+//!   neither;
 //! - what a gone incarnation had reserved comes back only when none of its journals is left.
 //!
 //! When a node was last heard from is known to this process alone and on its own clock; a fresh
@@ -17,7 +20,7 @@ use std::time::Duration;
 use lunar_proto::domain::{
     Join, Joined, LeaseTimers, Leave, Node, NodeState, OperationWork, Page, PageRequest, Selector,
 };
-use lunar_types::{Incarnation, NodeId, NodeIncarnation};
+use lunar_types::{Incarnation, NodeId, NodeIncarnation, NodeSession, SessionNumber};
 
 use super::operations::begin_operation;
 use super::paging::page;
@@ -45,6 +48,10 @@ impl Leases {
 
     fn hear(&self, node: NodeIncarnation, now: Duration) {
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        // A late answer about an incarnation that is gone says nothing of the one that lives.
+        if heard.keys().any(|other| other.node == node.node && *other > node) {
+            return;
+        }
         heard.retain(|other, _| other.node != node.node || *other == node);
         heard.insert(node, now);
     }
@@ -67,10 +74,7 @@ pub(super) fn is_live(record: &NodeRecord, node: NodeIncarnation) -> bool {
 }
 
 /// The record of a node whose incarnation must be live.
-pub(super) async fn require_live<T: Txn>(
-    txn: &T,
-    node: NodeIncarnation,
-) -> Result<NodeRecord, ServiceError> {
+async fn require_live<T: Txn>(txn: &T, node: NodeIncarnation) -> Result<NodeRecord, ServiceError> {
     let record = txn.load(&NodeKey { node: node.node }).await?;
     let record =
         record.ok_or_else(|| ServiceError::NodeNotFound { node: node.node.to_string() })?;
@@ -78,6 +82,27 @@ pub(super) async fn require_live<T: Txn>(
         return Ok(record);
     }
     Err(ServiceError::NodeFenced { node, newest: record.incarnation, state: record.state })
+}
+
+/// The record of a node whose incarnation must be live and whose last process the caller must be.
+pub(super) async fn require_session<T: Txn>(
+    txn: &T,
+    caller: NodeSession,
+) -> Result<NodeRecord, ServiceError> {
+    let record = require_live(txn, caller.node).await?;
+    if record.session == caller.number {
+        return Ok(record);
+    }
+    Err(stale_session(&record, caller.node.node, caller.number))
+}
+
+fn stale_session(record: &NodeRecord, node: NodeId, given: SessionNumber) -> ServiceError {
+    ServiceError::StaleSession {
+        name: record.name.clone(),
+        node: NodeIncarnation { node, incarnation: record.incarnation },
+        held: record.session,
+        given,
+    }
 }
 
 /// Begins to take back what a gone incarnation had reserved, once no journal of it is left.
@@ -120,16 +145,18 @@ async fn first_join<T: Txn>(txn: &T, request: &Join) -> Result<Outcome, ServiceE
     let raw = u16::try_from(raw)
         .map_err(|_| ServiceError::LimitReached { what: "nodes of a cluster", limit })?;
     let node = NodeId::new(raw);
-    let incarnation = Incarnation::new(1);
+    let (incarnation, session) = (Incarnation::new(1), SessionNumber::default().next());
     let record = NodeRecord {
         name: request.name.clone(),
         incarnation,
         boot: request.boot,
         state: NodeState::Active,
+        session,
     };
     txn.put(&NodeKey { node }, &record);
     txn.put(&NodeNameKey { name: request.name.clone() }, &NodeNameRecord { node });
-    Ok(Outcome::Joined { node: NodeIncarnation { node, incarnation }, resumed: false })
+    let node = NodeIncarnation { node, incarnation };
+    Ok(Outcome::Joined { session: NodeSession { node, number: session }, resumed: false })
 }
 
 async fn next_incarnation<T: Txn>(
@@ -140,14 +167,24 @@ async fn next_incarnation<T: Txn>(
 ) -> Result<Outcome, ServiceError> {
     let node = former.node;
     let incarnation = former.incarnation.next();
-    let record = NodeRecord { incarnation, boot: request.boot, state: NodeState::Active, ..record };
+    let (state, session) = (NodeState::Active, record.session.next());
+    let record = NodeRecord { incarnation, boot: request.boot, state, session, ..record };
     txn.put(&NodeKey { node }, &record);
     reclaim_if_unused(txn, former).await?;
-    Ok(Outcome::Joined { node: NodeIncarnation { node, incarnation }, resumed: false })
+    let node = NodeIncarnation { node, incarnation };
+    Ok(Outcome::Joined { session: NodeSession { node, number: session }, resumed: false })
 }
 
-async fn leave<T: Txn>(txn: &T, node: NodeIncarnation) -> Result<(), ServiceError> {
-    let mut record = require_live(txn, node).await?;
+/// The process that joins goes on under the incarnation of its predecessor.
+fn resume<T: Txn>(txn: &T, node: NodeIncarnation, record: NodeRecord) -> Outcome {
+    let session = record.session.next();
+    txn.put(&NodeKey { node: node.node }, &NodeRecord { session, ..record });
+    Outcome::Joined { session: NodeSession { node, number: session }, resumed: true }
+}
+
+async fn leave<T: Txn>(txn: &T, caller: NodeSession) -> Result<(), ServiceError> {
+    let node = caller.node;
+    let mut record = require_session(txn, caller).await?;
     let held = txn.scan(&attachments_of(node.node, node.incarnation), 100).await?;
     if let Some((first, _)) = held.first() {
         let (count, volume) = (held.len(), first.volume);
@@ -175,7 +212,8 @@ impl<S: MetaStore> Service<S> {
     /// Makes a node known, resumes its incarnation, or starts a new one.
     ///
     /// # Errors
-    /// The node may still run on this boot, or the cluster has no id left.
+    /// Another process of the node has joined since this one looked, the node may still run on
+    /// this boot, or the cluster has no id left.
     pub async fn join(&self, request: &Join) -> Result<Joined, ServiceError> {
         let now = self.seams.clock.now();
         let what = ("join", request);
@@ -184,11 +222,11 @@ impl<S: MetaStore> Service<S> {
                 self.rejoin(&*txn, request, now).await
             })
             .await?;
-        let Outcome::Joined { node, resumed } = outcome else {
+        let Outcome::Joined { session, resumed } = outcome else {
             return Err(foreign_outcome(request.request, &outcome));
         };
-        self.leases.hear(node, now);
-        Ok(Joined { node, resumed, timers: self.settings.timers, cluster: self.cluster })
+        self.leases.hear(session.node, now);
+        Ok(Joined { session, resumed, timers: self.settings.timers, cluster: self.cluster })
     }
 
     async fn rejoin<T: Txn>(
@@ -198,14 +236,20 @@ impl<S: MetaStore> Service<S> {
         now: Duration,
     ) -> Result<Outcome, ServiceError> {
         let Some(found) = txn.load(&NodeNameKey { name: request.name.clone() }).await? else {
+            if request.last_session != SessionNumber::default() {
+                return Err(ServiceError::NodeNotFound { node: request.name.to_string() });
+            }
             return first_join(txn, request).await;
         };
         let record = txn.load_known(&NodeKey { node: found.node }).await?;
         let former = NodeIncarnation { node: found.node, incarnation: record.incarnation };
+        if request.last_session != record.session {
+            return Err(stale_session(&record, found.node, request.last_session));
+        }
         if record.boot == request.boot && record.state.is_live() {
             let resumable = record.state != NodeState::Fencing;
             if resumable && request.resume == Some(record.incarnation) {
-                return Ok(Outcome::Joined { node: former, resumed: true });
+                return Ok(resume(txn, former, record));
             }
             let silence = self.leases.silence(former, now);
             let fencing = self.settings.timers.fencing;
@@ -224,23 +268,23 @@ impl<S: MetaStore> Service<S> {
     /// Renews the lease of an incarnation and says how the service sees it.
     ///
     /// # Errors
-    /// The incarnation is gone.
+    /// The incarnation is gone, or a later process speaks for it.
     pub async fn heartbeat(
         &self,
-        node: NodeIncarnation,
+        caller: NodeSession,
     ) -> Result<(NodeState, LeaseTimers), ServiceError> {
-        let record = self.read(|txn| async move { require_live(&*txn, node).await }).await?;
-        self.leases.hear(node, self.seams.clock.now());
+        let record = self.read(|txn| async move { require_session(&*txn, caller).await }).await?;
+        self.leases.hear(caller.node, self.seams.clock.now());
         Ok((record.state, self.settings.timers))
     }
 
     /// Ends an incarnation gracefully.
     ///
     /// # Errors
-    /// It is gone already, or still holds attachments.
+    /// It is gone already, a later process speaks for it, or it still holds attachments.
     pub async fn leave(&self, request: &Leave) -> Result<(), ServiceError> {
         let what = ("leave", request);
-        let go = |txn: Arc<S::Txn>| async move { leave(&*txn, request.node).await };
+        let go = |txn: Arc<S::Txn>| async move { leave(&*txn, request.caller).await };
         self.once_done(request.request, &what, go).await
     }
 
@@ -276,6 +320,7 @@ impl<S: MetaStore> Service<S> {
             state,
             heard_ago: self.leases.heard_ago(newest, now),
             attachments: u32::try_from(held.len()).unwrap_or(u32::MAX),
+            session: record.session,
         })
     }
 

@@ -13,7 +13,7 @@ use lunar_proto::domain::{
 use lunar_types::{ExtentRun, NodeId, NodeIncarnation, PoolId};
 
 use super::geometry::PoolGeometry;
-use super::nodes::require_live;
+use super::nodes::require_session;
 use super::paging::page;
 use super::space::{Allocator, BitmapEdits, Purpose, runs_taken};
 use super::{Service, foreign_outcome};
@@ -58,8 +58,9 @@ fn check_release(runs: &[ExtentRun]) -> Result<(), ServiceError> {
 }
 
 async fn release<T: Txn>(txn: &T, request: &ReleaseExtents) -> Result<(), ServiceError> {
-    let ReleaseExtents { node, pool, ref runs, .. } = *request;
-    require_live(txn, node).await?;
+    let ReleaseExtents { caller, pool, ref runs, .. } = *request;
+    require_session(txn, caller).await?;
+    let node = caller.node;
     if txn.load(&PoolKey { pool }).await?.is_none() {
         return Err(ServiceError::PoolNotFound { pool: pool.to_string() });
     }
@@ -80,7 +81,7 @@ impl<S: MetaStore> Service<S> {
     /// Takes free extents of a pool for an incarnation: fewer than asked for when little is left.
     ///
     /// # Errors
-    /// The incarnation is gone, there is no such pool, or it has nothing free.
+    /// The incarnation is gone, a later process speaks for it, there is no such pool, or it has nothing free.
     pub async fn reserve_extents(
         &self,
         request: &ReserveExtents,
@@ -102,8 +103,9 @@ impl<S: MetaStore> Service<S> {
         txn: &T,
         request: &ReserveExtents,
     ) -> Result<Outcome, ServiceError> {
-        let ReserveExtents { node, pool, count, .. } = *request;
-        require_live(txn, node).await?;
+        let ReserveExtents { caller, pool, count, .. } = *request;
+        require_session(txn, caller).await?;
+        let node = caller.node;
         let geometry = PoolGeometry::load(txn, pool).await?;
         let start = self.cursors.start(node.node, &geometry);
         let purpose = Purpose::Reservation;
@@ -123,7 +125,7 @@ impl<S: MetaStore> Service<S> {
     /// Gives reserved extents back: all of them or none.
     ///
     /// # Errors
-    /// The incarnation is gone, or one of the extents is not in its reservation.
+    /// The incarnation is gone, a later process speaks for it, or one of the extents is not in its reservation.
     pub async fn release_extents(&self, request: &ReleaseExtents) -> Result<(), ServiceError> {
         check_release(&request.runs)?;
         let what = ("release extents", request);

@@ -1,8 +1,8 @@
 //! Map commits, map pages and reservations.
 
 use lunar_types::{
-    Epoch, ExtentRun, ExtentSize, JournalSeq, LayerId, LogicalExtent, NodeIncarnation, PoolId,
-    RequestId, Slot, VolumeId,
+    CommitNumber, Epoch, ExtentRun, ExtentSize, JournalSeq, LayerId, LogicalExtent, NodeSession,
+    PoolId, RequestId, Slot, VolumeId,
 };
 
 /// Most updates of one commit.
@@ -31,11 +31,13 @@ pub struct CommitMap {
     /// Idempotency key.
     pub request: RequestId,
     /// Who holds the volume.
-    pub node: NodeIncarnation,
+    pub caller: NodeSession,
     /// The volume.
     pub volume: VolumeId,
     /// Under which epoch it is held.
     pub epoch: Epoch,
+    /// One more than the last commit's under this grant.
+    pub number: CommitNumber,
     /// The head layer.
     pub layer: LayerId,
     /// The pool's extent size.
@@ -85,7 +87,7 @@ pub struct ReserveExtents {
     /// Idempotency key.
     pub request: RequestId,
     /// For whom.
-    pub node: NodeIncarnation,
+    pub caller: NodeSession,
     /// From which pool.
     pub pool: PoolId,
     /// How many, from 1 to [`RESERVE_EXTENTS_MAX`].
@@ -98,7 +100,7 @@ pub struct ReleaseExtents {
     /// Idempotency key.
     pub request: RequestId,
     /// Whose.
-    pub node: NodeIncarnation,
+    pub caller: NodeSession,
     /// Of which pool.
     pub pool: PoolId,
     /// At most [`RELEASE_RUNS_MAX`] runs of [`RELEASE_EXTENTS_MAX`] extents in all.

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use lunar_types::{BootId, ClusterId, Incarnation, Name, NodeId, NodeIncarnation, RequestId};
+use lunar_types::{
+    BootId, ClusterId, Incarnation, Name, NodeId, NodeSession, RequestId, SessionNumber,
+};
 
 /// Where an incarnation is in its life.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -63,6 +65,8 @@ pub struct Node {
     pub heard_ago: Option<Duration>,
     /// Volumes that it holds.
     pub attachments: u32,
+    /// The session of the process that joined last.
+    pub session: SessionNumber,
 }
 
 /// When a lease is renewed, ends, and is acted upon (DESIGN: 3R < H and H(1+ρ) < F(1−ρ)).
@@ -99,13 +103,16 @@ pub struct Join {
     pub boot: BootId,
     /// The incarnation whose state the daemon has found on tmpfs.
     pub resume: Option<Incarnation>,
+    /// The node's last session, as this process has read it since it started; 0 if the node is
+    /// not known.
+    pub last_session: SessionNumber,
 }
 
 /// What a daemon is told at its join.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Joined {
-    /// Who it is now.
-    pub node: NodeIncarnation,
+    /// Who it is now: what its calls carry.
+    pub session: NodeSession,
     /// Whether it goes on under the incarnation that it asked to resume.
     pub resumed: bool,
     /// The timers of its lease.
@@ -120,5 +127,5 @@ pub struct Leave {
     /// Idempotency key.
     pub request: RequestId,
     /// Who goes.
-    pub node: NodeIncarnation,
+    pub caller: NodeSession,
 }

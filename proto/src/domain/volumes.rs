@@ -3,8 +3,8 @@
 use std::fmt;
 
 use lunar_types::{
-    Epoch, ExtentRun, JournalSeq, LayerId, LogicalBlockSize, Name, NodeIncarnation, PoolId,
-    RequestId, VolumeId, VolumeSize,
+    CommitNumber, Epoch, ExtentRun, JournalSeq, LayerId, LogicalBlockSize, Name, NodeIncarnation,
+    NodeSession, PoolId, RequestId, VolumeId, VolumeSize,
 };
 
 use super::{Pool, Selector};
@@ -113,7 +113,7 @@ pub struct Attach {
     /// The volume.
     pub volume: Selector<VolumeId>,
     /// Who asks.
-    pub node: NodeIncarnation,
+    pub caller: NodeSession,
 }
 
 /// Asks again for the facts of an attachment that is held.
@@ -124,7 +124,7 @@ pub struct ResumeAttachment {
     /// Under which epoch it is held.
     pub epoch: Epoch,
     /// Who holds it.
-    pub node: NodeIncarnation,
+    pub caller: NodeSession,
 }
 
 /// The journal of an earlier epoch, to be replayed and committed before any I/O.
@@ -159,6 +159,8 @@ pub struct Attachment {
     pub checkpoint: JournalSeq,
     /// The oldest first: the order of replay.
     pub stale_journals: Vec<StaleJournal>,
+    /// The number of the last commit under this grant; 0 if there was none.
+    pub last_commit: CommitNumber,
 }
 
 /// What becomes of the journal at a detach.
@@ -180,7 +182,7 @@ pub struct Detach {
     /// Under which epoch it is held.
     pub epoch: Epoch,
     /// Who holds it.
-    pub node: NodeIncarnation,
+    pub caller: NodeSession,
     /// What becomes of the journal.
     pub mode: DetachMode,
 }
@@ -195,7 +197,7 @@ pub struct RetireJournal {
     /// The current epoch.
     pub epoch: Epoch,
     /// Who holds the volume.
-    pub node: NodeIncarnation,
+    pub caller: NodeSession,
     /// The epoch of the journal.
     pub stale_epoch: Epoch,
 }

@@ -1,7 +1,8 @@
 //! Slots, map commits and reservations on the wire.
 
 use lunar_types::{
-    Epoch, ExtentAddress, ExtentSize, JournalSeq, LogicalExtent, Presence, Slot, SlotPlace,
+    CommitNumber, Epoch, ExtentAddress, ExtentSize, JournalSeq, LogicalExtent, Presence, Slot,
+    SlotPlace,
 };
 
 use super::volumes::{granted_epoch, layer_id};
@@ -53,6 +54,11 @@ impl From<Slot> for v1::Slot {
     }
 }
 
+/// The number of a commit: 0 is before the first.
+fn commit_number(field: &str, raw: u64) -> Checked<CommitNumber> {
+    if raw == 0 { Err(FieldError::missing(field)) } else { Ok(CommitNumber::new(raw)) }
+}
+
 fn slot_update(wire: v1::SlotUpdate, size: ExtentSize) -> Checked<SlotUpdate> {
     let slot = wire.slot.map(|slot| slot_from_wire(slot, size)).transpose();
     let slot = slot.map_err(|error| error.within("slot"))?;
@@ -75,9 +81,10 @@ impl TryFrom<v1::CommitMapRequest> for CommitMap {
         let replay_of = wire.replay_of.map(|epoch| granted_epoch("replay_of", epoch));
         Ok(Self {
             request: parsed("request_id", &wire.request_id)?,
-            node: nested("node", wire.node)?,
+            caller: nested("caller", wire.caller)?,
             volume: parsed("volume_id", &wire.volume_id)?,
             epoch: granted_epoch("epoch", wire.epoch)?,
+            number: commit_number("commit_number", wire.commit_number)?,
             layer: layer_id("layer", wire.layer)?,
             extent_size: size,
             updates: wire.updates.into_iter().enumerate().map(update).collect::<Checked<_>>()?,
@@ -95,7 +102,7 @@ impl From<CommitMap> for v1::CommitMapRequest {
         };
         Self {
             request_id: request.request.to_string(),
-            node: Some(request.node.into()),
+            caller: Some(request.caller.into()),
             volume_id: request.volume.to_string(),
             epoch: request.epoch.get(),
             layer: request.layer.get(),
@@ -103,6 +110,7 @@ impl From<CommitMap> for v1::CommitMapRequest {
             checkpoint_seq: request.checkpoint.map(JournalSeq::get),
             replay_of: request.replay_of.map(Epoch::get),
             extent_size_bytes: request.extent_size.bytes(),
+            commit_number: request.number.get(),
         }
     }
 }
@@ -177,7 +185,7 @@ impl TryFrom<v1::ReserveExtentsRequest> for ReserveExtents {
         }
         Ok(Self {
             request: parsed("request_id", &wire.request_id)?,
-            node: nested("node", wire.node)?,
+            caller: nested("caller", wire.caller)?,
             pool: parsed("pool_id", &wire.pool_id)?,
             count: wire.count,
         })
@@ -188,7 +196,7 @@ impl From<ReserveExtents> for v1::ReserveExtentsRequest {
     fn from(request: ReserveExtents) -> Self {
         Self {
             request_id: request.request.to_string(),
-            node: Some(request.node.into()),
+            caller: Some(request.caller.into()),
             pool_id: request.pool.to_string(),
             count: request.count,
         }
@@ -210,7 +218,7 @@ impl TryFrom<v1::ReleaseExtentsRequest> for ReleaseExtents {
         }
         Ok(Self {
             request: parsed("request_id", &wire.request_id)?,
-            node: nested("node", wire.node)?,
+            caller: nested("caller", wire.caller)?,
             pool: parsed("pool_id", &wire.pool_id)?,
             runs: list("runs", wire.runs)?,
         })
@@ -221,7 +229,7 @@ impl From<ReleaseExtents> for v1::ReleaseExtentsRequest {
     fn from(request: ReleaseExtents) -> Self {
         Self {
             request_id: request.request.to_string(),
-            node: Some(request.node.into()),
+            caller: Some(request.caller.into()),
             pool_id: request.pool.to_string(),
             runs: to_list(request.runs),
         }

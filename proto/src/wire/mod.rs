@@ -16,7 +16,7 @@ use std::str::FromStr;
 
 use lunar_types::{
     ExtentAddress, ExtentRun, ExtentSize, Incarnation, LogicalBlockSize, LunIndex, Name, NodeId,
-    NodeIncarnation, PhysicalExtent, PoolId, VolumeId,
+    NodeIncarnation, NodeSession, PhysicalExtent, PoolId, SessionNumber, VolumeId,
 };
 
 use crate::domain::{PageRequest, PageToken, Selector};
@@ -174,6 +174,26 @@ impl TryFrom<v1::NodeIncarnation> for NodeIncarnation {
 impl From<NodeIncarnation> for v1::NodeIncarnation {
     fn from(node: NodeIncarnation) -> Self {
         Self { node: u32::from(node.node.get()), incarnation: node.incarnation.get() }
+    }
+}
+
+impl TryFrom<v1::NodeSession> for NodeSession {
+    type Error = FieldError;
+
+    fn try_from(wire: v1::NodeSession) -> Checked<Self> {
+        let v1::NodeSession { node, incarnation, session } = wire;
+        let node = v1::NodeIncarnation { node, incarnation }.try_into()?;
+        if session == 0 {
+            return Err(FieldError::new("session", "0 is never a session: join first"));
+        }
+        Ok(Self { node, number: SessionNumber::new(session) })
+    }
+}
+
+impl From<NodeSession> for v1::NodeSession {
+    fn from(session: NodeSession) -> Self {
+        let v1::NodeIncarnation { node, incarnation } = session.node.into();
+        Self { node, incarnation, session: session.number.get() }
     }
 }
 

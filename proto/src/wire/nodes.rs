@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lunar_types::{Incarnation, NodeId};
+use lunar_types::{Incarnation, NodeId, SessionNumber};
 
 use super::{Checked, nested, parsed, required};
 use crate::domain::{Join, Joined, LeaseTimers, Leave, Node, NodeState};
@@ -84,6 +84,7 @@ impl TryFrom<v1::Node> for Node {
             state: wire.state().try_into()?,
             heard_ago: wire.heard_ago_ms.map(Duration::from_millis),
             attachments: wire.attachments,
+            session: SessionNumber::new(wire.session),
         })
     }
 }
@@ -99,6 +100,7 @@ impl From<Node> for v1::Node {
             state: v1::NodeState::from(node.state).into(),
             heard_ago_ms: heard,
             attachments: node.attachments,
+            session: node.session.get(),
         }
     }
 }
@@ -112,6 +114,7 @@ impl TryFrom<v1::JoinRequest> for Join {
             name: parsed("name", &wire.name)?,
             boot: parsed("boot_id", &wire.boot_id)?,
             resume: wire.resume.map(Incarnation::new),
+            last_session: SessionNumber::new(wire.last_session),
         })
     }
 }
@@ -123,6 +126,7 @@ impl From<Join> for v1::JoinRequest {
             name: request.name.to_string(),
             boot_id: request.boot.to_string(),
             resume: request.resume.map(Incarnation::get),
+            last_session: request.last_session.get(),
         }
     }
 }
@@ -132,7 +136,7 @@ impl TryFrom<v1::JoinResponse> for Joined {
 
     fn try_from(wire: v1::JoinResponse) -> Checked<Self> {
         Ok(Self {
-            node: nested("node", wire.node)?,
+            session: nested("session", wire.session)?,
             resumed: wire.resumed,
             timers: nested("timers", wire.timers)?,
             cluster: parsed("cluster_id", &wire.cluster_id)?,
@@ -143,7 +147,7 @@ impl TryFrom<v1::JoinResponse> for Joined {
 impl From<Joined> for v1::JoinResponse {
     fn from(joined: Joined) -> Self {
         Self {
-            node: Some(joined.node.into()),
+            session: Some(joined.session.into()),
             resumed: joined.resumed,
             timers: Some(joined.timers.into()),
             cluster_id: joined.cluster.to_string(),
@@ -157,13 +161,13 @@ impl TryFrom<v1::LeaveRequest> for Leave {
     fn try_from(wire: v1::LeaveRequest) -> Checked<Self> {
         Ok(Self {
             request: parsed("request_id", &wire.request_id)?,
-            node: nested("node", wire.node)?,
+            caller: nested("caller", wire.caller)?,
         })
     }
 }
 
 impl From<Leave> for v1::LeaveRequest {
     fn from(request: Leave) -> Self {
-        Self { request_id: request.request.to_string(), node: Some(request.node.into()) }
+        Self { request_id: request.request.to_string(), caller: Some(request.caller.into()) }
     }
 }

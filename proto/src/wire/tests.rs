@@ -4,9 +4,10 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use lunar_types::{
-    BlockRange, BootId, ByteCount, ClusterId, Epoch, ExtentAddress, ExtentRun, ExtentSize,
-    Incarnation, JournalSeq, LayerId, LogicalBlockSize, LogicalExtent, LunId, LunIndex, NodeId,
-    NodeIncarnation, PoolId, Presence, RequestId, Slot, VolumeId, VolumeSize,
+    BlockRange, BootId, ByteCount, ClusterId, CommitNumber, Epoch, ExtentAddress, ExtentRun,
+    ExtentSize, Incarnation, JournalSeq, LayerId, LogicalBlockSize, LogicalExtent, LunId, LunIndex,
+    NodeId, NodeIncarnation, NodeSession, PoolId, Presence, RequestId, SessionNumber, Slot,
+    VolumeId, VolumeSize,
 };
 
 use crate::domain::*;
@@ -17,6 +18,10 @@ const REQUEST: RequestId = RequestId::from_u128(7);
 
 fn node() -> NodeIncarnation {
     NodeIncarnation { node: NodeId::new(3), incarnation: Incarnation::new(9) }
+}
+
+fn caller() -> NodeSession {
+    NodeSession { node: node(), number: SessionNumber::new(0x0102_0304_0506) }
 }
 
 fn pool() -> Pool {
@@ -119,19 +124,19 @@ fn volumes_and_attachments_survive_the_wire() {
         request: REQUEST,
         volume: by_id.clone(),
     });
-    survives::<_, v1::AttachRequest>(Attach { request: REQUEST, volume: by_id, node: node() });
+    survives::<_, v1::AttachRequest>(Attach { request: REQUEST, volume: by_id, caller: caller() });
     let (volume_id, epoch) = (VolumeId::from_u128(13), Epoch::new(4));
     survives::<_, v1::ResumeAttachmentRequest>(ResumeAttachment {
         volume: volume_id,
         epoch,
-        node: node(),
+        caller: caller(),
     });
     for mode in [DetachMode::Clean, DetachMode::KeepJournal] {
         survives::<_, v1::DetachRequest>(Detach {
             request: REQUEST,
             volume: volume_id,
             epoch,
-            node: node(),
+            caller: caller(),
             mode,
         });
     }
@@ -139,7 +144,7 @@ fn volumes_and_attachments_survive_the_wire() {
         request: REQUEST,
         volume: volume_id,
         epoch,
-        node: node(),
+        caller: caller(),
         stale_epoch: Epoch::new(3),
     });
     survives::<_, v1::AttachmentSummary>(AttachmentSummary { volume: volume_id, epoch });
@@ -164,6 +169,7 @@ fn volumes_and_attachments_survive_the_wire() {
         journal: runs(),
         checkpoint: JournalSeq::new(1),
         stale_journals: vec![stale],
+        last_commit: CommitNumber::new(21),
     });
 }
 
@@ -174,14 +180,15 @@ fn nodes_survive_the_wire() {
         name: "n1".parse().expect("a name"),
         boot: BootId::from_u128(5),
         resume: Some(Incarnation::new(2)),
+        last_session: SessionNumber::new(77),
     });
     survives::<_, v1::JoinResponse>(Joined {
-        node: node(),
+        session: caller(),
         resumed: true,
         timers: LeaseTimers::DEFAULT,
         cluster: ClusterId::from_u128(6),
     });
-    survives::<_, v1::LeaveRequest>(Leave { request: REQUEST, node: node() });
+    survives::<_, v1::LeaveRequest>(Leave { request: REQUEST, caller: caller() });
     use NodeState::{Active, Fenced, Fencing, Joining, Left, Suspect};
     for state in [Joining, Active, Suspect, Fencing, Fenced, Left] {
         survives::<_, v1::Node>(Node {
@@ -192,6 +199,7 @@ fn nodes_survive_the_wire() {
             state,
             heard_ago: Some(Duration::from_millis(1500)),
             attachments: 2,
+            session: SessionNumber::new(78),
         });
     }
 }
@@ -209,9 +217,10 @@ fn maps_and_reservations_survive_the_wire() {
         let update = |(at, slot): (u64, _)| SlotUpdate { at: LogicalExtent::new(at), slot };
         survives::<_, v1::CommitMapRequest>(CommitMap {
             request: REQUEST,
-            node: node(),
+            caller: caller(),
             volume: VolumeId::from_u128(13),
             epoch: Epoch::new(4),
+            number: CommitNumber::new(1 << 40),
             layer: LayerId::new(2),
             extent_size: size,
             updates: (0..).zip(slots.clone()).map(update).collect(),
@@ -235,13 +244,13 @@ fn maps_and_reservations_survive_the_wire() {
     let pool = PoolId::from_u128(12);
     survives::<_, v1::ReserveExtentsRequest>(ReserveExtents {
         request: REQUEST,
-        node: node(),
+        caller: caller(),
         pool,
         count: 1024,
     });
     survives::<_, v1::ReleaseExtentsRequest>(ReleaseExtents {
         request: REQUEST,
-        node: node(),
+        caller: caller(),
         pool,
         runs: runs(),
     });
@@ -333,22 +342,23 @@ fn a_bad_field_of_a_volume_request_is_named() {
     let attach = v1::AttachRequest {
         request_id: REQUEST.to_string(),
         volume: Some(Selector::Id(VolumeId::from_u128(1)).into()),
-        node: Some(node().into()),
+        caller: Some(caller().into()),
     };
-    let spoil = |node: u32, incarnation: u32| v1::NodeIncarnation { node, incarnation };
+    let spoil = |node, incarnation, session| v1::NodeSession { node, incarnation, session };
     for (wire, field) in [
-        (None, "node"),
-        (Some(spoil(0, 1)), "node.node"),
-        (Some(spoil(65536, 1)), "node.node"),
-        (Some(spoil(1, 0)), "node.incarnation"),
+        (None, "caller"),
+        (Some(spoil(0, 1, 1)), "caller.node"),
+        (Some(spoil(65536, 1, 1)), "caller.node"),
+        (Some(spoil(1, 0, 1)), "caller.incarnation"),
+        (Some(spoil(1, 1, 0)), "caller.session"),
     ] {
-        assert_eq!(bad_field::<_, Attach>(&attach, |w| w.node = wire), field);
+        assert_eq!(bad_field::<_, Attach>(&attach, |w| w.caller = wire), field);
     }
     let detach = v1::DetachRequest::from(Detach {
         request: REQUEST,
         volume: VolumeId::from_u128(1),
         epoch: Epoch::new(1),
-        node: node(),
+        caller: caller(),
         mode: DetachMode::Clean,
     });
     assert_eq!(bad_field::<_, Detach>(&detach, |w| w.epoch = 0), "epoch");
@@ -364,9 +374,10 @@ fn a_bad_field_of_a_map_commit_is_named() {
     let update = SlotUpdate { at: LogicalExtent::new(0), slot: Some(slot) };
     let good = v1::CommitMapRequest::from(CommitMap {
         request: REQUEST,
-        node: node(),
+        caller: caller(),
         volume: VolumeId::from_u128(13),
         epoch: Epoch::new(4),
+        number: CommitNumber::new(1),
         layer: LayerId::new(2),
         extent_size: size,
         updates: vec![update],
@@ -392,6 +403,7 @@ fn a_bad_field_of_a_map_commit_is_named() {
     let many = |w: &mut v1::CommitMapRequest| w.updates = vec![w.updates[0].clone(); 1001];
     assert_eq!(bad_field::<_, CommitMap>(&good, many), "updates");
     assert_eq!(bad_field::<_, CommitMap>(&good, |w| w.layer = 0), "layer");
+    assert_eq!(bad_field::<_, CommitMap>(&good, |w| w.commit_number = 0), "commit_number");
     assert_eq!(bad_field::<_, CommitMap>(&good, |w| w.replay_of = Some(0)), "replay_of");
     let none = |w: &mut v1::CommitMapRequest| w.extent_size_bytes = 0;
     assert_eq!(bad_field::<_, CommitMap>(&good, none), "extent_size_bytes");
@@ -401,7 +413,7 @@ fn a_bad_field_of_a_map_commit_is_named() {
 fn a_bad_run_or_count_is_named() {
     let good = v1::ReleaseExtentsRequest::from(ReleaseExtents {
         request: REQUEST,
-        node: node(),
+        caller: caller(),
         pool: PoolId::from_u128(12),
         runs: runs(),
     });
@@ -414,7 +426,7 @@ fn a_bad_run_or_count_is_named() {
     assert_eq!(bad(|w| w.runs[0].count = 65536), "runs");
     let good = v1::ReserveExtentsRequest::from(ReserveExtents {
         request: REQUEST,
-        node: node(),
+        caller: caller(),
         pool: PoolId::from_u128(12),
         count: 1,
     });

@@ -1,6 +1,6 @@
 //! Volumes, layers and attachments on the wire.
 
-use lunar_types::{Epoch, JournalSeq, LayerId, VolumeSize};
+use lunar_types::{CommitNumber, Epoch, JournalSeq, LayerId, VolumeSize};
 
 use super::pools::block_size_or_default;
 use super::{Checked, list, logical_block_size, nested, parsed, selector, to_list};
@@ -183,7 +183,7 @@ impl TryFrom<v1::AttachRequest> for Attach {
         Ok(Self {
             request: parsed("request_id", &wire.request_id)?,
             volume: selector("volume", wire.volume)?,
-            node: nested("node", wire.node)?,
+            caller: nested("caller", wire.caller)?,
         })
     }
 }
@@ -193,7 +193,7 @@ impl From<Attach> for v1::AttachRequest {
         Self {
             request_id: request.request.to_string(),
             volume: Some(request.volume.into()),
-            node: Some(request.node.into()),
+            caller: Some(request.caller.into()),
         }
     }
 }
@@ -205,7 +205,7 @@ impl TryFrom<v1::ResumeAttachmentRequest> for ResumeAttachment {
         Ok(Self {
             volume: parsed("volume_id", &wire.volume_id)?,
             epoch: granted_epoch("epoch", wire.epoch)?,
-            node: nested("node", wire.node)?,
+            caller: nested("caller", wire.caller)?,
         })
     }
 }
@@ -215,7 +215,7 @@ impl From<ResumeAttachment> for v1::ResumeAttachmentRequest {
         Self {
             volume_id: request.volume.to_string(),
             epoch: request.epoch.get(),
-            node: Some(request.node.into()),
+            caller: Some(request.caller.into()),
         }
     }
 }
@@ -257,6 +257,7 @@ impl TryFrom<v1::Attachment> for Attachment {
             journal: list("journal", wire.journal)?,
             checkpoint: JournalSeq::new(wire.checkpoint_seq),
             stale_journals: list("stale_journals", wire.stale_journals)?,
+            last_commit: CommitNumber::new(wire.last_commit),
         })
     }
 }
@@ -272,6 +273,7 @@ impl From<Attachment> for v1::Attachment {
             journal: to_list(attachment.journal),
             checkpoint_seq: attachment.checkpoint.get(),
             stale_journals: to_list(attachment.stale_journals),
+            last_commit: attachment.last_commit.get(),
         }
     }
 }
@@ -303,7 +305,7 @@ impl TryFrom<v1::DetachRequest> for Detach {
             request: parsed("request_id", &wire.request_id)?,
             volume: parsed("volume_id", &wire.volume_id)?,
             epoch: granted_epoch("epoch", wire.epoch)?,
-            node: nested("node", wire.node)?,
+            caller: nested("caller", wire.caller)?,
             mode: detach_mode("mode", wire.mode)?,
         })
     }
@@ -315,7 +317,7 @@ impl From<Detach> for v1::DetachRequest {
             request_id: request.request.to_string(),
             volume_id: request.volume.to_string(),
             epoch: request.epoch.get(),
-            node: Some(request.node.into()),
+            caller: Some(request.caller.into()),
             mode: v1::DetachMode::from(request.mode).into(),
         }
     }
@@ -329,7 +331,7 @@ impl TryFrom<v1::RetireJournalRequest> for RetireJournal {
             request: parsed("request_id", &wire.request_id)?,
             volume: parsed("volume_id", &wire.volume_id)?,
             epoch: granted_epoch("epoch", wire.epoch)?,
-            node: nested("node", wire.node)?,
+            caller: nested("caller", wire.caller)?,
             stale_epoch: granted_epoch("stale_epoch", wire.stale_epoch)?,
         })
     }
@@ -341,7 +343,7 @@ impl From<RetireJournal> for v1::RetireJournalRequest {
             request_id: request.request.to_string(),
             volume_id: request.volume.to_string(),
             epoch: request.epoch.get(),
-            node: Some(request.node.into()),
+            caller: Some(request.caller.into()),
             stale_epoch: request.stale_epoch.get(),
         }
     }

@@ -1,5 +1,9 @@
 //! The metadata service over gRPC, through the typed client.
+//!
+//! Invariant: calls carry the session that the join of this very process was answered with, never
+//! one that was read from somewhere else: so the service can tell them from those of a later one.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use lunar_metadata_client::{ClientError, EndpointError, MetadataClient, Policy, fresh_request_id};
@@ -9,8 +13,8 @@ use lunar_proto::domain::{
     ReadMap, ReleaseExtents, ReserveExtents, ResumeAttachment, RetireJournal, Selector,
 };
 use lunar_types::{
-    BootId, Epoch, ExtentRun, Incarnation, LayerId, LogicalExtent, Name, NodeIncarnation, PoolId,
-    Slot, VolumeId,
+    BootId, Epoch, ExtentRun, Incarnation, LayerId, LogicalExtent, Name, NodeIncarnation,
+    NodeSession, PoolId, SessionNumber, Slot, VolumeId,
 };
 
 use super::{Grant, MapCommit, Metadata, MetadataError, Reply};
@@ -26,6 +30,8 @@ const RENEWAL_LIMIT: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone)]
 pub struct Remote {
     client: MetadataClient,
+    /// Given by the join; a process joins once.
+    session: Arc<OnceLock<SessionNumber>>,
 }
 
 impl Remote {
@@ -35,7 +41,32 @@ impl Remote {
     /// When the endpoint is none.
     pub fn new(endpoint: &str) -> Result<Self, EndpointError> {
         let policy = Policy { total: CALL_LIMIT, ..Policy::default() };
-        Ok(Self { client: MetadataClient::new(&[endpoint], policy)? })
+        let client = MetadataClient::new(&[endpoint], policy)?;
+        Ok(Self { client, session: Arc::default() })
+    }
+
+    /// This process, speaking for an incarnation.
+    fn caller(&self, node: NodeIncarnation) -> Result<NodeSession, MetadataError> {
+        match self.session.get() {
+            Some(number) => Ok(NodeSession { node, number: *number }),
+            None => Err(MetadataError::Malformed(format!("{node} has not joined yet"))),
+        }
+    }
+
+    async fn join_as(
+        &self,
+        name: Name,
+        boot: BootId,
+        resume: Option<Incarnation>,
+    ) -> Result<Joined, MetadataError> {
+        let last_session = self.client.last_session(&name).await?;
+        let request = Join { request: fresh_request_id(), name, boot, resume, last_session };
+        let joined = self.client.join(&request).await?;
+        let number = joined.session.number;
+        if *self.session.get_or_init(|| number) != number {
+            return Err(MetadataError::Malformed("this process has joined twice".to_owned()));
+        }
+        Ok(joined)
     }
 }
 
@@ -83,37 +114,46 @@ fn pieces_of(run: ExtentRun, most: u64) -> impl Iterator<Item = ExtentRun> {
 
 impl Metadata for Remote {
     fn join(&self, name: Name, boot: BootId, resume: Option<Incarnation>) -> Reply<'_, Joined> {
-        let request = Join { request: fresh_request_id(), name, boot, resume };
-        Box::pin(async move { Ok(self.client.join(&request).await?) })
+        Box::pin(self.join_as(name, boot, resume))
     }
 
     fn heartbeat(&self, node: NodeIncarnation) -> Reply<'_, (NodeState, LeaseTimers)> {
         let client = self.client.with_policy(Policy::once(RENEWAL_LIMIT));
-        Box::pin(async move { Ok(client.heartbeat(node).await?) })
+        Box::pin(async move { Ok(client.heartbeat(self.caller(node)?).await?) })
     }
 
     fn attach(&self, volume: Selector<VolumeId>, node: NodeIncarnation) -> Reply<'_, Attachment> {
-        let request = Attach { request: fresh_request_id(), volume, node };
-        Box::pin(async move { Ok(self.client.attach(&request).await?) })
+        Box::pin(async move {
+            let caller = self.caller(node)?;
+            let request = Attach { request: fresh_request_id(), volume, caller };
+            Ok(self.client.attach(&request).await?)
+        })
     }
 
     fn resume_attachment(&self, grant: Grant) -> Reply<'_, Attachment> {
         let Grant { volume, epoch, node } = grant;
-        let request = ResumeAttachment { volume, epoch, node };
-        Box::pin(async move { Ok(self.client.resume_attachment(request).await?) })
+        Box::pin(async move {
+            let request = ResumeAttachment { volume, epoch, caller: self.caller(node)? };
+            Ok(self.client.resume_attachment(request).await?)
+        })
     }
 
     fn detach(&self, grant: Grant, mode: DetachMode) -> Reply<'_, ()> {
         let Grant { volume, epoch, node } = grant;
-        let request = Detach { request: fresh_request_id(), volume, epoch, node, mode };
-        Box::pin(async move { Ok(self.client.detach(&request).await?) })
+        Box::pin(async move {
+            let (request, caller) = (fresh_request_id(), self.caller(node)?);
+            let request = Detach { request, volume, epoch, caller, mode };
+            Ok(self.client.detach(&request).await?)
+        })
     }
 
     fn retire_journal(&self, grant: Grant, stale: Epoch) -> Reply<'_, ()> {
         let Grant { volume, epoch, node } = grant;
-        let request = fresh_request_id();
-        let request = RetireJournal { request, volume, epoch, node, stale_epoch: stale };
-        Box::pin(async move { Ok(self.client.retire_journal(&request).await?) })
+        Box::pin(async move {
+            let (request, caller) = (fresh_request_id(), self.caller(node)?);
+            let request = RetireJournal { request, volume, epoch, caller, stale_epoch: stale };
+            Ok(self.client.retire_journal(&request).await?)
+        })
     }
 
     fn list_attachments(&self, node: NodeIncarnation) -> Reply<'_, Vec<AttachmentSummary>> {
@@ -121,18 +161,21 @@ impl Metadata for Remote {
     }
 
     fn commit_map(&self, commit: MapCommit) -> Reply<'_, ()> {
-        let request = CommitMap {
-            request: commit.request,
-            node: commit.grant.node,
-            volume: commit.grant.volume,
-            epoch: commit.grant.epoch,
-            layer: commit.layer,
-            extent_size: commit.extent_size,
-            updates: commit.updates,
-            checkpoint: commit.checkpoint,
-            replay_of: commit.replay_of,
-        };
-        Box::pin(async move { Ok(self.client.commit_map(&request).await?) })
+        Box::pin(async move {
+            let request = CommitMap {
+                request: commit.request,
+                caller: self.caller(commit.grant.node)?,
+                volume: commit.grant.volume,
+                epoch: commit.grant.epoch,
+                number: commit.number,
+                layer: commit.layer,
+                extent_size: commit.extent_size,
+                updates: commit.updates,
+                checkpoint: commit.checkpoint,
+                replay_of: commit.replay_of,
+            };
+            Ok(self.client.commit_map(&request).await?)
+        })
     }
 
     fn read_map(&self, layer: LayerId) -> Reply<'_, Vec<(LogicalExtent, Slot)>> {
@@ -155,14 +198,18 @@ impl Metadata for Remote {
         pool: PoolId,
         count: u32,
     ) -> Reply<'_, Vec<ExtentRun>> {
-        let request = ReserveExtents { request: fresh_request_id(), node, pool, count };
-        Box::pin(async move { Ok(self.client.reserve_extents(&request).await?) })
+        Box::pin(async move {
+            let (request, caller) = (fresh_request_id(), self.caller(node)?);
+            let request = ReserveExtents { request, caller, pool, count };
+            Ok(self.client.reserve_extents(&request).await?)
+        })
     }
 
     fn release(&self, node: NodeIncarnation, pool: PoolId, runs: Vec<ExtentRun>) -> Reply<'_, ()> {
         Box::pin(async move {
+            let caller = self.caller(node)?;
             for runs in release_parts(runs) {
-                let request = ReleaseExtents { request: fresh_request_id(), node, pool, runs };
+                let request = ReleaseExtents { request: fresh_request_id(), caller, pool, runs };
                 self.client.release_extents(&request).await?;
             }
             Ok(())
@@ -198,10 +245,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_service_that_is_away_is_unavailable_and_named() {
-        let remote = Remote {
-            client: MetadataClient::new(&["127.0.0.1:9"], Policy::once(Duration::from_millis(500)))
-                .expect("an endpoint"),
-        };
+        let policy = Policy::once(Duration::from_millis(500));
+        let client = MetadataClient::new(&["127.0.0.1:9"], policy).expect("an endpoint");
+        let remote = Remote { client, session: Arc::default() };
         let layer = LayerId::new(1);
         let error = remote.read_map(layer).await.expect_err("nobody listens there");
         assert!(error.is_unavailable(), "{error}");

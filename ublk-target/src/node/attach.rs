@@ -336,6 +336,7 @@ pub(crate) fn serve(
     loaded: Loaded,
     queues: u16,
 ) -> Result<Arc<ServedVolume>, NodeError> {
+    let last_commit = loaded.last_commit.into();
     let (volume, luns) =
         loaded.start(attachment, queues).map_err(|source| load_error(attachment, source))?;
     let wakers = (0..queues).map(|_| QueueWaker::new()).collect::<Result<Vec<_>, _>>();
@@ -354,6 +355,7 @@ pub(crate) fn serve(
         facts: VolumeFacts::from(attachment),
         shared: Arc::new(shared),
         luns,
+        last_commit,
     }))
 }
 

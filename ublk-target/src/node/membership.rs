@@ -3,13 +3,12 @@
 //! Invariants:
 //! - an incarnation is resumed only with the state of the same boot;
 //! - the incarnation is kept before anything is done under it;
-//! - a daemon whose incarnation the service has ended stops serving at once: it exits, and its
-//!   devices wait until a successor removes them.
+//! - a daemon whose incarnation the service has ended, or whose session it has given to a later
+//!   process, stops serving at once: it exits, and its devices wait for a successor.
 
 use std::time::Duration;
 
 use lunar_proto::domain::LeaseTimers;
-use lunar_proto::error::ErrorReason;
 use lunar_types::{BootId, ClusterId, Epoch, NodeIncarnation, VolumeId};
 use tracing::{error, info, warn};
 
@@ -94,19 +93,20 @@ impl Node {
         let node = NodeState {
             boot,
             cluster: joined.cluster,
-            node: joined.node,
+            node: joined.session.node,
             left_journals: left_journals.unwrap_or_default(),
             next_device,
         };
         self.state.save_node(&node)?;
         self.kept.lock().expect(UNPOISONED).node = Some(node);
         let member = Membership {
-            node: joined.node,
+            node: joined.session.node,
             cluster: joined.cluster,
             timers: joined.timers,
             resumed: joined.resumed,
         };
-        info!(node = %member.node, cluster = %member.cluster, resumed = member.resumed, "joined");
+        let (session, resumed) = (joined.session, joined.resumed);
+        info!(node = %session, cluster = %member.cluster, resumed, "joined");
         Ok(member)
     }
 
@@ -145,7 +145,7 @@ impl Node {
         kept.node.as_ref().is_some_and(|node| !node.left_journals.is_empty())
     }
 
-    /// Renews the lease until the service has ended the incarnation.
+    /// Renews the lease until the service has ended the incarnation, or a later process has joined.
     pub async fn renew_lease(&self, member: Membership) -> LeaseLost {
         let mut timers = member.timers;
         loop {
@@ -154,8 +154,8 @@ impl Node {
             self.note_link(&answer);
             match answer {
                 Ok((_, renewed)) => timers = renewed,
-                Err(problem) if problem.reason() == Some(ErrorReason::NodeFenced) => {
-                    error!(node = %member.node, %problem, "this incarnation was ended");
+                Err(problem) if problem.is_lease_lost() => {
+                    error!(node = %member.node, %problem, "the lease is lost");
                     return LeaseLost(problem.to_string());
                 }
                 Err(problem) => warn!(%problem, "the lease was not renewed"),

@@ -2,6 +2,8 @@
 //!
 //! Invariants:
 //! - one piece of work is under way at a time, whoever drives;
+//! - commits of the grant are numbered without a gap: until one is answered, the engine asks for the
+//!   same again, and it is sent again under its number and its request id;
 //! - while the metadata service is away the work is tried again and again, and I/O to mapped
 //!   extents goes on;
 //! - the blocking I/O of a round runs on a thread that may block.
@@ -13,7 +15,7 @@ use lunar_engine::io::Action;
 use lunar_engine::volume::{CommitBatch, ControlWork, QueueContext, WorkDone, blocking};
 use lunar_metadata_client::fresh_request_id;
 use lunar_proto::domain::SlotUpdate;
-use lunar_types::{ExtentRun, JournalSeq, RequestId};
+use lunar_types::{CommitNumber, ExtentRun, JournalSeq, RequestId};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
@@ -225,10 +227,12 @@ impl Control {
     async fn commit(&self, batch: CommitBatch) -> (WorkDone, Option<MetadataError>) {
         let facts = &self.served.facts;
         let request = self.request_of(&batch);
+        let number = self.last_commit().next();
         let updates = batch.updates.iter().cloned();
         let commit = MapCommit {
             request,
             grant: facts.grant,
+            number,
             layer: facts.layer,
             extent_size: facts.extent_size,
             updates: updates.map(|one| SlotUpdate { at: one.logical, slot: one.slot }).collect(),
@@ -236,13 +240,20 @@ impl Control {
             replay_of: None,
         };
         match self.metadata.commit_map(commit).await {
-            Ok(()) => (WorkDone::Committed, None),
+            Ok(()) => {
+                *self.served.last_commit.lock().expect("a panic ends the process") = number;
+                (WorkDone::Committed, None)
+            }
             Err(problem) if problem.is_unavailable() => {
                 *self.unanswered.lock().expect("a panic ends the process") = Some((batch, request));
                 (WorkDone::Unavailable, Some(problem))
             }
             Err(problem) => (WorkDone::Rejected(problem.to_string()), None),
         }
+    }
+
+    fn last_commit(&self) -> CommitNumber {
+        *self.served.last_commit.lock().expect("a panic ends the process")
     }
 
     fn request_of(&self, batch: &CommitBatch) -> RequestId {

@@ -18,7 +18,7 @@ use lunar_engine::volume::{
 };
 use lunar_metadata_client::fresh_request_id;
 use lunar_proto::domain::{Attachment, COMMIT_UPDATES_MAX, Pool, SlotUpdate, StaleJournal};
-use lunar_types::{ClusterId, Epoch, ExtentAddress, JournalSeq, LogicalExtent, Slot};
+use lunar_types::{ClusterId, CommitNumber, Epoch, ExtentAddress, JournalSeq, LogicalExtent, Slot};
 use tracing::info;
 
 use super::served::grant_of;
@@ -131,6 +131,8 @@ pub struct Loader {
 pub struct Loaded {
     /// Its LUNs.
     pub luns: PoolLuns,
+    /// The number of the last commit under the grant, after those that loading has made.
+    pub last_commit: CommitNumber,
     layers: Vec<LayerSlots>,
     ring: JournalRing,
     table: DirtyTable,
@@ -252,8 +254,10 @@ impl Loader {
         let place = ring_place(attachment)?;
         let mut layers = self.read_layers(attachment).await?;
         let mut replayed = BTreeSet::new();
+        let mut last_commit = attachment.last_commit;
         for stale in &attachment.stale_journals {
-            let updates = self.replay(attachment, stale, &luns, &mut layers[0]).await?;
+            let (luns, commits) = (&luns, &mut last_commit);
+            let updates = self.replay(attachment, stale, luns, &mut layers[0], commits).await?;
             replayed.extend(updates.iter().filter_map(|one| one.slot.as_ref()?.extent()));
         }
         let identity = journal_identity(attachment);
@@ -261,7 +265,7 @@ impl Loader {
         blocking(move || journal::format_ring(&identity, &ring_place, set.table(), &set))
             .await
             .map_err(|source| journal_io(attachment, attachment.epoch, source))?;
-        self.confirm(attachment).await?;
+        self.confirm(attachment, &mut last_commit).await?;
         let capacity = dirty_capacity(&place, attachment.pool.extent_size);
         let table = self
             .state
@@ -269,7 +273,7 @@ impl Loader {
             .map_err(|source| LoadError::Dirty { volume: name(attachment), source })?;
         let ring = JournalRing::fresh(identity, place);
         let layers = layers.into_iter().map(|layer| layer.into_iter().collect()).collect();
-        Ok(Loaded { luns, layers, ring, table, predecessor: None, replayed })
+        Ok(Loaded { luns, last_commit, layers, ring, table, predecessor: None, replayed })
     }
 
     /// Loads a volume that a killed predecessor of the same incarnation has served.
@@ -296,6 +300,7 @@ impl Loader {
         let layers = layers.into_iter().map(|layer| layer.into_iter().collect()).collect();
         Ok(Loaded {
             luns,
+            last_commit: attachment.last_commit,
             layers,
             ring,
             table,
@@ -323,10 +328,15 @@ impl Loader {
         Ok(layers)
     }
 
-    async fn confirm(&self, attachment: &Attachment) -> Result<(), LoadError> {
+    async fn confirm(
+        &self,
+        attachment: &Attachment,
+        last_commit: &mut CommitNumber,
+    ) -> Result<(), LoadError> {
         let commit = MapCommit {
             request: fresh_request_id(),
             grant: grant_of(attachment),
+            number: last_commit.next(),
             layer: attachment.volume.head,
             extent_size: attachment.pool.extent_size,
             updates: Vec::new(),
@@ -334,7 +344,9 @@ impl Loader {
             replay_of: None,
         };
         let confirmed = self.metadata.commit_map(commit).await;
-        confirmed.map_err(metadata_error("confirm the journal", attachment))
+        confirmed.map_err(metadata_error("confirm the journal", attachment))?;
+        *last_commit = last_commit.next();
+        Ok(())
     }
 
     async fn read_journal(
@@ -362,12 +374,13 @@ impl Loader {
         stale: &StaleJournal,
         luns: &PoolLuns,
         map: &mut Map,
+        last_commit: &mut CommitNumber,
     ) -> Result<Vec<SlotUpdate>, LoadError> {
         let mut updates = Vec::new();
         // A journal that was never confirmed was never written to.
         if stale.checkpoint.get() >= SEQ_CONFIRMED {
             updates = self.stale_updates(attachment, stale, luns, map).await?;
-            self.commit_replay(attachment, stale, &updates).await?;
+            self.commit_replay(attachment, stale, &updates, last_commit).await?;
             let count = updates.len();
             info!(volume = %attachment.volume.name, epoch = %stale.epoch, count, "replayed");
             for update in &updates {
@@ -411,11 +424,13 @@ impl Loader {
         attachment: &Attachment,
         stale: &StaleJournal,
         updates: &[SlotUpdate],
+        last_commit: &mut CommitNumber,
     ) -> Result<(), LoadError> {
         for chunk in updates.chunks(COMMIT_UPDATES_MAX) {
             let commit = MapCommit {
                 request: fresh_request_id(),
                 grant: grant_of(attachment),
+                number: last_commit.next(),
                 layer: attachment.volume.head,
                 extent_size: attachment.pool.extent_size,
                 updates: chunk.to_vec(),
@@ -424,6 +439,7 @@ impl Loader {
             };
             let committed = self.metadata.commit_map(commit).await;
             committed.map_err(metadata_error("commit a replayed journal", attachment))?;
+            *last_commit = last_commit.next();
         }
         Ok(())
     }

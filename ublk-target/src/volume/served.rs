@@ -1,11 +1,12 @@
 //! A volume that is being served, as its parts share it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use lunar_engine::volume::VolumeStats;
 use lunar_proto::domain::Attachment;
 use lunar_types::{
-    ExtentAddress, ExtentSize, LayerId, LogicalBlockSize, Name, PoolId, VolumeId, VolumeSize,
+    CommitNumber, ExtentAddress, ExtentSize, LayerId, LogicalBlockSize, Name, PoolId, VolumeId,
+    VolumeSize,
 };
 
 use crate::lun::set::PoolLuns;
@@ -61,6 +62,8 @@ pub struct ServedVolume {
     pub shared: Arc<DeviceShared>,
     /// Its LUNs.
     pub luns: PoolLuns,
+    /// The number of the last commit under the grant that was answered.
+    pub last_commit: Mutex<CommitNumber>,
 }
 
 impl ServedVolume {

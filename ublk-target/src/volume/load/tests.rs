@@ -101,6 +101,7 @@ fn attachment(epoch: u64, journal_at: u64) -> Attachment {
         journal: vec![ExtentRun::new(ExtentAddress::new(0, journal_at), 2)],
         checkpoint: JournalSeq::new(0),
         stale_journals: Vec::new(),
+        last_commit: CommitNumber::new(0),
     }
 }
 
