@@ -145,9 +145,11 @@ impl DirtyTable {
         capacity: usize,
     ) -> Result<Self, DirtyTableError> {
         check_size(&*memory, &identity, capacity)?;
-        for (word, value) in memory.words().iter().zip(identity.header(capacity)) {
+        // The magic comes last: what has it is whole.
+        for (word, value) in memory.words().iter().zip(identity.header(capacity)).skip(1) {
             word.store(value, Ordering::Release);
         }
+        memory.words()[0].store(identity.header(capacity)[0], Ordering::Release);
         let free = (0..u32::try_from(capacity).expect("fewer than 2^32 entries")).rev().collect();
         Ok(Self { memory, identity, index: HashMap::new(), free })
     }

@@ -129,7 +129,7 @@ impl Core {
     }
 
     fn reserve_work(&mut self) -> Option<ControlWork> {
-        let count = self.reserve.shortage()?;
+        let count = self.reserve.ask()?;
         self.checkpoint.in_flight = Some(InFlight::Reserve);
         Some(ControlWork::Reserve { count })
     }

@@ -4,7 +4,7 @@
 //! show through, a whole extent becomes the ZERO slot and single blocks are written as zeros.
 //! Parts of a block are written as zeros, if there is anything to cover.
 
-use lunar_types::{BLOCK_BYTES, BlockRange, LogicalExtent};
+use lunar_types::{BLOCK_BYTES, BlockRange, LogicalExtent, SlotPlace};
 
 use super::core::{Core, Park, Step};
 use super::write::{Payload, PieceWrite};
@@ -94,7 +94,9 @@ impl Core {
             return self.zero_extent(volume, logical);
         }
         let Some(slot) = self.head_slot(volume, logical) else { return Step::Done };
-        if !slot.presence.contains_any(range) {
+        // A first write that failed leaves an extent without bits.
+        let is_empty = slot.presence.is_empty() && matches!(slot.place, SlotPlace::Extent(_));
+        if !slot.presence.contains_any(range) && !is_empty {
             return Step::Done;
         }
         if let Err(park) = self.ensure_entry(volume, logical) {

@@ -194,7 +194,9 @@ impl Volume {
         self.lock().resume(self, queue.id, out);
     }
 
-    /// What the control task has to do next, if anything; `now` is monotonic.
+    /// What the control task has to do next, if anything; `now` is monotonic. To be called after
+    /// [`Action::WakeControl`] and every few hundred milliseconds without: what becomes due with
+    /// time, such as a checkpoint, is noticed only here.
     pub fn next_work(&self, now: Duration, out: &mut Vec<Action>) -> Option<ControlWork> {
         self.lock().next_work(self, now, out)
     }

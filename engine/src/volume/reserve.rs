@@ -19,6 +19,7 @@ pub(super) struct Reserve {
     free: VecDeque<ExtentAddress>,
     target: u32,
     tuning: Tuning,
+    asked: u32,
     refilled_at: Option<Duration>,
     full_since: Option<Duration>,
     is_pool_full: bool,
@@ -28,8 +29,10 @@ impl Reserve {
     pub(super) fn new(tuning: Tuning) -> Self {
         Self {
             free: VecDeque::new(),
-            target: tuning.reserve_min,
+            // A volume without any could never write.
+            target: tuning.reserve_min.max(1),
             tuning,
+            asked: 0,
             refilled_at: None,
             full_since: None,
             is_pool_full: false,
@@ -81,21 +84,33 @@ impl Reserve {
         }
     }
 
-    /// How many extents to ask for now; none while there are enough or the pool is full.
+    /// How many extents are wanted; none while there are enough or the pool is full.
     pub(super) fn shortage(&self) -> Option<u32> {
         let have = u32::try_from(self.free.len()).unwrap_or(u32::MAX);
         let is_short = have < self.target.div_ceil(2);
         (is_short && !self.is_pool_full).then(|| self.target - have)
     }
 
+    /// How many extents to ask for now.
+    pub(super) fn ask(&mut self) -> Option<u32> {
+        let count = self.shortage()?;
+        self.asked = count;
+        Some(count)
+    }
+
     /// Takes in what the metadata service reserved.
     pub(super) fn refill(&mut self, runs: &[ExtentRun], now: Duration) {
+        let count: u32 = runs.iter().map(|run| run.count()).sum();
+        // A pool that gives less than it was asked for is nearly full: asking for more is no help.
+        let is_whole = count >= self.asked;
         match self.refilled_at.map(|at| now.saturating_sub(at)) {
             Some(lasted) if lasted < REFILL_SOON => {
-                self.target = (self.target * 2).min(self.tuning.reserve_max);
+                if is_whole {
+                    self.target = self.target.saturating_mul(2).min(self.tuning.reserve_max).max(1);
+                }
             }
             Some(lasted) if lasted > REFILL_LATE => {
-                self.target = (self.target / 2).max(self.tuning.reserve_min);
+                self.target = (self.target / 2).max(self.tuning.reserve_min).max(1);
             }
             _ => {}
         }
@@ -113,7 +128,7 @@ mod tests {
         let mut reserve = Reserve::new(Tuning::default());
         let mut next = 0;
         let mut refill = |reserve: &mut Reserve, now: u64| {
-            let count = reserve.shortage().expect("it was used up");
+            let count = reserve.ask().expect("it was used up");
             reserve.refill(
                 &[ExtentRun::new(ExtentAddress::new(0, next), count)],
                 Duration::from_secs(now),
@@ -136,13 +151,36 @@ mod tests {
     }
 
     #[test]
+    fn a_pool_that_gives_less_is_not_asked_for_more() {
+        let mut reserve = Reserve::new(Tuning::default());
+        for now in 0..5 {
+            assert_eq!(reserve.ask(), Some(64));
+            let run = ExtentRun::new(ExtentAddress::new(0, now), 1);
+            reserve.refill(&[run], Duration::from_secs(now));
+            reserve.take_up_to(usize::MAX);
+        }
+    }
+
+    #[test]
+    fn a_reserve_of_none_still_asks_for_one() {
+        let tuning = Tuning { reserve_min: 0, reserve_max: 0, ..Tuning::default() };
+        let mut reserve = Reserve::new(tuning);
+        for now in [0, 1, 500] {
+            assert_eq!(reserve.ask(), Some(1));
+            let run = ExtentRun::new(ExtentAddress::new(0, now), 1);
+            reserve.refill(&[run], Duration::from_secs(now));
+            assert!(reserve.take().is_some());
+        }
+    }
+
+    #[test]
     fn a_full_pool_is_asked_again_after_a_while() {
         let mut reserve = Reserve::new(Tuning::default());
         reserve.pool_is_full(Duration::from_secs(1));
-        assert!(reserve.is_pool_full() && reserve.shortage().is_none());
+        assert!(reserve.is_pool_full() && reserve.ask().is_none());
         reserve.forget_full(Duration::from_millis(1400));
         assert!(reserve.is_pool_full());
         reserve.forget_full(Duration::from_millis(1500));
-        assert!(!reserve.is_pool_full() && reserve.shortage().is_some());
+        assert!(!reserve.is_pool_full() && reserve.ask().is_some());
     }
 }
