@@ -104,10 +104,8 @@ impl Reserve {
         // A pool that gives less than it was asked for is nearly full: asking for more is no help.
         let is_whole = count >= self.asked;
         match self.refilled_at.map(|at| now.saturating_sub(at)) {
-            Some(lasted) if lasted < REFILL_SOON => {
-                if is_whole {
-                    self.target = self.target.saturating_mul(2).min(self.tuning.reserve_max).max(1);
-                }
+            Some(lasted) if lasted < REFILL_SOON && is_whole => {
+                self.target = self.target.saturating_mul(2).min(self.tuning.reserve_max).max(1);
             }
             Some(lasted) if lasted > REFILL_LATE => {
                 self.target = (self.target / 2).max(self.tuning.reserve_min).max(1);

@@ -40,14 +40,14 @@ pub enum LabellingError {
         force_token: Option<String>,
     },
     /// The forcing UUID is not that of what is on the device.
-    #[error("{path} is not labelled: --force-foreign says {given}, but it carries {found}")]
+    #[error("{path} is not labelled: --force-foreign names {given}, which is not there; {problem}")]
     WrongToken {
         /// The device.
         path: String,
         /// What was given.
         given: String,
-        /// What would have been right.
-        found: String,
+        /// What it is and what would have been right.
+        problem: String,
     },
     /// It cannot be claimed.
     #[error("cannot claim the device")]
@@ -105,17 +105,16 @@ fn force_tokens(state: &LunState) -> Vec<String> {
 fn check_force(found: &Inspected, options: &LabelOptions) -> Result<(), LabellingError> {
     let path = found.path.display().to_string();
     let tokens = force_tokens(&found.state);
+    let problem = found.problem.clone().unwrap_or_else(|| "it is not free".to_owned());
     match &options.force_foreign {
         Some(given) if tokens.contains(given) => Ok(()),
         Some(given) if !tokens.is_empty() => {
-            let found = tokens.join(" and ");
-            Err(LabellingError::WrongToken { path, given: given.clone(), found })
+            Err(LabellingError::WrongToken { path, given: given.clone(), problem })
         }
-        _ => Err(LabellingError::Refused {
-            path,
-            problem: found.problem.clone().unwrap_or_else(|| "it is not free".to_owned()),
-            force_token: tokens.into_iter().next(),
-        }),
+        _ => {
+            let force_token = tokens.into_iter().next();
+            Err(LabellingError::Refused { path, problem, force_token })
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use lunar_types::VolumeId;
 use tracing::{info, warn};
 
 use super::slot::{ControlTask, Serving};
+use super::steps::watched;
 use super::{Membership, Node, NodeError, Slot, Stage, ViewState};
 use crate::lun::inspect::with_causes;
 use crate::metadata::{Grant, MetadataError};
@@ -91,7 +92,8 @@ impl Node {
     ) -> Result<Attachment, NodeError> {
         let refused =
             |source| NodeError::Metadata { what: format!("attach volume {volume}"), source };
-        let answer = self.metadata.attach(volume.clone(), member.node).await;
+        let asked = self.metadata.attach(volume.clone(), member.node);
+        let answer = watched(&volume.to_string(), "grant", asked).await;
         self.note_link(&answer);
         match answer {
             Err(error) if error.reason() == Some(ErrorReason::VolumeAttached) => {
@@ -158,16 +160,19 @@ impl Node {
         attachment: &Attachment,
         member: &Membership,
     ) -> Result<Serving, NodeError> {
-        let loaded = self.loader(member).fresh(attachment).await;
+        let loader = self.loader(member);
+        let loaded = watched(&record.name, "load", loader.fresh(attachment)).await;
         let loaded = loaded.map_err(|source| load_error(attachment, source))?;
         self.desk.exempt(attachment.volume.pool, &loaded.used_extents());
         self.note_replayed(record.volume)?;
-        let info = self.add_device(record, attachment).await?;
+        let name = record.name.clone();
+        let info = watched(&name, "add device", self.add_device(record, attachment)).await?;
         let served = serve(attachment, loaded, info.queues)?;
         record.phase = Phase::Live;
         self.state.save_record(record)?;
         let (shared, luns) = (Arc::clone(&served.shared), served.luns.clone());
-        let queues = blocking(move || device::start(&info, &shared, &luns)).await;
+        let starting = blocking(move || device::start(&info, &shared, &luns));
+        let queues = watched(&name, "start device", starting).await;
         let queues = queues.map_err(device_error("start", &record.name))?;
         let device = info.id.block_path();
         info!(volume = record.name, epoch = %record.epoch, device, "attached");

@@ -3,7 +3,8 @@
 //! - [`membership`]: joins the cluster, renews the lease;
 //! - [`attach`], [`detach`]: volumes come and go;
 //! - [`recover`]: takes over what a killed predecessor has left;
-//! - [`slot`]: a volume on this node, one change at a time.
+//! - [`slot`]: a volume on this node, one change at a time;
+//! - `steps`: says which step of a change takes long.
 //!
 //! Invariants:
 //! - a volume has one slot, and a slot makes one change at a time;
@@ -15,6 +16,7 @@ pub mod error;
 pub mod membership;
 pub mod recover;
 pub mod slot;
+mod steps;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

@@ -23,6 +23,7 @@ use tracing::{error, info, warn};
 use super::attach::{blocking, device_error, grant_of_record, is_same_grant, load_error, serve};
 use super::detach::Force;
 use super::slot::Serving;
+use super::steps::watched;
 use super::{Membership, Node, NodeError, Slot, Stage, ViewState};
 use crate::state::StateError;
 use crate::state::record::{Phase, Record};
@@ -196,13 +197,15 @@ impl Node {
         let waiting =
             found.filter(|info| info.state != DeviceState::Dead && record.phase == Phase::Live);
         if waiting.is_some() {
-            let begun = blocking(move || device::begin_take_over(id)).await;
+            let draining = blocking(move || device::begin_take_over(id));
+            let begun = watched(&record.name, "drain the dead daemon's I/O", draining).await;
             begun.map_err(device_error("take over", &record.name))?;
         } else if found.is_some() {
             let stopped = blocking(move || device::stop(id, device::StopMode::Always)).await;
             stopped.map_err(device_error("stop", &record.name))?;
         }
-        let loaded = self.loader(member).resume(attachment).await;
+        let loader = self.loader(member);
+        let loaded = watched(&record.name, "load", loader.resume(attachment)).await;
         let loaded = loaded.map_err(|source| load_error(attachment, source))?;
         self.desk.exempt(attachment.volume.pool, &loaded.used_extents());
         let queues = waiting.map_or(1, |info| info.queues);
@@ -225,7 +228,8 @@ impl Node {
     ) -> Result<Outcome, NodeError> {
         let info = *info;
         let (shared, luns) = (Arc::clone(&served.shared), served.luns.clone());
-        let queues = blocking(move || device::finish_take_over(&info, &shared, &luns)).await;
+        let starting = blocking(move || device::finish_take_over(&info, &shared, &luns));
+        let queues = watched(&record.name, "take the device over", starting).await;
         let queues = queues.map_err(device_error("take over", &record.name))?;
         Ok(Outcome::Served(self.go_live(slot, record.clone(), served, Some(queues))))
     }
