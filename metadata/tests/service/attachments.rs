@@ -8,8 +8,8 @@ use lunar_types::*;
 use crate::world::{World, hole, kind, solid};
 
 fn resume(world: &World, held: &Attachment) -> Attachment {
-    let (volume, epoch, node) = (held.volume.id, held.epoch, held.node);
-    let request = ResumeAttachment { volume, epoch, node };
+    let (volume, epoch, caller) = (held.volume.id, held.epoch, world.caller_of(held));
+    let request = ResumeAttachment { volume, epoch, caller };
     block_on(world.service.resume_attachment(request)).expect("it is held")
 }
 
@@ -20,14 +20,14 @@ fn a_grant_gives_everything_that_a_node_needs() {
     let volume = world.volume("v");
     let node = world.node("a");
     let held = world.attach(volume.id, node).expect("granted");
-    assert_eq!((held.epoch, held.node), (Epoch::new(1), node));
+    assert_eq!((held.epoch, held.node), (Epoch::new(1), node.node));
     assert_eq!(held.pool, pool);
     let head = Layer { id: volume.head, parent: None, volume: volume.id, sealed: false };
     assert_eq!(held.layers, [head]);
     assert_eq!(held.journal.iter().map(|run| run.count()).sum::<u32>(), 2);
     assert_eq!((held.checkpoint, held.stale_journals.len()), (JournalSeq::default(), 0));
     let holder = held.volume.holder.clone().expect("it is held");
-    assert_eq!((holder.node, holder.epoch, holder.live), (node, held.epoch, true));
+    assert_eq!((holder.node, holder.epoch, holder.live), (node.node, held.epoch, true));
     assert_eq!(resume(&world, &held), held);
     world.assert_clean();
 }
@@ -96,7 +96,7 @@ fn a_new_boot_gives_its_volumes_away_with_their_journals() {
     assert_eq!(taken.epoch, Epoch::new(2));
     let stale = StaleJournal {
         epoch: held.epoch,
-        node: old,
+        node: old.node,
         runs: held.journal.clone(),
         checkpoint: JournalSeq::new(9),
     };
@@ -112,7 +112,7 @@ fn a_new_boot_gives_its_volumes_away_with_their_journals() {
     let mut replay = world.commit_of(&taken, vec![solid(1, extents[1]), hole(0)]);
     replay.replay_of = Some(held.epoch);
     block_on(world.service.commit_map(&replay)).expect("replayed");
-    replay.request = world.request();
+    (replay.request, replay.number) = (world.request(), replay.number.next());
     block_on(world.service.commit_map(&replay)).expect("replaying twice is replaying once");
     world.assert_clean();
     world.retire(&taken, held.epoch).expect("retired");
@@ -178,7 +178,7 @@ fn resuming_changes_nothing_and_needs_the_grant() {
     let held = world.attach(volume.id, node).expect("granted");
     world.restart();
     assert_eq!(resume(&world, &held), held);
-    let stale = ResumeAttachment { volume: volume.id, epoch: Epoch::new(2), node };
+    let stale = ResumeAttachment { volume: volume.id, epoch: Epoch::new(2), caller: node };
     let refused = block_on(world.service.resume_attachment(stale));
     assert_eq!(kind(refused), ErrorReason::StaleEpoch);
 }

@@ -11,7 +11,7 @@ use crate::world::{World, hole, kind, solid};
 struct Case {
     world: World,
     pool: Pool,
-    node: NodeIncarnation,
+    node: NodeSession,
     held: Attachment,
     extents: Vec<ExtentAddress>,
 }
@@ -28,7 +28,7 @@ fn case() -> Case {
 
 impl Case {
     fn reserved(&self) -> Vec<ExtentAddress> {
-        let page = block_on(self.world.service.reservations(self.node, &PageRequest::first()));
+        let page = block_on(self.world.service.reservations(self.node.node, &PageRequest::first()));
         let runs = page.expect("a page").items.into_iter().flat_map(|it| it.runs);
         runs.flat_map(|run| run.iter().collect::<Vec<_>>()).collect()
     }
@@ -83,18 +83,18 @@ fn zero_slots_have_no_storage() {
 }
 
 #[test]
-fn a_commit_twice_is_a_commit_once() {
+fn the_same_slots_committed_again_move_nothing() {
     let case = case();
     let e = &case.extents;
     let mut commit = case.world.commit_of(&case.held, vec![solid(0, e[0]), hole(3)]);
     commit.checkpoint = Some(JournalSeq::new(4));
     for _ in 0..3 {
-        commit.request = case.world.request();
         case.send(&commit).expect("committed");
+        (commit.request, commit.number) = (case.world.request(), commit.number.next());
         case.world.assert_clean();
     }
-    let facts =
-        ResumeAttachment { volume: case.held.volume.id, epoch: case.held.epoch, node: case.node };
+    let (volume, epoch) = (case.held.volume.id, case.held.epoch);
+    let facts = ResumeAttachment { volume, epoch, caller: case.node };
     let facts = block_on(case.world.service.resume_attachment(facts)).expect("held");
     assert_eq!(facts.checkpoint, JournalSeq::new(4));
 }
@@ -136,7 +136,7 @@ fn bad_commits_are_refused_and_change_nothing() {
     let mut cases: Vec<(CommitMap, ErrorReason)> = Vec::new();
     cases.push((CommitMap { epoch: Epoch::new(9), ..good() }, ErrorReason::StaleEpoch));
     let other = world.node("b");
-    cases.push((CommitMap { node: other, ..good() }, ErrorReason::StaleEpoch));
+    cases.push((CommitMap { caller: other, ..good() }, ErrorReason::StaleEpoch));
     cases.push((CommitMap { layer: LayerId::new(99), ..good() }, ErrorReason::LayerNotWritable));
     let unknown = VolumeId::from_u128(1);
     cases.push((CommitMap { volume: unknown, ..good() }, ErrorReason::VolumeNotFound));

@@ -40,6 +40,7 @@ fn sound() -> Sound {
     let deleting = world.volume("w").id;
     world.delete(deleting).expect("it begins");
     world.assert_clean();
+    let (node, old) = (node.node, old.node);
     Sound { world, pool, volume, node, old, mapped: extents[0], reserved, deleting }
 }
 
@@ -180,7 +181,14 @@ const GRANTS: &[Damage] = &[
     (FindingKind::AttachmentOrphan, |it| {
         let node = it.node;
         let (epoch, checkpoint) = (Epoch::new(1), JournalSeq::default());
-        let record = AttachmentRecord { node, epoch, checkpoint, journal: vec![] };
+        let record = AttachmentRecord {
+            node,
+            epoch,
+            checkpoint,
+            last_commit: CommitNumber::new(0),
+            last_request: RequestId::from_u128(0),
+            journal: vec![],
+        };
         let key = AttachmentKey { volume: VolumeId::from_u128(5) };
         it.damage(|txn| txn.put(&key, &record));
     }),
@@ -208,6 +216,19 @@ const GRANTS: &[Damage] = &[
         let record = it.load(&StaleJournalKey { volume: it.volume.id, epoch: Epoch::new(1) });
         let key = StaleJournalKey { volume: it.volume.id, epoch: Epoch::new(7) };
         it.damage(|txn| txn.put(&key, &record));
+    }),
+    (FindingKind::SessionBehind, |it| {
+        it.alter(NodeKey { node: it.node.node }, |node| node.session = SessionNumber::new(1));
+    }),
+    (FindingKind::CommitNumberInvalid, |it| {
+        it.alter(AttachmentKey { volume: it.volume.id }, |held| {
+            held.checkpoint = JournalSeq::new(1);
+        });
+    }),
+    (FindingKind::CommitNumberInvalid, |it| {
+        it.alter(AttachmentKey { volume: it.volume.id }, |held| {
+            held.last_request = RequestId::from_u128(9);
+        });
     }),
     (FindingKind::IncarnationUnknown, |it| {
         let node = NodeIncarnation { incarnation: Incarnation::new(50), ..it.node };

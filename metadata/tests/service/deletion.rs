@@ -23,7 +23,7 @@ fn full_volume<S: MetaStore>(world: &World<S>) -> (Pool, Volume) {
         node = world.node("a");
         held = world.attach(volume.id, node).expect("taken over");
     }
-    block_on(world.service.declare_fenced(node)).expect("fenced");
+    block_on(world.service.declare_fenced(node.node)).expect("fenced");
     assert_eq!(held.stale_journals.len(), 2);
     (pool, volume)
 }

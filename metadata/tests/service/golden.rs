@@ -148,12 +148,20 @@ fn nodes(fixture: &mut Fixture) {
             incarnation: INCARNATION,
             boot: BootId::from_u128(0x5555_5555_5555_5555_5555_5555_5555_5555),
             state,
+            session: SessionNumber::new(0x0708_090a_0b0c_0d0e),
         };
         fixture.add(NodeKey { node: NODE }, record);
     }
     fixture.add(NodeNameKey { name: name("n1") }, NodeNameRecord { node: NODE });
     let (epoch, checkpoint) = (Epoch::new(3), JournalSeq::new(9));
-    let attachment = AttachmentRecord { node: node(), epoch, checkpoint, journal: runs() };
+    let attachment = AttachmentRecord {
+        node: node(),
+        epoch,
+        checkpoint,
+        last_commit: CommitNumber::new(0x0e0d_0c0b_0a09_0807),
+        last_request: RequestId::from_u128(0x7777_7777_7777_7777_7777_7777_7777_7777),
+        journal: runs(),
+    };
     fixture.add(AttachmentKey { volume: VOLUME }, attachment);
     let stale = StaleJournalRecord { node: node(), checkpoint, journal: runs() };
     fixture.add(StaleJournalKey { volume: VOLUME, epoch: Epoch::new(2) }, stale);
@@ -170,11 +178,12 @@ fn work(fixture: &mut Fixture) {
         let operation = OperationId::new(id);
         fixture.add(OperationKey { operation }, OperationRecord { work });
     }
+    let session = NodeSession { node: node(), number: SessionNumber::new(5) };
     let outcomes = [
         Outcome::Done,
         Outcome::Pool(POOL),
         Outcome::Volume(VOLUME),
-        Outcome::Joined { node: node(), resumed: true },
+        Outcome::Joined { session, resumed: true },
         Outcome::Attached { volume: VOLUME, epoch: Epoch::new(3) },
         Outcome::Reserved(runs()),
     ];
@@ -196,7 +205,7 @@ fn keys_and_values_are_the_bytes_of_the_fixture() {
     work(&mut fixture);
     let tables: BTreeSet<u16> = TABLES.iter().map(|(table, _)| *table).collect();
     assert_eq!(fixture.tables, tables, "every table has an example");
-    let path = here("tests/service/fixtures/keyspace-1.txt");
+    let path = here("tests/service/fixtures/keyspace-2.txt");
     if std::env::var_os("LUNAR_WRITE_FIXTURES").is_some() {
         std::fs::write(&path, &fixture.lines).expect("the fixture is written");
     }

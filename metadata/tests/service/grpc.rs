@@ -91,21 +91,22 @@ async fn who_asks_is_told_by_the_connection() {
     let handlers = Handlers::new(service, Arc::new(Notify::new()));
     let join = |node: &str| {
         let (request, boot) = (request(), BootId::from_u128(1));
-        v1::JoinRequest::from(Join { request, name: name(node), boot, resume: None })
+        let last_session = SessionNumber::new(0);
+        v1::JoinRequest::from(Join { request, name: name(node), boot, resume: None, last_session })
     };
     let nobody = handlers.join(Request::new(join("a"))).await;
     assert_eq!(refusal(nobody), ErrorReason::NoIdentity);
     let other = handlers.join(from_node("b", join("a"))).await;
     assert_eq!(refusal(other), ErrorReason::NotPermitted);
     let joined = handlers.join(from_node("a", join("a"))).await.expect("its own name");
-    let node = joined.into_inner().node;
+    let caller = joined.into_inner().session;
 
-    let beat = || v1::HeartbeatRequest { node };
+    let beat = || v1::HeartbeatRequest { caller };
     handlers.heartbeat(from_node("a", beat())).await.expect("its own lease");
     handlers.join(from_node("b", join("b"))).await.expect("another node");
     let foreign = handlers.heartbeat(from_node("b", beat())).await;
     assert_eq!(refusal(foreign), ErrorReason::NotPermitted);
-    let attach = v1::AttachRequest { node, ..v1::AttachRequest::default() };
+    let attach = v1::AttachRequest { caller, ..v1::AttachRequest::default() };
     let foreign = handlers.attach(from_node("b", attach)).await;
     assert_eq!(refusal(foreign), ErrorReason::NotPermitted);
     let pool = handlers.create_pool(from_node("a", v1::CreatePoolRequest::default())).await;

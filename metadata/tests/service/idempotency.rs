@@ -35,21 +35,20 @@ fn every_request_sent_twice_is_done_once() {
     };
     let made = block_on(world.service.create_volume(&volume)).expect("made");
     assert_eq!(block_on(world.service.create_volume(&volume)).expect("again"), made);
-    let (request, boot) = (world.request(), BootId::from_u128(4));
-    let join = Join { request, name: name("a"), boot, resume: None };
+    let join = world.join_of("a", 4, None);
     let joined = block_on(world.service.join(&join)).expect("joined");
     assert_eq!(block_on(world.service.join(&join)).expect("again"), joined);
-    let node = joined.node;
-    let attach = Attach { request: world.request(), volume: Selector::Id(made.id), node };
+    let caller = joined.session;
+    let attach = Attach { request: world.request(), volume: Selector::Id(made.id), caller };
     let held = block_on(world.service.attach(&attach)).expect("granted");
     assert_eq!(block_on(world.service.attach(&attach)).expect("again"), held);
     let (request, pool) = (world.request(), pool.id);
-    let reserve = ReserveExtents { request, node, pool, count: 7 };
+    let reserve = ReserveExtents { request, caller, pool, count: 7 };
     let runs = block_on(world.service.reserve_extents(&reserve)).expect("reserved");
     assert_eq!(block_on(world.service.reserve_extents(&reserve)).expect("again"), runs);
     assert_eq!(world.status(pool).usage.reserved_extents, 7);
     let request = world.request();
-    let release = ReleaseExtents { request, node, pool, runs };
+    let release = ReleaseExtents { request, caller, pool, runs };
     block_on(world.service.release_extents(&release)).expect("released");
     block_on(world.service.release_extents(&release)).expect("again");
     world.detach(&held, DetachMode::Clean).expect("detached");
@@ -77,13 +76,13 @@ fn a_delayed_duplicate_of_a_commit_changes_nothing() {
 fn a_request_id_for_something_else_is_refused() {
     let world = World::new();
     let pool = world.pool(64);
-    let node = world.node("a");
+    let caller = world.node("a");
     let request = world.request();
-    let reserve = |count| ReserveExtents { request, node, pool: pool.id, count };
+    let reserve = |count| ReserveExtents { request, caller, pool: pool.id, count };
     block_on(world.service.reserve_extents(&reserve(3))).expect("reserved");
     let other = block_on(world.service.reserve_extents(&reserve(4)));
     assert_eq!(kind(other), ErrorReason::RequestIdReused);
-    let leave = block_on(world.service.leave(&Leave { request, node }));
+    let leave = block_on(world.service.leave(&Leave { request, caller }));
     assert_eq!(kind(leave), ErrorReason::RequestIdReused);
 }
 
@@ -94,7 +93,7 @@ fn a_refused_request_may_be_sent_again() {
     let volume = world.volume("v");
     let (a, b) = (world.node("a"), world.node("b"));
     let held = world.attach(volume.id, a).expect("granted");
-    let attach = Attach { request: world.request(), volume: Selector::Id(volume.id), node: b };
+    let attach = Attach { request: world.request(), volume: Selector::Id(volume.id), caller: b };
     assert_eq!(kind(block_on(world.service.attach(&attach))), ErrorReason::VolumeAttached);
     world.detach(&held, DetachMode::Clean).expect("detached");
     block_on(world.service.attach(&attach)).expect("now it is granted");
@@ -104,9 +103,9 @@ fn a_refused_request_may_be_sent_again() {
 fn requests_are_forgotten_after_the_retention_and_not_before() {
     let mut world = World::new();
     let pool = world.pool(64);
-    let node = world.node("a");
+    let caller = world.node("a");
     let request = world.request();
-    let reserve = ReserveExtents { request, node, pool: pool.id, count: 1 };
+    let reserve = ReserveExtents { request, caller, pool: pool.id, count: 1 };
     let first = block_on(world.service.reserve_extents(&reserve)).expect("reserved");
     world.settle();
     world.clock.advance(RETENTION - Duration::from_millis(1));
@@ -161,7 +160,7 @@ fn unconfirmed_commits_do_everything_once() {
         let volume = world.volume("v");
         trouble();
         let node = world.node("a");
-        assert_eq!(node.incarnation, Incarnation::new(1), "{fault:?}");
+        assert_eq!(node.node.incarnation, Incarnation::new(1), "{fault:?}");
         trouble();
         let held = world.attach(volume.id, node).expect("granted");
         assert_eq!(held.epoch, Epoch::new(1), "{fault:?}");

@@ -12,6 +12,7 @@ mod idempotency;
 mod model;
 mod nodes;
 mod pools;
+mod sessions;
 mod stores;
 mod volumes;
 mod world;

@@ -62,7 +62,7 @@ struct Model {
     world: World<FaultyStore<RedbStore>>,
     plan: FaultPlan,
     pool: Pool,
-    nodes: Vec<NodeIncarnation>,
+    nodes: Vec<NodeSession>,
     /// What each incarnation has reserved; those of gone incarnations come back some time.
     reserved: BTreeMap<NodeIncarnation, BTreeSet<ExtentAddress>>,
     volumes: Vec<Vol>,
@@ -104,7 +104,7 @@ impl Model {
         let node = self.nodes[node];
         match self.world.reserve(node, self.pool.id, count) {
             Ok(runs) => {
-                let reserved = self.reserved.entry(node).or_default();
+                let reserved = self.reserved.entry(node.node).or_default();
                 for at in runs.iter().flat_map(|run| run.iter()) {
                     assert!(reserved.insert(at), "{at} was reserved twice");
                 }
@@ -115,7 +115,7 @@ impl Model {
 
     fn release(&mut self, node: usize, pick: usize) {
         let node = self.nodes[node];
-        let Some(reserved) = self.reserved.get_mut(&node).filter(|it| !it.is_empty()) else {
+        let Some(reserved) = self.reserved.get_mut(&node.node).filter(|it| !it.is_empty()) else {
             return;
         };
         let at = *reserved.iter().nth(pick % reserved.len()).expect("one of them");
@@ -125,7 +125,7 @@ impl Model {
     }
 
     fn attach(&mut self, node: usize, volume: usize) {
-        let (node, live) = (self.nodes[node], self.nodes.clone());
+        let (node, live) = (self.nodes[node], self.live());
         let volume = &mut self.volumes[volume];
         let held_by = volume.held.as_ref().map(|held| held.node);
         match self.world.attach(volume.volume.id, node) {
@@ -144,7 +144,11 @@ impl Model {
     /// The grant of a volume if its holder lives and nothing waits to be replayed.
     fn usable(&self, volume: usize) -> Option<Attachment> {
         let held = self.volumes[volume].held.clone()?;
-        self.nodes.contains(&held.node).then_some(held)
+        self.live().contains(&held.node).then_some(held)
+    }
+
+    fn live(&self) -> Vec<NodeIncarnation> {
+        self.nodes.iter().map(|session| session.node).collect()
     }
 
     fn detach(&mut self, volume: usize, keep: bool) {
@@ -242,7 +246,7 @@ impl Model {
                 .collect();
             assert_eq!(map, volume.map);
         }
-        for node in &self.nodes {
+        for node in &self.live() {
             let page = block_on(self.world.service.reservations(*node, &PageRequest::first()));
             let items = page.expect("a page").items;
             let runs = items.iter().flat_map(|it| it.runs.iter());

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use lunar_metadata::error::ServiceError;
 use lunar_metadata::seams::block_on;
 use lunar_proto::domain::*;
 use lunar_proto::error::ErrorReason;
@@ -11,8 +12,8 @@ use crate::world::{World, kind, name};
 
 const FENCING: Duration = Duration::from_secs(15);
 
-fn leave(world: &World, node: NodeIncarnation) -> Result<(), lunar_metadata::error::ServiceError> {
-    block_on(world.service.leave(&Leave { request: world.request(), node }))
+fn leave(world: &World, caller: NodeSession) -> Result<(), ServiceError> {
+    block_on(world.service.leave(&Leave { request: world.request(), caller }))
 }
 
 fn state(world: &World, node: &str) -> NodeState {
@@ -24,10 +25,9 @@ fn nodes_get_ids_and_incarnations_that_rise() {
     let world = World::new();
     let a = world.node("a");
     let b = world.node("b");
-    assert_eq!((a.node.get(), a.incarnation.get()), (1, 1));
-    assert_eq!((b.node.get(), b.incarnation.get()), (2, 1));
     let again = world.node("a");
-    assert_eq!((again.node, again.incarnation.get()), (a.node, 2));
+    let texts = [a, b, again].map(|session| session.to_string());
+    assert_eq!(texts, ["1.1 in session 1", "2.1 in session 1", "1.2 in session 2"]);
     assert_eq!(kind(block_on(world.service.heartbeat(a))), ErrorReason::NodeFenced);
     let (state, timers) = block_on(world.service.heartbeat(again)).expect("it lives");
     assert_eq!((state, timers), (NodeState::Active, LeaseTimers::DEFAULT));
@@ -39,12 +39,12 @@ fn the_same_boot_resumes_what_it_asks_for() {
     let mut world = World::new();
     let first = world.join_as("a", 7, None).expect("joined");
     let resumed = world.join_as("a", 7, Some(1)).expect("resumed");
-    assert_eq!((resumed.node, resumed.resumed), (first.node, true));
+    assert_eq!((resumed.session.node, resumed.resumed), (first.session.node, true));
     world.restart();
     let resumed = world.join_as("a", 7, Some(1)).expect("resumed after a restart");
     assert!(resumed.resumed);
     let other_boot = world.join_as("a", 8, Some(1)).expect("a new boot");
-    assert_eq!((other_boot.resumed, other_boot.node.incarnation.get()), (false, 2));
+    assert_eq!((other_boot.resumed, other_boot.session.node.incarnation.get()), (false, 2));
     let late = world.join_as("a", 8, Some(1));
     assert_eq!(kind(late), ErrorReason::NodeAlive, "incarnation 1 is no longer there to resume");
 }
@@ -52,14 +52,14 @@ fn the_same_boot_resumes_what_it_asks_for() {
 #[test]
 fn a_second_daemon_on_a_live_boot_is_refused_until_the_first_is_silent() {
     let world = World::new();
-    let first = world.join_as("a", 7, None).expect("joined").node;
+    let first = world.join_as("a", 7, None).expect("joined").session;
     world.clock.advance(Duration::from_secs(10));
     block_on(world.service.heartbeat(first)).expect("it lives");
     world.clock.advance(Duration::from_secs(14));
     assert_eq!(kind(world.join_as("a", 7, None)), ErrorReason::NodeAlive);
     world.clock.advance(Duration::from_secs(1));
     let second = world.join_as("a", 7, None).expect("the first is silent");
-    assert_eq!(second.node.incarnation.get(), 2);
+    assert_eq!(second.session.node.incarnation.get(), 2);
 }
 
 #[test]
@@ -108,8 +108,8 @@ fn a_node_that_left_can_do_nothing_until_it_joins() {
     world.settle();
     assert_eq!(world.status(pool.id).usage.allocated_extents, 0);
     world.assert_clean();
-    let back = world.join_as("a", 99, None).expect("it comes back").node;
-    assert_eq!(back.incarnation.get(), 2);
+    let back = world.join_as("a", 99, None).expect("it comes back").session;
+    assert_eq!(back.node.incarnation.get(), 2);
     world.attach(volume.id, back).expect("granted again");
 }
 
@@ -123,8 +123,8 @@ fn reservations_of_a_fenced_node_wait_for_its_journals() {
     for _ in 0..5 {
         world.reserve(old, pool.id, 1024).expect("reserved");
     }
-    block_on(world.service.declare_fenced(old)).expect("fenced");
-    block_on(world.service.declare_fenced(old)).expect("fenced twice is fenced");
+    block_on(world.service.declare_fenced(old.node)).expect("fenced");
+    block_on(world.service.declare_fenced(old.node)).expect("fenced twice is fenced");
     world.settle();
     assert_eq!(world.status(pool.id).usage.reserved_extents, 5 * 1024);
     world.assert_clean();
@@ -146,12 +146,14 @@ fn unknown_nodes_are_refused() {
     world.pool(8);
     let volume = world.volume("v");
     let nobody = NodeIncarnation { node: NodeId::new(9), incarnation: Incarnation::new(1) };
+    let nobody = NodeSession { node: nobody, number: SessionNumber::new(1) };
     assert_eq!(kind(world.attach(volume.id, nobody)), ErrorReason::NodeNotFound);
     assert_eq!(kind(block_on(world.service.heartbeat(nobody))), ErrorReason::NodeNotFound);
     let selector = Selector::Id(NodeId::new(9));
     assert_eq!(kind(block_on(world.service.node(&selector))), ErrorReason::NodeNotFound);
     let node = world.node("a");
-    let future = NodeIncarnation { incarnation: Incarnation::new(2), ..node };
+    let future = NodeIncarnation { incarnation: Incarnation::new(2), ..node.node };
+    let future = NodeSession { node: future, ..node };
     assert_eq!(kind(world.attach(volume.id, future)), ErrorReason::NodeFenced);
 }
 
@@ -165,7 +167,7 @@ fn nodes_are_listed_with_what_they_hold() {
     }
     let nodes = block_on(world.service.nodes(&PageRequest::first())).expect("a list").items;
     let held: Vec<_> = nodes.iter().map(|node| (node.id, node.attachments)).collect();
-    assert_eq!(held, [(a.node, 0), (b.node, 2)]);
-    let page = block_on(world.service.attachments(b, &PageRequest::first())).expect("a list");
+    assert_eq!(held, [(a.node.node, 0), (b.node.node, 2)]);
+    let page = block_on(world.service.attachments(b.node, &PageRequest::first())).expect("a list");
     assert_eq!(page.items.len(), 2);
 }

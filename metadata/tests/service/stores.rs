@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use lunar_metadata::keyspace::{KeyedTxn, KeyspaceKey, KeyspaceRecord};
+use lunar_metadata::keyspace::{KEYSPACE_VERSION, KeyedTxn, KeyspaceKey, KeyspaceRecord};
 use lunar_metadata::seams::block_on;
 use lunar_metadata::service::{Seams, Service, Settings, StartError};
 use lunar_metadata::store::*;
@@ -368,19 +368,24 @@ fn start(store: &RedbStore) -> Result<(), StartError> {
 }
 
 #[test]
-fn a_newer_keyspace_is_refused_and_a_foreign_one_too() {
+fn another_keyspace_is_refused_and_a_foreign_one_too() {
     let store = RedbStore::in_memory();
     start(&store).expect("an empty store becomes a cluster");
     start(&store).expect("and starts again");
-    let newer = KeyspaceRecord { version: 2 };
-    let newer = &newer;
-    block_on(store.transact(|txn| async move {
-        txn.put(&KeyspaceKey {}, newer);
-        Ok::<_, StoreError>(())
-    }))
-    .expect("damaged");
-    let error = start(&store).expect_err("refused");
-    assert!(matches!(error, StartError::NewerKeyspace { found: 2 }), "{error:?}");
+    let start_on = |version| {
+        let other = &KeyspaceRecord { version };
+        block_on(store.transact(|txn| async move {
+            txn.put(&KeyspaceKey {}, other);
+            Ok::<_, StoreError>(())
+        }))
+        .expect("damaged");
+        start(&store).expect_err("refused")
+    };
+    let (newer, older) = (KEYSPACE_VERSION + 1, KEYSPACE_VERSION - 1);
+    let error = start_on(newer);
+    assert!(matches!(error, StartError::NewerKeyspace { found } if found == newer), "{error:?}");
+    let error = start_on(older);
+    assert!(matches!(error, StartError::OlderKeyspace { found } if found == older), "{error:?}");
 
     let foreign = RedbStore::in_memory();
     put(&foreign, b"other", vec![1]);

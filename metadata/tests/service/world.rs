@@ -130,49 +130,62 @@ impl<S: MetaStore> World<S> {
         self.create(volume, 1 << 30).expect("the volume is made")
     }
 
+    /// A join by a process that has just started: it knows the last session.
+    pub fn join_of(&self, node: &str, boot: u128, resume: Option<u32>) -> Join {
+        let known = block_on(self.service.node(&Selector::Name(name(node))));
+        Join {
+            request: self.request(),
+            name: name(node),
+            boot: BootId::from_u128(boot),
+            resume: resume.map(Incarnation::new),
+            last_session: known.map_or(SessionNumber::new(0), |node| node.session),
+        }
+    }
+
     pub fn join_as(
         &self,
         node: &str,
         boot: u128,
         resume: Option<u32>,
     ) -> Result<Joined, ServiceError> {
-        block_on(self.service.join(&Join {
-            request: self.request(),
-            name: name(node),
-            boot: BootId::from_u128(boot),
-            resume: resume.map(Incarnation::new),
-        }))
+        block_on(self.service.join(&self.join_of(node, boot, resume)))
     }
 
     /// A node on a fresh boot.
-    pub fn node(&self, node: &str) -> NodeIncarnation {
-        self.join_as(node, self.ids.next(), None).expect("the node joins").node
+    pub fn node(&self, node: &str) -> NodeSession {
+        self.join_as(node, self.ids.next(), None).expect("the node joins").session
     }
 
     pub fn attach(
         &self,
         volume: VolumeId,
-        node: NodeIncarnation,
+        caller: NodeSession,
     ) -> Result<Attachment, ServiceError> {
         let request = self.request();
         let volume = Selector::Id(volume);
-        block_on(self.service.attach(&Attach { request, volume, node }))
+        block_on(self.service.attach(&Attach { request, volume, caller }))
+    }
+
+    /// The process that joined last for the node of a grant, speaking for the holder.
+    pub fn caller_of(&self, held: &Attachment) -> NodeSession {
+        let node = block_on(self.service.node(&Selector::Id(held.node.node))).expect("known");
+        NodeSession { node: held.node, number: node.session }
     }
 
     pub fn detach(&self, held: &Attachment, mode: DetachMode) -> Result<(), ServiceError> {
-        let (volume, epoch, node) = (held.volume.id, held.epoch, held.node);
+        let (volume, epoch, caller) = (held.volume.id, held.epoch, self.caller_of(held));
         let request = self.request();
-        block_on(self.service.detach(&Detach { request, volume, epoch, node, mode }))
+        block_on(self.service.detach(&Detach { request, volume, epoch, caller, mode }))
     }
 
     pub fn retire(&self, held: &Attachment, stale_epoch: Epoch) -> Result<(), ServiceError> {
-        let (volume, epoch, node) = (held.volume.id, held.epoch, held.node);
+        let (volume, epoch, caller) = (held.volume.id, held.epoch, self.caller_of(held));
         let request = self.request();
         block_on(self.service.retire_journal(&RetireJournal {
             request,
             volume,
             epoch,
-            node,
+            caller,
             stale_epoch,
         }))
     }
@@ -185,36 +198,45 @@ impl<S: MetaStore> World<S> {
 
     pub fn reserve(
         &self,
-        node: NodeIncarnation,
+        caller: NodeSession,
         pool: PoolId,
         count: u32,
     ) -> Result<Vec<ExtentRun>, ServiceError> {
         let request = self.request();
-        block_on(self.service.reserve_extents(&ReserveExtents { request, node, pool, count }))
+        block_on(self.service.reserve_extents(&ReserveExtents { request, caller, pool, count }))
     }
 
     /// Single extents of a fresh reservation.
-    pub fn extents(&self, node: NodeIncarnation, pool: PoolId, count: u32) -> Vec<ExtentAddress> {
-        let runs = self.reserve(node, pool, count).expect("there is room");
+    pub fn extents(&self, caller: NodeSession, pool: PoolId, count: u32) -> Vec<ExtentAddress> {
+        let runs = self.reserve(caller, pool, count).expect("there is room");
         runs.iter().flat_map(|run| run.iter()).collect()
     }
 
     pub fn release(
         &self,
-        node: NodeIncarnation,
+        caller: NodeSession,
         pool: PoolId,
         runs: &[ExtentRun],
     ) -> Result<(), ServiceError> {
         let request = self.request();
         let runs = runs.to_vec();
-        block_on(self.service.release_extents(&ReleaseExtents { request, node, pool, runs }))
+        block_on(self.service.release_extents(&ReleaseExtents { request, caller, pool, runs }))
     }
 
-    /// A commit of these slots under a grant, to be changed by the test.
+    /// The number that the next commit under a grant has; 1 if the grant is over.
+    pub fn next_number(&self, held: &Attachment) -> CommitNumber {
+        let caller = self.caller_of(held);
+        let resume = ResumeAttachment { volume: held.volume.id, epoch: held.epoch, caller };
+        let facts = block_on(self.service.resume_attachment(resume));
+        facts.map_or(CommitNumber::new(0), |facts| facts.last_commit).next()
+    }
+
+    /// The next commit under a grant, of these slots, to be changed by the test.
     pub fn commit_of(&self, held: &Attachment, updates: Vec<SlotUpdate>) -> CommitMap {
         CommitMap {
             request: self.request(),
-            node: held.node,
+            caller: self.caller_of(held),
+            number: self.next_number(held),
             volume: held.volume.id,
             epoch: held.epoch,
             layer: held.volume.head,
