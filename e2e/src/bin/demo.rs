@@ -4,6 +4,7 @@
 //! temporary folder. Ends with the line `demo: ok`.
 
 use std::error::Error;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -86,7 +87,8 @@ fn main() -> ExitCode {
     let done = if is_host { on_host() } else { in_lab() };
     match done {
         Ok(()) => {
-            say("demo: ok");
+            // What was shown is no less true if nobody reads this line.
+            let _ = writeln!(std::io::stdout().lock(), "demo: ok");
             ExitCode::SUCCESS
         }
         Err(error) => {
