@@ -21,7 +21,7 @@ impl World {
 
     fn audit_reserves(&mut self, after: &str) -> Flow {
         let Some(node) = self.node else { return Ok(()) };
-        let reserved = self.meta.reserved_by(node);
+        let reserved = self.meta.reserved_by(node.node);
         let reserved = reserved.map_err(|error| Stop::Failed(error.to_string()))?;
         let mut hands: BTreeMap<ExtentAddress, String> = BTreeMap::new();
         let mut take = |extent: ExtentAddress, hand: String| match hands.insert(extent, hand) {

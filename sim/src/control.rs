@@ -4,15 +4,17 @@
 //! comes back (or not). Without an answer the engine is told so, and when it asks for the same
 //! again, the same request is sent under the same key.
 
+use std::collections::VecDeque;
+
 use lunar_engine::volume::{CommitBatch, ControlWork, WorkDone, blocking};
 use lunar_metadata::domain::{CommitMap, ReleaseExtents, ReserveExtents, SlotUpdate};
 use lunar_metadata::error::ServiceError;
 use lunar_metadata::seams::block_on;
 use lunar_types::{ExtentRun, JournalSeq};
 
+use crate::calls::{Answer, Call};
 use crate::disk::{OpenLuns, Source};
 use crate::planted::Planted;
-use crate::service::Call;
 use crate::world::{Flow, PendingCall, World, failed};
 
 impl World {
@@ -75,7 +77,7 @@ impl World {
     fn ask_for_extents(&mut self, guest: usize, count: u32) {
         let fresh = ReserveExtents {
             request: self.meta.fresh_request(),
-            node: self.node.expect("the daemon runs"),
+            caller: self.caller(),
             pool: self.meta.pool,
             count,
         };
@@ -84,31 +86,67 @@ impl World {
         served.call = Some(PendingCall { call: Call::Reserve(reserve), answer: None });
     }
 
+    /// Sends a batch in as many commits as the scenario cuts it into, one after the other.
     fn send_commit(&mut self, guest: usize, batch: CommitBatch) -> Flow {
-        let request = self.meta.fresh_request();
-        let node = self.node.expect("the daemon runs");
-        let (volume, extent_size) = (self.guests[guest].id, self.scenario.extent_size);
-        let served = self.serving(guest);
-        let commit = match &served.last_commit {
-            Some((sent, commit)) if *sent == batch => commit.clone(),
-            _ => CommitMap {
-                request,
-                node,
-                volume,
-                epoch: served.epoch,
-                layer: served.layer,
-                extent_size,
-                updates: batch.updates.iter().map(to_domain).collect(),
-                checkpoint: batch.checkpoint.map(JournalSeq::new),
-                replay_of: None,
-            },
-        };
-        served.last_commit = Some((batch, commit.clone()));
-        served.call = Some(PendingCall { call: Call::Commit(commit), answer: None });
+        let is_known =
+            matches!(&self.serving(guest).last_commit, Some((sent, _)) if *sent == batch);
+        if !is_known {
+            let parts = self.commits_of(guest, &batch);
+            self.serving(guest).last_commit = Some((batch, parts));
+        }
+        self.send_part(guest);
         if self.planted == Some(Planted::ExtentReusedEarly) {
             return self.reuse_early(guest);
         }
         Ok(())
+    }
+
+    fn commits_of(&mut self, guest: usize, batch: &CommitBatch) -> VecDeque<CommitMap> {
+        let updates: Vec<SlotUpdate> = batch.updates.iter().map(to_domain).collect();
+        let mut parts: Vec<_> = updates.chunks(self.scenario.commit_updates).collect();
+        if parts.is_empty() {
+            parts.push(&[]);
+        }
+        let last = parts.len() - 1;
+        let mut number = self.serving(guest).commits;
+        let commit = |(index, updates): (usize, &[SlotUpdate])| {
+            number = number.next();
+            CommitMap {
+                request: self.meta.fresh_request(),
+                caller: self.caller(),
+                volume: self.guests[guest].id,
+                epoch: self.serving(guest).epoch,
+                number,
+                layer: self.serving(guest).layer,
+                extent_size: self.scenario.extent_size,
+                updates: updates.to_vec(),
+                checkpoint: batch.checkpoint.filter(|_| index == last).map(JournalSeq::new),
+                replay_of: None,
+            }
+        };
+        parts.into_iter().enumerate().map(commit).collect()
+    }
+
+    /// The first commit that is left of a batch goes out.
+    fn send_part(&mut self, guest: usize) {
+        let served = self.serving(guest);
+        let (_, parts) = served.last_commit.as_ref().expect("a batch is being sent");
+        let commit = parts.front().expect("a batch ends with its last commit").clone();
+        served.call = Some(PendingCall { call: Call::Commit(commit), answer: None });
+    }
+
+    /// A commit is done; gives whether its batch is.
+    fn part_committed(&mut self, guest: usize) -> bool {
+        let served = self.serving(guest);
+        let (_, parts) = served.last_commit.as_mut().expect("a batch is being sent");
+        served.commits = parts.pop_front().expect("it was just sent").number;
+        let is_done = parts.is_empty();
+        if is_done {
+            served.last_commit = None;
+        } else {
+            self.send_part(guest);
+        }
+        is_done
     }
 
     /// A call arrives, or its answer does.
@@ -120,13 +158,20 @@ impl World {
         let call = served.call.take().expect("a call is under way").call;
         let control = served.queues.len() - 1;
         let moment = self.moment;
-        self.trace.line(moment, || format!("v{guest} {} answered: {answer:?}", name_of(&call)));
-        let served = self.serving(guest);
-        match (&call, &answer) {
-            (_, WorkDone::Unavailable) => {}
-            (Call::Reserve(_), _) => served.last_reserve = None,
-            (Call::Commit(_), _) => served.last_commit = None,
+        self.trace.line(moment, || format!("v{guest} {} answered: {answer:?}", call.name()));
+        if answer != WorkDone::Unavailable {
+            // What was refused is not remembered: a copy of it is a call of its own.
+            if answer != WorkDone::PoolFull {
+                self.copy_now_and_then(&call);
+            }
+            if matches!(call, Call::Commit(_)) && !self.part_committed(guest) {
+                return Ok(());
+            }
+            if matches!(call, Call::Reserve(_)) {
+                self.serving(guest).last_reserve = None;
+            }
         }
+        let served = self.serving(guest);
         served.saw_full |= answer == WorkDone::PoolFull;
         let now = self.now();
         let mut out = Vec::new();
@@ -145,18 +190,18 @@ impl World {
 
     fn call_arrives(&mut self, guest: usize) -> Flow {
         let call = self.serving(guest).call.as_ref().expect("a call is under way").call.clone();
-        let is_lost = !self.is_quiet && self.dice.chance(self.scenario.answer_lost);
+        let is_lost = self.is_answer_lost();
         let answer = if !self.meta.is_up {
             WorkDone::Unavailable
         } else {
             match (self.meta.carry_out(&call), &call) {
                 (Err(ServiceError::Store(_)), _) => WorkDone::Unavailable,
                 _ if is_lost => WorkDone::Unavailable,
-                (Ok(runs), Call::Reserve(_)) => self.usable(guest, runs)?,
-                (Ok(_), Call::Commit(_)) => WorkDone::Committed,
+                (Ok(Answer::Extents(runs)), _) => self.usable(guest, runs)?,
+                (Ok(_), _) => WorkDone::Committed,
                 (Err(ServiceError::PoolFull { .. }), Call::Reserve(_)) => WorkDone::PoolFull,
                 (Err(error), _) => {
-                    let call = name_of(&call);
+                    let call = call.name();
                     return failed(format!("the {call} of v{guest} was refused: {error}"));
                 }
             }
@@ -174,9 +219,8 @@ impl World {
         let (known, unknown): (Vec<_>, Vec<_>) =
             runs.into_iter().partition(|run| run.iter().all(|at| table.contains(at)));
         if !unknown.is_empty() {
-            let node = self.node.expect("the daemon runs");
             let (request, pool) = (self.meta.fresh_request(), self.meta.pool);
-            let release = ReleaseExtents { request, node, pool, runs: unknown };
+            let release = ReleaseExtents { request, caller: self.caller(), pool, runs: unknown };
             self.insist("a release", |service| block_on(service.release_extents(&release)))?;
         }
         Ok(if known.is_empty() { WorkDone::PoolFull } else { WorkDone::Reserved(known) })
@@ -204,13 +248,13 @@ impl World {
     /// The planted bug: extents that the commit on its way unmaps go into the reserve now.
     fn reuse_early(&mut self, guest: usize) -> Flow {
         let served = self.serving(guest);
-        let (_, commit) = served.last_commit.clone().expect("it was just set");
+        let (batch, _) = served.last_commit.clone().expect("it was just set");
         let layer = served.layer;
         let map = self.meta.map_of(layer, 1000);
         let map: std::collections::BTreeMap<_, _> =
             map.map_err(|e| crate::world::Stop::Failed(e.to_string()))?.into_iter().collect();
-        let freed = commit.updates.iter().filter_map(|update| {
-            let before = map.get(&update.at)?.extent()?;
+        let freed = batch.updates.iter().filter_map(|update| {
+            let before = map.get(&update.logical)?.extent()?;
             let after = update.slot.as_ref().and_then(lunar_types::Slot::extent);
             (after != Some(before)).then(|| ExtentRun::new(before, 1))
         });
@@ -229,13 +273,6 @@ pub(crate) fn to_domain(update: &lunar_engine::replay::SlotUpdate) -> SlotUpdate
     SlotUpdate { at: update.logical, slot: update.slot.clone() }
 }
 
-const fn name_of(call: &Call) -> &'static str {
-    match call {
-        Call::Commit(_) => "commit",
-        Call::Reserve(_) => "reservation",
-    }
-}
-
 fn detail_of(call: &Call) -> String {
     match call {
         Call::Commit(commit) => {
@@ -250,5 +287,6 @@ fn detail_of(call: &Call) -> String {
             format!("commit up to {:?} of {}", commit.checkpoint, slots.join(" "))
         }
         Call::Reserve(reserve) => format!("reservation of {}", reserve.count),
+        other => other.name().to_owned(),
     }
 }

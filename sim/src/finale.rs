@@ -4,7 +4,8 @@
 use lunar_engine::io::IoOp;
 
 use crate::disk::FaultRates;
-use crate::world::{Flow, World};
+use crate::oracle::Moment;
+use crate::world::{Flow, Stop, World};
 
 /// Bytes of a read of the whole volume.
 const CHUNK: u64 = 64 << 10;
@@ -29,9 +30,7 @@ impl World {
         self.luns.rates.set(FaultRates::default());
         self.meta.is_up = true;
         self.note_line("the finale begins");
-        while !self.meta.late.is_empty() {
-            self.meta.deliver_late(&mut self.dice);
-        }
+        self.deliver_all()?;
         for guest in 0..self.served.len() {
             if self.served[guest].is_some() {
                 self.drain(guest)?;
@@ -46,6 +45,14 @@ impl World {
         self.sweep_all()?;
         self.detach_all()?;
         self.audit("the end")
+    }
+
+    /// Everything that the network still holds arrives.
+    fn deliver_all(&mut self) -> Flow {
+        while self.meta.holds_calls() {
+            self.meta.deliver_late(Moment::MAX).map_err(Stop::Failed)?;
+        }
+        Ok(())
     }
 
     fn note_line(&self, what: &str) {

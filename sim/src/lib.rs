@@ -11,6 +11,7 @@
 //! `docs/simulator.md`.
 
 mod audit;
+mod calls;
 mod control;
 pub mod dice;
 pub mod disk;

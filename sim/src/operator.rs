@@ -5,19 +5,23 @@ use std::collections::BTreeSet;
 
 use lunar_engine::journal::SEQ_CONFIRMED;
 use lunar_metadata::domain::{
-    Attach, Attachment, CreateVolume, DeleteVolume, Detach, DetachMode, ReleaseExtents,
+    Attach, Attachment, CreateVolume, DeleteVolume, Detach, DetachMode, Join, ReleaseExtents,
     ResumeAttachment, Selector,
 };
 use lunar_metadata::error::ServiceError;
 use lunar_metadata::seams::block_on;
-use lunar_types::{ExtentAddress, ExtentRun, LogicalBlockSize, Name, NodeIncarnation, VolumeSize};
+use lunar_types::{
+    ExtentAddress, ExtentRun, Incarnation, LogicalBlockSize, Name, NodeIncarnation, NodeSession,
+    SessionNumber, VolumeSize,
+};
 
 use crate::audit::table_extents;
+use crate::calls::{Answer, Call};
 use crate::guest::Guest;
 use crate::planted::Planted;
 use crate::recovery::LunTrouble;
-use crate::service::{SimService, all_pages, join_request};
-use crate::world::{Flow, Stop, Tmpfs, World, failed, new_disk};
+use crate::service::{SimService, all_pages};
+use crate::world::{Flow, Served, Stop, Tmpfs, World, failed, new_disk};
 
 /// Steps within which a request ends, with the metadata service there.
 const BOUND: u64 = 40_000;
@@ -28,12 +32,18 @@ impl World {
     /// The daemon starts: it joins, and goes on with what a killed predecessor held.
     pub(crate) fn start_daemon(&mut self) -> Flow {
         self.is_busy = true;
+        if self.moment > 1 && self.dice.chance(self.scenario.quiet_hours) {
+            self.rest()?;
+        }
         let resume = self.tmpfs.incarnation.map(|node| node.incarnation);
         let name = format!("node-{}", self.node_names);
         let joined = loop {
-            let join = join_request(self.meta.fresh_request(), &name, self.boot, resume);
-            match self.ask(|service| block_on(service.join(&join)))? {
-                Ok(joined) => break joined,
+            let join = self.new_join(&name, resume)?;
+            match self.make_call(Call::Join(join))? {
+                Ok(Answer::Joined(joined)) => break joined,
+                Ok(other) => unreachable!("a join is answered {other:?}"),
+                // A late join of a predecessor came between.
+                Err(ServiceError::StaleSession { .. }) => {}
                 Err(ServiceError::NodeAlive { wait, .. }) => self.clock.advance(wait),
                 Err(error) => return failed(format!("the join was refused: {error}")),
             }
@@ -41,22 +51,41 @@ impl World {
         if resume.is_some() && !joined.resumed {
             return failed("a daemon killed on this boot could not resume its incarnation");
         }
-        self.node = Some(joined.node);
-        self.tmpfs.incarnation = Some(joined.node);
+        self.node = Some(joined.session);
+        self.tmpfs.incarnation = Some(joined.session.node);
         if joined.resumed {
-            self.resume_attachments(joined.node)?;
+            self.resume_attachments(joined.session)?;
         }
         self.is_busy = false;
         self.audit("the start of the daemon")
     }
 
-    fn resume_attachments(&mut self, node: NodeIncarnation) -> Flow {
+    /// The join of a process that has just started: it looks first who was there last.
+    fn new_join(&mut self, name: &str, resume: Option<Incarnation>) -> Flow<Join> {
+        let name: Name = name.parse().expect("a valid name");
+        let selector = Selector::Name(name.clone());
+        let last_session = match self.ask(|service| block_on(service.node(&selector)))? {
+            Ok(node) => node.session,
+            Err(ServiceError::NodeNotFound { .. }) => SessionNumber::default(),
+            Err(error) => return failed(format!("the node could not be looked up: {error}")),
+        };
+        let request = self.meta.fresh_request();
+        Ok(Join { request, name, boot: self.boot, resume, last_session })
+    }
+
+    /// The daemon as its calls name it.
+    pub(crate) fn caller(&self) -> NodeSession {
+        self.node.expect("the daemon runs")
+    }
+
+    fn resume_attachments(&mut self, caller: NodeSession) -> Flow {
+        let node = caller.node;
         let held = self.must("the list of attachments", |service| {
             all_pages(|page| block_on(service.attachments(node, page)))
         })?;
         let mut attachments = Vec::new();
         for held in held {
-            let request = ResumeAttachment { volume: held.volume, epoch: held.epoch, node };
+            let request = ResumeAttachment { volume: held.volume, epoch: held.epoch, caller };
             attachments
                 .push(self.must("a resumption", |s| block_on(s.resume_attachment(request)))?);
         }
@@ -83,7 +112,7 @@ impl World {
     /// What a replay has mapped has left the reservation: it is the volume's now.
     pub(crate) fn forget_mapped_quarantine(&mut self) -> Flow {
         if !self.quarantine.is_empty() {
-            let reserved = self.reserved_now(self.node.expect("the daemon runs"))?;
+            let reserved = self.reserved_now(self.caller().node)?;
             self.quarantine.retain(|extent| reserved.contains(extent));
         }
         Ok(())
@@ -104,7 +133,7 @@ impl World {
                 let request = ResumeAttachment {
                     volume: attachment.volume.id,
                     epoch: attachment.epoch,
-                    node: attachment.node,
+                    caller: self.caller(),
                 };
                 let fresh =
                     self.must("a resumption", |s| block_on(s.resume_attachment(request)))?;
@@ -206,6 +235,9 @@ impl World {
         if self.dice.chance(2) {
             return self.grow_pool();
         }
+        if self.dice.chance(self.scenario.quiet_hours / 10) {
+            return self.rest();
+        }
         if self.dice.chance(self.scenario.squeeze * 10) {
             let takes = self.dice.chance(500);
             return self.squeeze(takes);
@@ -224,6 +256,19 @@ impl World {
             return self.detach(guest);
         }
         Ok(())
+    }
+
+    /// A long time without anything passes, unless a call waits for its answer.
+    fn rest(&mut self) -> Flow {
+        let waits = |served: &Served| {
+            served.call.is_some() || served.last_commit.is_some() || served.last_reserve.is_some()
+        };
+        if self.served().any(|(_, served)| waits(served)) {
+            return Ok(());
+        }
+        self.note(usize::MAX, "a quiet hour");
+        self.counters.quiet_hours += 1;
+        self.quiet_hour().map_err(Stop::Failed)
     }
 
     /// Volumes that are there and not attached.
@@ -294,19 +339,19 @@ impl World {
 
     /// Attaches a volume; a full pool or a failing LUN leave it for later.
     pub(crate) fn attach(&mut self, guest: usize) -> Flow {
-        let node = self.node.expect("the daemon runs");
         let attach = Attach {
             request: self.meta.fresh_request(),
             volume: Selector::Id(self.guests[guest].id),
-            node,
+            caller: self.caller(),
         };
         if self.guests[guest].device.is_some() {
             // The daemon was killed after it had given the volume back.
             let moment = self.moment;
             self.guests[guest].detached_poisoned(moment);
         }
-        let attachment = match self.ask(|service| block_on(service.attach(&attach)))? {
-            Ok(attachment) => attachment,
+        let attachment = match self.make_call(Call::Attach(attach))? {
+            Ok(Answer::Attached(attachment)) => attachment,
+            Ok(other) => unreachable!("an attachment is answered {other:?}"),
             Err(ServiceError::PoolFull { .. }) => {
                 let usage = self.meta.usage();
                 self.note(guest, &format!("has no space for a journal: {usage:?}"));
@@ -334,13 +379,13 @@ impl World {
             request: self.meta.fresh_request(),
             volume: attachment.volume.id,
             epoch: attachment.epoch,
-            node: attachment.node,
+            caller: self.caller(),
             mode,
         };
         if mode == DetachMode::KeepJournal {
             self.tmpfs.kept_journals.insert(self.guests[guest].id);
         }
-        self.must("a detachment", |service| block_on(service.detach(&detach)))?;
+        self.must_call(Call::Detach(detach))?;
         self.tmpfs.tables.remove(&(self.guests[guest].id, attachment.epoch));
         Ok(())
     }
@@ -392,17 +437,17 @@ impl World {
         let served = self.serving(guest);
         let epoch = served.epoch;
         let reserve = served.volume.take_reserve(usize::MAX);
-        let node = self.node.expect("the daemon runs");
-        let request = ResumeAttachment { volume: self.guests[guest].id, epoch, node };
+        let caller = self.caller();
+        let request = ResumeAttachment { volume: self.guests[guest].id, epoch, caller };
         let attachment = self.must("a look", |s| block_on(s.resume_attachment(request)))?;
         if !reserve.is_empty() {
             let release = ReleaseExtents {
                 request: self.meta.fresh_request(),
-                node,
+                caller,
                 pool: self.meta.pool,
                 runs: reserve.iter().map(|at| ExtentRun::new(*at, 1)).collect(),
             };
-            self.must("a release", |service| block_on(service.release_extents(&release)))?;
+            self.must_call(Call::Release(release))?;
         }
         self.served[guest] = None;
         Ok(attachment)
@@ -435,15 +480,9 @@ impl World {
         self.quarantine.clear();
         let moment = self.moment;
         let calls = self.served.iter_mut().flatten().filter_map(|served| served.call.take());
-        let unanswered: Vec<_> =
-            calls.filter(|call| call.answer.is_none()).map(|call| call.call).collect();
-        for call in unanswered {
-            match self.dice.below(3) {
-                0 => {}
-                1 => drop(self.meta.carry_out(&call)),
-                _ => self.meta.late.push(call),
-            }
-        }
+        let unanswered = calls.filter(|call| call.answer.is_none()).map(|call| call.call);
+        let unanswered: Vec<_> = unanswered.chain(self.sending.take()).collect();
+        self.abandon(unanswered);
         self.served.iter_mut().for_each(|served| *served = None);
         let luns = std::rc::Rc::clone(&self.luns);
         for disk in luns.disks.borrow_mut().iter_mut() {

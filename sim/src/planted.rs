@@ -20,6 +20,8 @@ pub enum Planted {
     FuaNotDurable,
     /// After a kill, extents that an unsuperseded journal may name are used at once.
     QuarantineSkipped,
+    /// A commit is carried out whoever sends it and whenever it arrives.
+    LateCommitAccepted,
     /// After a kill, requests that were under way are not given to the successor.
     ReissueSkipped,
 }
@@ -33,7 +35,7 @@ impl Planted {
     }
 
     /// Every planted bug.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::CommitBeforeDataFlush,
         Self::FlushMissesOtherQueue,
         Self::ExtentReusedEarly,
@@ -41,6 +43,7 @@ impl Planted {
         Self::StaleBytesReadable,
         Self::FuaNotDurable,
         Self::QuarantineSkipped,
+        Self::LateCommitAccepted,
         Self::ReissueSkipped,
     ];
 }

@@ -13,10 +13,12 @@ use lunar_engine::replay::{SlotUpdate, replay};
 use lunar_engine::volume::{LayerSlots, Volume, VolumeParts, VolumeSpec, dirty_capacity};
 use lunar_metadata::domain::{Attachment, CommitMap, RetireJournal, StaleJournal};
 use lunar_metadata::error::ServiceError;
-use lunar_metadata::seams::block_on;
 use lunar_metadata::store::StoreError;
-use lunar_types::{BLOCK_BYTES, Epoch, ExtentRun, JournalSeq, NodeIncarnation, Presence};
+use lunar_types::{
+    BLOCK_BYTES, CommitNumber, Epoch, ExtentRun, JournalSeq, NodeIncarnation, Presence,
+};
 
+use crate::calls::Call;
 use crate::disk::{OpenLuns, Source};
 use crate::guest::Device;
 use crate::journal_faults::KnownRing;
@@ -44,13 +46,12 @@ impl World {
                 continue;
             }
             let answer = call(self.meta.service());
-            let is_lost = !self.is_quiet && self.dice.chance(self.scenario.answer_lost);
             match answer {
                 Err(ServiceError::Store(error)) if !is_retryable(&error) => {
                     return failed(format!("the store failed: {error}"));
                 }
                 Err(ServiceError::Store(_)) => {}
-                _ if is_lost => {}
+                _ if self.is_answer_lost() => {}
                 answer => return Ok(answer),
             }
             self.meanwhile()?;
@@ -117,9 +118,10 @@ impl World {
     /// Brings a granted volume up: replays and retires its stale journals, formats and confirms
     /// its own, starts it.
     pub(crate) fn bring_up(&mut self, guest: usize, attachment: &Attachment) -> Attempt {
+        let mut commits = attachment.last_commit;
         let table = self.make_table(guest, attachment);
         for stale in &attachment.stale_journals {
-            let replayed = self.replay_stale(guest, attachment, stale)?;
+            let replayed = self.replay_stale(guest, attachment, stale, &mut commits)?;
             if replayed.is_err() {
                 return Ok(replayed);
             }
@@ -137,20 +139,23 @@ impl World {
         self.meanwhile()?;
         let confirm = CommitMap {
             checkpoint: Some(JournalSeq::new(SEQ_CONFIRMED)),
-            ..self.empty_commit(attachment)
+            ..self.empty_commit(attachment, &mut commits)
         };
-        self.must("the confirmation", |s| block_on(s.commit_map(&confirm)))?;
+        self.must_call(Call::Commit(confirm))?;
         let ring = JournalRing::fresh(identity, place);
-        self.start(guest, attachment, ring, table, None)?;
+        self.start(guest, (attachment, commits), ring, table, None)?;
         Ok(Ok(()))
     }
 
-    fn empty_commit(&mut self, attachment: &Attachment) -> CommitMap {
+    /// The next commit, which is sure to be answered before another is made.
+    fn empty_commit(&mut self, attachment: &Attachment, commits: &mut CommitNumber) -> CommitMap {
+        *commits = commits.next();
         CommitMap {
             request: self.meta.fresh_request(),
-            node: attachment.node,
+            caller: self.caller(),
             volume: attachment.volume.id,
             epoch: attachment.epoch,
+            number: *commits,
             layer: attachment.volume.head,
             extent_size: self.scenario.extent_size,
             updates: Vec::new(),
@@ -188,6 +193,7 @@ impl World {
         guest: usize,
         attachment: &Attachment,
         stale: &StaleJournal,
+        commits: &mut CommitNumber,
     ) -> Attempt {
         if stale.checkpoint.get() >= SEQ_CONFIRMED {
             let updates = match self.read_stale(guest, attachment, stale)? {
@@ -200,9 +206,9 @@ impl World {
                 let commit = CommitMap {
                     updates: updates.iter().map(crate::control::to_domain).collect(),
                     replay_of: Some(stale.epoch),
-                    ..self.empty_commit(attachment)
+                    ..self.empty_commit(attachment, commits)
                 };
-                self.must("a replay", |s| block_on(s.commit_map(&commit)))?;
+                self.must_call(Call::Commit(commit))?;
                 self.meanwhile()?;
             }
         }
@@ -210,10 +216,10 @@ impl World {
             request: self.meta.fresh_request(),
             volume: attachment.volume.id,
             epoch: attachment.epoch,
-            node: attachment.node,
+            caller: self.caller(),
             stale_epoch: stale.epoch,
         };
-        self.must("the end of a journal", |s| block_on(s.retire_journal(&retire)))?;
+        self.must_call(Call::Retire(retire))?;
         Ok(Ok(()))
     }
 
@@ -309,14 +315,15 @@ impl World {
         let (table, dirty) =
             opened.map_err(|error| Stop::Failed(format!("dirty table of v{guest}: {error}")))?;
         let ring = JournalRing::resumed(identity, place, &found);
-        self.start(guest, attachment, ring, table, Some(dirty))?;
+        let commits = attachment.last_commit;
+        self.start(guest, (attachment, commits), ring, table, Some(dirty))?;
         Ok(Ok(()))
     }
 
     fn start(
         &mut self,
         guest: usize,
-        attachment: &Attachment,
+        (attachment, commits): (&Attachment, CommitNumber),
         ring: JournalRing,
         table: DirtyTable,
         predecessor: Option<Vec<lunar_engine::dirty::DirtySlot>>,
@@ -354,6 +361,7 @@ impl World {
             epoch: attachment.epoch,
             layer: attachment.volume.head,
             call: None,
+            commits,
             last_commit: None,
             last_reserve: None,
             saw_full: false,
@@ -368,7 +376,7 @@ impl World {
     }
 }
 
-const fn is_retryable(error: &StoreError) -> bool {
+pub(crate) const fn is_retryable(error: &StoreError) -> bool {
     matches!(
         error,
         StoreError::Conflict | StoreError::MaybeCommitted | StoreError::Contended { .. }

@@ -41,6 +41,13 @@ pub struct Scenario {
     pub outage: u64,
     /// How often its answer is lost, in a thousand calls.
     pub answer_lost: u64,
+    /// How often the network holds a second copy, in a thousand calls.
+    pub copied: u64,
+    /// How often so long a time passes that requests are forgotten, in ten thousand steps of the
+    /// operator, and in a thousand crashes.
+    pub quiet_hours: u64,
+    /// The most updates of a commit.
+    pub commit_updates: usize,
     /// How often another node takes all free extents, in a thousand steps.
     pub squeeze: u64,
     /// How many crashes.
@@ -104,6 +111,9 @@ impl Scenario {
             faults: FaultRates { read, write, flush, short },
             outage: dice.one_of(&[0, 0, 1, 3]),
             answer_lost: dice.one_of(&[0, 50, 200]),
+            copied: dice.one_of(&[0, 30, 150]),
+            quiet_hours: dice.one_of(&[0, 50, 200]),
+            commit_updates: dice.one_of(&[1, 2, 5, 1000]),
             squeeze: dice.one_of(&[0, 2, 5]),
             crashes: dice.between(2, 9),
             power_cuts: dice.one_of(&[300, 500, 700]),

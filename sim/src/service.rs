@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use lunar_metadata::domain::{
-    AddLuns, CommitMap, CreatePool, FsckEvent, Join, NewLun, Page, PageRequest, Pool, ReadMap,
-    ReleaseExtents, ReserveExtents, Selector, SpaceUsage,
+    AddLuns, CreatePool, FsckEvent, Join, NewLun, Page, PageRequest, Pool, ReadMap, ReleaseExtents,
+    ReserveExtents, Selector, SpaceUsage,
 };
 use lunar_metadata::error::ServiceError;
 use lunar_metadata::fsck::Flow as FsckFlow;
@@ -17,9 +17,10 @@ use lunar_metadata::service::{Seams, Service, Settings, StartError};
 use lunar_metadata::store::{Fault, FaultPlan, FaultyStore, RedbStore};
 use lunar_types::{
     BootId, ByteCount, ExtentAddress, ExtentRun, LayerId, LogicalExtent, LunId, Name,
-    NodeIncarnation, PoolId, RequestId, Slot,
+    NodeIncarnation, NodeSession, PoolId, RequestId, SessionNumber, Slot,
 };
 
+use crate::calls::LateCalls;
 use crate::dice::Dice;
 use crate::scenario::Scenario;
 
@@ -54,15 +55,6 @@ impl RandomIds for SeedIds {
     }
 }
 
-/// A request of the control task, of which the answer is not there yet.
-#[derive(Clone, Debug)]
-pub(crate) enum Call {
-    /// Of a checkpoint.
-    Commit(CommitMap),
-    /// Of the reserve.
-    Reserve(ReserveExtents),
-}
-
 /// The service, and the state of the network.
 pub(crate) struct MetaLink {
     service: SimService,
@@ -71,13 +63,14 @@ pub(crate) struct MetaLink {
     seams: Seams,
     /// Whether it can be reached.
     pub(crate) is_up: bool,
-    /// Requests of dead processes that the network still carries.
-    pub(crate) late: Vec<Call>,
+    /// Calls that the network still carries.
+    pub(crate) late: LateCalls,
+    settings: Settings,
     last_request: u128,
     /// The pool of the run.
     pub(crate) pool: PoolId,
     /// Another node, which takes what is free now and then.
-    rival: NodeIncarnation,
+    rival: NodeSession,
     taken: Vec<ExtentRun>,
 }
 
@@ -91,19 +84,38 @@ impl MetaLink {
         let store = FaultyStore::new(RedbStore::in_memory(), faults.clone());
         let seams =
             Seams { clock: Arc::<WorldClock>::clone(clock), ids: Arc::new(SeedIds(0.into())) };
-        let opened = block_on(SimService::open(store.clone(), seams.clone(), Settings::default()));
+        let settings = Settings::default();
+        let opened = block_on(SimService::open(store.clone(), seams.clone(), settings));
         let service = opened.expect("an empty store becomes a cluster");
         let luns = (0..scenario.luns).map(|index| new_lun(scenario, index)).collect();
         let request = RequestId::from_u128(1);
         let name: Name = "pool".parse().expect("a valid name");
         let pool = CreatePool { request, name, extent_size: scenario.extent_size, luns };
         let pool = block_on(service.create_pool(&pool)).expect(FRESH).id;
-        let rival = join_request(RequestId::from_u128(2), "rival", BootId::from_u128(1), None);
-        let rival = block_on(service.join(&rival)).expect(FRESH).node;
-        let (late, taken) = (Vec::new(), Vec::new());
+        let rival = Join {
+            request: RequestId::from_u128(2),
+            name: "rival".parse().expect("a valid name"),
+            boot: BootId::from_u128(1),
+            resume: None,
+            last_session: SessionNumber::default(),
+        };
+        let rival = block_on(service.join(&rival)).expect(FRESH).session;
+        let (late, taken) = (LateCalls::default(), Vec::new());
         let is_up = true;
         let last_request = 2;
-        Self { service, store, seams, faults, is_up, late, last_request, pool, rival, taken }
+        Self {
+            service,
+            store,
+            faults,
+            seams,
+            is_up,
+            late,
+            settings,
+            last_request,
+            pool,
+            rival,
+            taken,
+        }
     }
 
     /// The service starts anew on its store: what it had in memory is gone.
@@ -112,7 +124,7 @@ impl MetaLink {
     /// When it refuses its own store.
     pub(crate) fn restart(&mut self) -> Result<(), StartError> {
         let (store, seams) = (self.store.clone(), self.seams.clone());
-        self.service = block_on(SimService::open(store, seams, Settings::default()))?;
+        self.service = block_on(SimService::open(store, seams, self.settings))?;
         Ok(())
     }
 
@@ -143,23 +155,9 @@ impl MetaLink {
         }
     }
 
-    /// Carries out a request of a control task.
-    ///
-    /// # Errors
-    /// As the service answers.
-    pub(crate) fn carry_out(&self, call: &Call) -> Result<Vec<ExtentRun>, ServiceError> {
-        match call {
-            Call::Commit(commit) => block_on(self.service.commit_map(commit)).map(|()| Vec::new()),
-            Call::Reserve(reserve) => block_on(self.service.reserve_extents(reserve)),
-        }
-    }
-
-    /// Has the network deliver a request of a dead process; nobody hears the answer.
-    pub(crate) fn deliver_late(&mut self, dice: &mut Dice) {
-        if !self.late.is_empty() {
-            let call = self.late.swap_remove(dice.index(self.late.len()));
-            drop(self.carry_out(&call));
-        }
+    /// How long a request is remembered at least.
+    pub(crate) const fn retention(&self) -> Duration {
+        self.settings.request_retention
     }
 
     /// How full the pool is, for the trace.
@@ -173,12 +171,12 @@ impl MetaLink {
     /// # Errors
     /// When the service refuses what it must not refuse.
     pub(crate) fn squeeze(&mut self, takes: bool) -> Result<(), ServiceError> {
-        let (node, pool) = (self.rival, self.pool);
+        let (caller, pool) = (self.rival, self.pool);
         if takes {
             loop {
                 let request = self.fresh_request();
                 let count = 1024;
-                let reserve = ReserveExtents { request, node, pool, count };
+                let reserve = ReserveExtents { request, caller, pool, count };
                 match block_on(self.service.reserve_extents(&reserve)) {
                     Ok(runs) => self.taken.extend(runs),
                     Err(ServiceError::PoolFull { .. }) => return Ok(()),
@@ -191,7 +189,7 @@ impl MetaLink {
             return Ok(());
         }
         let request = self.fresh_request();
-        block_on(self.service.release_extents(&ReleaseExtents { request, node, pool, runs }))
+        block_on(self.service.release_extents(&ReleaseExtents { request, caller, pool, runs }))
     }
 
     /// Adds a LUN to the pool.
@@ -276,20 +274,6 @@ pub(crate) fn all_pages<T>(
             next => request.token = next,
         }
     }
-}
-
-/// A join of a node of this name.
-///
-/// # Panics
-/// When the name is no name.
-#[must_use]
-pub(crate) fn join_request(
-    request: RequestId,
-    name: &str,
-    boot: BootId,
-    resume: Option<lunar_types::Incarnation>,
-) -> Join {
-    Join { request, name: name.parse().expect("a valid name"), boot, resume }
 }
 
 /// The size of a LUN with this many extents.

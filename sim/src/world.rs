@@ -4,7 +4,7 @@
 //! delivers, a queue wakes, the control task goes on, the network or an operator does something.
 //! There are no threads and no clock; time is a number that steps add to.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -15,8 +15,11 @@ use lunar_engine::dirty::DirtyIdentity;
 use lunar_engine::io::{Action, OpId};
 use lunar_engine::volume::{CommitBatch, QueueContext, Volume};
 use lunar_metadata::domain::{CommitMap, ReserveExtents};
-use lunar_types::{BootId, Epoch, ExtentAddress, LayerId, NodeIncarnation, VolumeId};
+use lunar_types::{
+    BootId, CommitNumber, Epoch, ExtentAddress, LayerId, NodeIncarnation, NodeSession, VolumeId,
+};
 
+use crate::calls::Call;
 use crate::dice::Dice;
 use crate::disk::{Disk, Luns};
 use crate::fuse::Fuse;
@@ -26,7 +29,7 @@ use crate::oracle::Moment;
 use crate::planted::Planted;
 use crate::run::CrashKind;
 use crate::scenario::Scenario;
-use crate::service::{Call, MetaLink, WorldClock, lun_bytes};
+use crate::service::{MetaLink, WorldClock, lun_bytes};
 use crate::trace::Trace;
 
 /// Why a run does not go on where it was.
@@ -78,8 +81,10 @@ pub(crate) struct Served {
     pub(crate) layer: LayerId,
     /// What was asked of the metadata service.
     pub(crate) call: Option<PendingCall>,
-    /// The batch that was sent last, and under which key.
-    pub(crate) last_commit: Option<(CommitBatch, CommitMap)>,
+    /// The number of the last commit that was answered.
+    pub(crate) commits: CommitNumber,
+    /// The batch that is being sent, and the calls that are left of it.
+    pub(crate) last_commit: Option<(CommitBatch, VecDeque<CommitMap>)>,
     /// A reservation of which no answer came: asked again under its key.
     pub(crate) last_reserve: Option<ReserveExtents>,
     /// Whether the metadata service has said that the pool is full.
@@ -147,6 +152,14 @@ pub struct Counters {
     pub long_batches: u64,
     /// Times that a journal went round.
     pub laps: u64,
+    /// Calls that arrived after their process had died, or a second time.
+    pub late_calls: u64,
+    /// Those of them that were refused because a later process had joined.
+    pub late_refused: u64,
+    /// Commits among them that were refused because they were not the next.
+    pub commits_out_of_order: u64,
+    /// Long times without anything.
+    pub quiet_hours: u64,
     /// Bits of everything that happened, to compare runs.
     pub fingerprint: u64,
 }
@@ -165,6 +178,10 @@ impl Counters {
         self.deleted += other.deleted;
         self.long_batches += other.long_batches;
         self.laps += other.laps;
+        self.late_calls += other.late_calls;
+        self.late_refused += other.late_refused;
+        self.commits_out_of_order += other.commits_out_of_order;
+        self.quiet_hours += other.quiet_hours;
         self.fingerprint ^= other.fingerprint;
     }
 }
@@ -186,7 +203,9 @@ pub(crate) struct World {
     pub(crate) boots: u128,
     pub(crate) node_names: u32,
     /// The daemon's identity while it runs.
-    pub(crate) node: Option<NodeIncarnation>,
+    pub(crate) node: Option<NodeSession>,
+    /// The call that a procedure waits for.
+    pub(crate) sending: Option<Call>,
     pub(crate) quarantine: BTreeSet<ExtentAddress>,
     pub(crate) flights: BTreeMap<u64, Flight>,
     pub(crate) next_flight: u64,
@@ -215,7 +234,8 @@ impl World {
             fuse: Fuse::default(),
             rates: std::cell::Cell::new(scenario.faults),
         });
-        let meta = MetaLink::new(&scenario, &clock);
+        let mut meta = MetaLink::new(&scenario, &clock);
+        meta.late.is_order_unchecked = planted == Some(Planted::LateCommitAccepted);
         Self {
             dice,
             luns,
@@ -231,6 +251,7 @@ impl World {
             boots: 100,
             node_names: 1,
             node: None,
+            sending: None,
             quarantine: BTreeSet::new(),
             flights: BTreeMap::new(),
             next_flight: 0,
@@ -246,7 +267,13 @@ impl World {
 
     /// What happened so far.
     pub(crate) const fn counters(&self) -> Counters {
-        self.counters
+        let late = &self.meta.late;
+        Counters {
+            late_calls: late.delivered,
+            late_refused: late.refused,
+            commits_out_of_order: late.out_of_order,
+            ..self.counters
+        }
     }
 
     /// The moment that it is.
@@ -370,7 +397,7 @@ impl World {
             self.meta.is_up = false;
         }
         if self.dice.chance(300) {
-            self.meta.deliver_late(&mut self.dice);
+            self.deliver_late()?;
         }
         if !self.is_quiet {
             self.meta.plan_store_faults(&mut self.dice);

@@ -30,6 +30,10 @@ fn a_thousand_seeds_lose_mix_and_leak_nothing() {
         ("damaged journals named", counters.damage_found, 20),
         ("journal batches of several blocks", counters.long_batches, 5),
         ("laps of journals", counters.laps, 100),
+        ("late calls", counters.late_calls, 1000),
+        ("late calls of dead processes refused", counters.late_refused, 100),
+        ("copies of commits refused", counters.commits_out_of_order, 50),
+        ("long times without anything", counters.quiet_hours, 200),
     ] {
         assert!(count >= least, "{what}: {count}, at least {least} are expected");
     }
@@ -60,6 +64,19 @@ fn every_planted_bug_is_found() {
         let found = found_at(planted, SeedRange { from: 0, to: 1000 });
         assert!(found.is_some(), "{planted:?} passes a thousand seeds");
     }
+}
+
+/// Not only refusals of the service show it: without sessions and commit numbers data is lost.
+#[test]
+fn a_late_commit_would_lose_data() {
+    let planted = Some(Planted::LateCommitAccepted);
+    let options = RunOptions { planted, ..RunOptions::of_seed(0) };
+    let lost = (0..1000).step_by(50).find_map(|from| {
+        let report = run_seeds(options, SeedRange { from, to: from + 50 }, true);
+        report.failures.into_iter().find(|(_, failure)| failure.what.contains("shows at byte"))
+    });
+    let (seed, failure) = lost.expect("one of a thousand seeds loses data");
+    println!("data is lost at seed {seed}: {}", failure.what);
 }
 
 /// Runs a short seed once for each step of it, with a crash there.
