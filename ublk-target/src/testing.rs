@@ -33,6 +33,7 @@ struct Script {
     resume: VecDeque<Result<Attachment, MetadataError>>,
     detach: VecDeque<Result<(), MetadataError>>,
     detached: Vec<DetachMode>,
+    heartbeat: VecDeque<Result<(NodeState, LeaseTimers), MetadataError>>,
 }
 
 impl Script {
@@ -86,6 +87,17 @@ impl FakeMetadata {
         self.script().detach.extend(answers);
     }
 
+    pub(crate) fn expect_heartbeat(
+        &self,
+        answers: impl IntoIterator<Item = Result<(NodeState, LeaseTimers), MetadataError>>,
+    ) {
+        self.script().heartbeat.extend(answers);
+    }
+
+    pub(crate) fn heartbeats_left(&self) -> usize {
+        self.script().heartbeat.len()
+    }
+
     pub(crate) fn reserve_counts(&self) -> Vec<u32> {
         self.script().reserve_counts.clone()
     }
@@ -117,7 +129,7 @@ impl Metadata for FakeMetadata {
     }
 
     fn heartbeat(&self, _: NodeIncarnation) -> Reply<'_, (NodeState, LeaseTimers)> {
-        ready(Err(unavailable()))
+        ready(self.script().heartbeat.pop_front().unwrap_or(Err(unavailable())))
     }
 
     fn attach(&self, _: Selector<VolumeId>, _: NodeIncarnation) -> Reply<'_, Attachment> {

@@ -267,8 +267,8 @@ impl<S: MetaStore> Service<S> {
     /// Grants a volume to an incarnation under the next epoch.
     ///
     /// # Errors
-    /// The incarnation is gone, a later process speaks for it, the volume is not Ready or held by a live incarnation (also by
-    /// this one), or the pool has no extent for a journal.
+    /// The incarnation is gone, a later process speaks for it, the volume is not Ready or held by a
+    /// live incarnation (also by this one), or the pool has no extent for a journal.
     pub async fn attach(&self, request: &Attach) -> Result<Attachment, ServiceError> {
         let what = ("attach", request);
         let grant = |txn: Arc<S::Txn>| async move { attach(&*txn, request).await };
@@ -284,7 +284,8 @@ impl<S: MetaStore> Service<S> {
     /// The facts of an attachment that is held, without changing anything.
     ///
     /// # Errors
-    /// The incarnation is gone, a later process speaks for it, or it does not hold the volume under this epoch.
+    /// The incarnation is gone, a later process speaks for it, or it does not hold the volume under
+    /// this epoch.
     pub async fn resume_attachment(
         &self,
         request: ResumeAttachment,

@@ -81,7 +81,8 @@ impl<S: MetaStore> Service<S> {
     /// Takes free extents of a pool for an incarnation: fewer than asked for when little is left.
     ///
     /// # Errors
-    /// The incarnation is gone, a later process speaks for it, there is no such pool, or it has nothing free.
+    /// The incarnation is gone, a later process speaks for it, there is no such pool, or it has
+    /// nothing free.
     pub async fn reserve_extents(
         &self,
         request: &ReserveExtents,
@@ -125,7 +126,8 @@ impl<S: MetaStore> Service<S> {
     /// Gives reserved extents back: all of them or none.
     ///
     /// # Errors
-    /// The incarnation is gone, a later process speaks for it, or one of the extents is not in its reservation.
+    /// The incarnation is gone, a later process speaks for it, or one of the extents is not in its
+    /// reservation.
     pub async fn release_extents(&self, request: &ReleaseExtents) -> Result<(), ServiceError> {
         check_release(&request.runs)?;
         let what = ("release extents", request);

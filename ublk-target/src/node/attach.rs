@@ -376,8 +376,9 @@ pub(super) fn is_same_grant(attachment: &Attachment, record: &Record) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use lunar_proto::domain::{LeaseTimers, NodeState};
     use lunar_proto::error::{ErrorReport, Facts};
-    use lunar_types::{Epoch, Incarnation, NodeId, NodeIncarnation};
+    use lunar_types::{ClusterId, Epoch, Incarnation, NodeId, NodeIncarnation};
 
     use super::*;
     use crate::config::{HostFacts, Settings};
@@ -422,6 +423,29 @@ mod tests {
         let grant = grant_of_record(&record());
         assert_eq!(node.give_back_unused(grant).await, GivenBack::Done);
         assert_eq!(metadata.detached(), [DetachMode::Clean, DetachMode::KeepJournal]);
+    }
+
+    #[tokio::test]
+    async fn a_process_that_was_taken_over_stops_as_for_a_lost_lease() {
+        let (_dir, metadata, node) = node();
+        let soon = std::time::Duration::from_millis(1);
+        let timers = LeaseTimers { renew: soon, ..LeaseTimers::DEFAULT };
+        let renewed = (NodeState::Active, timers);
+        for reason in [ErrorReason::StaleSession, ErrorReason::NodeFenced] {
+            let message = "a later fs-core process of this node has taken over".to_owned();
+            let report = ErrorReport { reason, message, facts: Facts::new() };
+            let lost = MetadataError::Refused(report);
+            metadata.expect_heartbeat([Ok(renewed), Err(unavailable()), Ok(renewed), Err(lost)]);
+            let member = Membership {
+                node: HOLDER,
+                cluster: ClusterId::from_u128(1),
+                timers,
+                resumed: false,
+            };
+            let why = node.renew_lease(member).await.0;
+            assert!(why.contains("has taken over"), "{why}");
+            assert_eq!(metadata.heartbeats_left(), 0);
+        }
     }
 
     #[tokio::test]

@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! - one piece of work is under way at a time, whoever drives;
-//! - commits of the grant are numbered without a gap: until one is answered, the engine asks for the
-//!   same again, and it is sent again under its number and its request id;
+//! - commits of the grant are numbered without a gap: until one is answered, the engine asks for
+//!   the same again, and it is sent again under its number and its request id;
 //! - while the metadata service is away the work is tried again and again, and I/O to mapped
 //!   extents goes on;
 //! - the blocking I/O of a round runs on a thread that may block.

@@ -225,6 +225,10 @@ async fn what_a_lost_node_flushed_is_replayed_committed_and_retired_before_anyth
     let confirmed = Some(JournalSeq::new(SEQ_CONFIRMED));
     assert_eq!(kinds, [(None, confirmed), (Some(Epoch::new(1)), None), (None, confirmed)]);
     assert_eq!((commits[1].updates.len(), loaded.used_extents().len()), (1, 1));
+    let numbers: Vec<_> =
+        commits.iter().map(|one| (one.grant.epoch.get(), one.number.get())).collect();
+    assert_eq!(numbers, [(1, 1), (2, 1), (2, 2)], "each grant counts its commits, replays too");
+    assert_eq!(loaded.last_commit, CommitNumber::new(2));
     let (volume, luns) = loaded.start(&later, 1).expect("started");
     let mut queue = MiniQueue::new(&volume, &luns);
     assert_eq!(queue.read(1025), 0xaa);
@@ -259,7 +263,9 @@ async fn a_killed_daemon_loses_nothing_that_was_completed() {
     drop((volume, luns));
 
     held.checkpoint = JournalSeq::new(SEQ_CONFIRMED);
+    held.last_commit = CommitNumber::new(41);
     let loaded = world.loader.resume(&held).await.expect("taken over");
+    assert_eq!(loaded.last_commit, held.last_commit, "a successor goes on from there");
     assert_eq!(loaded.used_extents().len(), 2);
     let (volume, luns) = loaded.start(&held, 2).expect("started");
     let mut queue = MiniQueue::new(&volume, &luns);
@@ -289,6 +295,8 @@ async fn settling_commits_what_is_dirty_and_the_same_commit_carries_the_same_req
     let tried = &commits[1..];
     assert_eq!(tried.len(), 2, "one that failed, one that succeeded");
     assert_eq!(tried[0], tried[1]);
+    assert_eq!(tried[0].number, CommitNumber::new(2), "the confirmation was the first");
+    assert_eq!(*served.last_commit.lock().expect("not poisoned"), CommitNumber::new(2));
     let slots = committed(&world);
     assert_eq!(slots.len(), 1);
     assert_eq!(slots[0].0, LogicalExtent::new(0));
