@@ -5,8 +5,8 @@
 //! calls that were answered. Neither may change a single key once the call was answered or a later
 //! process of the node has joined; the whole store is compared.
 //!
-//! Not modelled: copies of attachments and reservations that reach the living process's session
-//! after the memory of requests has ended (`docs/metadata.md`, "Sessions and commit numbers").
+//! Not modelled: copies of attachments, reservations and releases that arrive after the memory of
+//! requests has ended and before the next process of the node has joined (`docs/metadata.md`, "Sessions and commit numbers").
 
 use std::collections::BTreeMap;
 
@@ -200,9 +200,10 @@ impl MetaLink {
     }
 
     /// Drops what the network does not hold for as long as the memory of requests lasts.
-    pub(crate) fn forget_short_lived(&mut self, living: Option<NodeSession>) {
-        let is_living = |late: &Late| living.is_some() && late.call.caller() == living;
-        self.late.waiting.retain(|late| !(late.call.needs_memory() && is_living(late)));
+    pub(crate) fn forget_short_lived(&mut self) {
+        let mut waiting = std::mem::take(&mut self.late.waiting);
+        waiting.retain(|late| !late.call.needs_memory() || self.is_stale(&late.call));
+        self.late.waiting = waiting;
     }
 
     /// Has the network deliver one of the calls that are due; nobody hears the answer.
@@ -325,8 +326,7 @@ impl World {
             self.clock.advance(self.meta.retention());
             self.step_until_idle()?;
         }
-        let living = self.node;
-        self.meta.forget_short_lived(living);
+        self.meta.forget_short_lived();
         Ok(())
     }
 
