@@ -6,7 +6,8 @@
 //! process of the node has joined; the whole store is compared.
 //!
 //! Not modelled: copies of attachments, reservations and releases that arrive after the memory of
-//! requests has ended and before the next process of the node has joined (`docs/metadata.md`, "Sessions and commit numbers").
+//! requests has ended and before the next process of the node has joined (`docs/metadata.md`,
+//! "Sessions and commit numbers").
 
 use std::collections::BTreeMap;
 
