@@ -26,10 +26,10 @@ struct Candidate {
     is_zeros: bool,
     start: Moment,
     end: Moment,
-    /// What had ended before this is superseded, if `wins`.
-    wins_after: Moment,
-    /// Whether it surely happened after what it supersedes.
+    /// Whether it surely happened: then it supersedes what had ended before it began.
     wins: bool,
+    /// When a reader that began then has seen it: it supersedes what had ended before that.
+    seen: Option<Moment>,
     /// If the granule shows it, then it is durable.
     is_durable: bool,
     /// Can never come back: only reads that began before its end was sealed may show it.
@@ -42,14 +42,18 @@ impl Candidate {
         is_zeros: true,
         start: 0,
         end: 0,
-        wins_after: 0,
         wins: true,
+        seen: None,
         is_durable: true,
         is_gone: false,
     };
 
-    const fn supersedes(&self, other: &Self) -> bool {
-        self.wins && other.end < self.wins_after && self.write != other.write
+    /// Whether a read that began at `began` must not see the other one because of this one. What
+    /// a later reader has seen says nothing to it.
+    fn supersedes(&self, other: &Self, began: Moment) -> bool {
+        let by_order = self.wins && self.end < began && other.end < self.start;
+        let by_reader = self.seen.is_some_and(|seen| seen <= began && other.end < seen);
+        (by_order || by_reader) && self.write != other.write
     }
 }
 
@@ -112,8 +116,8 @@ impl Oracle {
             is_zeros: change == Change::Zero,
             start: now,
             end: OPEN,
-            wins_after: now,
             wins: false,
+            seen: None,
             is_durable: false,
             is_gone: false,
         };
@@ -197,6 +201,7 @@ impl Oracle {
             }
             for candidate in &mut self.granules[*granule as usize] {
                 candidate.wins &= candidate.is_durable;
+                candidate.seen = candidate.seen.filter(|_| candidate.is_durable);
                 if ends_all {
                     candidate.end = candidate.end.min(now);
                 }
@@ -218,7 +223,7 @@ impl Oracle {
         let is_distrusted = self.is_distrusted;
         let list = self.list(granule);
         let is_visible = |list: &[Candidate], candidate: &Candidate| {
-            !list.iter().any(|other| other.end < began && other.supersedes(candidate))
+            !list.iter().any(|other| other.supersedes(candidate, began))
         };
         let matching = list
             .iter()
@@ -234,7 +239,8 @@ impl Oracle {
             return Err(Box::new(Mismatch { granule, allowed, history }));
         };
         debug_assert!(now >= began);
-        if !is_distrusted && list.iter().all(|candidate| candidate.end < began) {
+        let is_at_rest = list.iter().all(|c| c.end < began && c.seen.is_none_or(|at| at <= began));
+        if !is_distrusted && is_at_rest {
             fix(list, index, began);
         }
         Ok(())
@@ -275,9 +281,7 @@ impl Shown {
 
 /// A reader has seen the candidate of this index: it won over all the others.
 fn fix(list: &mut [Candidate], index: usize, began: Moment) {
-    let winner = &mut list[index];
-    winner.wins = true;
-    winner.wins_after = began;
+    list[index].seen = Some(began);
     forget_superseded(list);
 }
 
@@ -285,15 +289,14 @@ fn fix(list: &mut [Candidate], index: usize, began: Moment) {
 fn forget_superseded(list: &mut [Candidate]) {
     for index in 0..list.len() {
         let candidate = list[index];
-        list[index].is_gone |= list.iter().any(|c| c.is_durable && c.supersedes(&candidate));
+        list[index].is_gone |= list.iter().any(|c| c.is_durable && c.supersedes(&candidate, OPEN));
     }
 }
 
 /// Drops what no read under way can show any more.
 fn purge(list: &mut Vec<Candidate>, horizon: Moment) {
-    let winners: Vec<Candidate> =
-        list.iter().filter(|c| c.is_durable && c.end < horizon).copied().collect();
-    list.retain(|candidate| !winners.iter().any(|winner| winner.supersedes(candidate)));
+    let winners: Vec<Candidate> = list.iter().filter(|c| c.is_durable).copied().collect();
+    list.retain(|candidate| !winners.iter().any(|winner| winner.supersedes(candidate, horizon)));
 }
 
 impl Candidate {
@@ -353,6 +356,19 @@ mod tests {
         oracle.begin(0, 3, Change::Write, 7);
         assert!(may_show(&mut oracle, Shown::Write(3), 8), "a write under way");
         assert!(may_show(&mut oracle, Shown::Write(2), 8));
+    }
+
+    #[test]
+    fn what_a_reader_has_fixed_says_nothing_to_a_read_that_began_before() {
+        let mut oracle = Oracle::new(1);
+        oracle.begin(0, 1, Change::Zero, 2);
+        oracle.begin(0, 2, Change::Zero, 3);
+        oracle.end(0, 1, true, 4);
+        write(&mut oracle, 3, 5, 6);
+        oracle.end(0, 2, true, 9);
+        oracle.check(0, Shown::Zeros, 10, 11).expect("the later zeros may have come last");
+        assert!(may_show(&mut oracle, Shown::Write(3), 8), "it began while those were under way");
+        assert!(!may_show(&mut oracle, Shown::Write(3), 12));
     }
 
     #[test]
