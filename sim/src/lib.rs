@@ -1,7 +1,7 @@
 //! A deterministic simulation of the product: the real volume engine and the real metadata
 //! service over modelled disks, crashed at any step, recovered, and judged by an oracle.
 //!
-//! - [`world`]: disks, network, daemon and users, stepped by a seed;
+//! - `world`: disks, network, daemon and users, stepped by a seed;
 //! - [`disk`]: LUNs with a volatile cache, and what they may do to what was written;
 //! - [`oracle`]: what a volume may show;
 //! - [`run`]: whole runs, and what a failing one prints.
