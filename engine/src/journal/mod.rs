@@ -1,6 +1,6 @@
 //! The journal: slots that are durable on a LUN but not yet committed to the metadata service.
 //!
-//! - [`format`]: blocks of self-certifying sectors; a torn block is told from a damaged one.
+//! - [`mod@format`]: blocks of self-certifying sectors; a torn block is told from a damaged one.
 //! - [`ring`]: where the next batch goes and what it supersedes.
 //! - [`recovery`]: the longest chain that was acknowledged, or an error that names the damage.
 

@@ -2,7 +2,7 @@
 //!
 //! [`Volume`] is shared by the threads of all queues and by the control task. Reads and writes of
 //! solid extents and reads of holes go through without a lock; everything else is the part of
-//! [`core::Core`], behind the volume's lock. States and crash order: `docs/engine.md`.
+//! `core::Core`, behind the volume's lock. States and crash order: `docs/engine.md`.
 //!
 //! A call for a queue is made by that queue's thread only, with that queue's [`QueueContext`];
 //! the actions it gives are run on that queue's ring. The last queue is the control queue: it has
