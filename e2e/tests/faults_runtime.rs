@@ -207,8 +207,8 @@ fn damage_journal(lun: &std::path::Path) {
     let mut block = [0; 4096];
     let at = (0..length).step_by(4096).find(|at| {
         file.read_exact_at(&mut block, *at).expect("it can be read");
-        // docs/format/journal.md: magic, version 1, at least one record.
-        block[16..22] == *b"LJNL\x01\0" && block[22] > 0
+        // docs/format/journal.md: magic, version 2, at least one record.
+        block[16..22] == *b"LJNL\x02\0" && block[22] > 0
     });
     let at = at.expect("the journal has a block with records") + 200;
     file.write_all_at(&[0xff, 0x5a, 0xff], at).expect("it can be written");

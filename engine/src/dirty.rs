@@ -28,6 +28,8 @@ const MAGIC: u64 = u64::from_le_bytes(*b"LUNDIRTY");
 const VERSION: u64 = 1;
 const HEADER_WORDS: usize = 64;
 const ENTRY_HEAD_WORDS: usize = 2;
+/// Header word of the layer that the entries speak of; changes only while no entry is in use.
+const LAYER_WORD: usize = 4;
 /// Header word that is 1 from the moment a flush, journal write or commit failed for good.
 const POISON_WORD: usize = 10;
 
@@ -177,6 +179,16 @@ impl DirtyTable {
             }
         }
         Ok((table, slots))
+    }
+
+    /// From now on entries speak of this layer.
+    ///
+    /// # Panics
+    /// When an entry is in use: a successor would take it for a slot of the new layer.
+    pub fn relabel(&mut self, layer: LayerId) {
+        assert!(self.index.is_empty(), "a layer is sealed when nothing of it is dirty");
+        self.identity.layer = layer;
+        self.memory.words()[LAYER_WORD].store(layer.get(), Ordering::Release);
     }
 
     /// How many entries are in use.

@@ -2,8 +2,9 @@
 //!
 //! LUN I/O ends in random order. At random points the volume is taken over after a kill (dirty
 //! table kept), after a loss of the node (journal replayed onto what was committed; the LUNs keep
-//! everything here, so what was flushed must be there), or detached. Tearing, lost caches and
-//! several volumes are the simulator's part.
+//! everything here, so what was flushed must be there), or its head layer is sealed, with requests
+//! under way; what was sealed never changes again. Tearing, lost caches and several volumes are the
+//! simulator's part.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -33,8 +34,11 @@ use proptest::prelude::*;
 
 const EXTENT: u64 = 64 << 10;
 const VOLUME_BYTES: u64 = 9 * EXTENT + 5 * 4096;
-const LUN_BYTES: u64 = 4 << 20;
+const LUN_BYTES: u64 = 16 << 20;
 const QUEUES: u16 = 2;
+/// What a write brings that comes in during a freeze.
+const LATE: u8 = 0xa5;
+const FIRST_HEAD: LayerId = LayerId::new(2);
 
 struct MemoryLun(std::cell::RefCell<Vec<u8>>);
 
@@ -116,7 +120,13 @@ impl Metadata {
 struct World {
     luns: Luns,
     metadata: Metadata,
-    base: LayerSlots,
+    /// The sealed layers, newest first.
+    sealed: Vec<LayerSlots>,
+    /// What they show: how many layers, and the content.
+    snapshots: Vec<(usize, Vec<u8>)>,
+    head: LayerId,
+    /// The content when nothing was under way last.
+    at_rest: Vec<u8>,
     table_memory: Arc<dyn SharedWords>,
     volume: Volume,
     contexts: Vec<QueueContext>,
@@ -124,6 +134,7 @@ struct World {
     pending: Vec<(QueueId, lunar_engine::io::OpId, LunIo)>,
     wakes: BTreeSet<QueueId>,
     done: HashMap<RequestId, Result<(), IoError>>,
+    ops: BTreeMap<RequestId, IoOp>,
     logical_block: LogicalBlockSize,
     epoch: u64,
     model: Vec<u8>,
@@ -151,13 +162,13 @@ fn holder() -> NodeIncarnation {
     NodeIncarnation { node: NodeId::new(1), incarnation: Incarnation::new(1) }
 }
 
-fn journal_identity(epoch: u64) -> JournalIdentity {
-    let (volume, layer) = (VolumeId::from_u128(1), LayerId::new(2));
+fn journal_identity(epoch: u64, layer: LayerId) -> JournalIdentity {
+    let volume = VolumeId::from_u128(1);
     JournalIdentity { volume, layer, epoch: Epoch::new(epoch), writer: holder() }
 }
 
-fn dirty_identity(epoch: u64) -> DirtyIdentity {
-    let JournalIdentity { volume, layer, epoch, writer } = journal_identity(epoch);
+fn dirty_identity(epoch: u64, layer: LayerId) -> DirtyIdentity {
+    let JournalIdentity { volume, layer, epoch, writer } = journal_identity(epoch, layer);
     DirtyIdentity { volume, layer, epoch, holder: writer, extent_size: size() }
 }
 
@@ -201,20 +212,21 @@ impl World {
                 base.push((LogicalExtent::new(logical), Slot { place, opaque: false, presence }));
             }
         }
-        let free = (10..24).flat_map(|n| [ExtentAddress::new(0, n), ExtentAddress::new(1, n)]);
+        let free = (10..200).flat_map(|n| [ExtentAddress::new(0, n), ExtentAddress::new(1, n)]);
         let metadata = Metadata { free: free.collect(), ..Metadata::default() };
-        journal::format_ring(&journal_identity(1), &ring_place(), &table(), &luns)
+        journal::format_ring(&journal_identity(1, FIRST_HEAD), &ring_place(), &table(), &luns)
             .expect("memory does not fail");
         let table_memory = fresh_memory();
+        let sealed: Vec<LayerSlots> = with_base.then_some(base).into_iter().collect();
         let mut layers = vec![LayerSlots::new()];
-        layers.extend(with_base.then(|| base.clone()));
+        layers.extend(sealed.iter().cloned());
         let volume = Volume::start(VolumeParts {
             spec: spec(logical_block),
             layers,
-            ring: JournalRing::fresh(journal_identity(1), ring_place()),
+            ring: JournalRing::fresh(journal_identity(1, FIRST_HEAD), ring_place()),
             table: DirtyTable::create(
                 Arc::clone(&table_memory),
-                dirty_identity(1),
+                dirty_identity(1, FIRST_HEAD),
                 dirty_capacity(&ring_place(), size()),
             )
             .expect("memory of the right size"),
@@ -226,7 +238,10 @@ impl World {
         Self {
             luns,
             metadata,
-            base,
+            sealed,
+            snapshots: Vec::new(),
+            head: FIRST_HEAD,
+            at_rest: model.clone(),
             table_memory,
             volume,
             contexts,
@@ -234,6 +249,7 @@ impl World {
             pending: Vec::new(),
             wakes: BTreeSet::new(),
             done: HashMap::new(),
+            ops: BTreeMap::new(),
             logical_block,
             epoch: 1,
             allowed: model.chunks(512).map(|sector| BTreeSet::from([sector[0]])).collect(),
@@ -349,21 +365,28 @@ impl World {
 
     fn submit(&mut self, id: RequestId, op: IoOp, buffer: Vec<u8>) {
         self.buffers.insert(id, buffer);
+        self.ops.insert(id, op);
         let mut out = Vec::new();
         let context = &mut self.contexts[usize::from(id.queue.get())];
         self.volume.submit(context, IoRequest { id, op }, &mut out);
         self.run(id.queue, out);
     }
 
-    fn restart(&mut self, layers: Vec<LayerSlots>, ring: JournalRing, is_kill: bool) {
+    /// `labelled` is the layer that a killed predecessor's table speaks of.
+    fn restart(&mut self, layers: Vec<LayerSlots>, ring: JournalRing, labelled: Option<LayerId>) {
         let capacity = dirty_capacity(&ring_place(), size());
-        let identity = dirty_identity(self.epoch);
-        let (table, predecessor) = if is_kill {
-            let memory = Arc::clone(&self.table_memory);
-            let (table, dirty) = DirtyTable::open(memory, identity, capacity).expect("our table");
+        let (table, predecessor) = if let Some(label) = labelled {
+            let (memory, identity) =
+                (Arc::clone(&self.table_memory), dirty_identity(self.epoch, label));
+            let (mut table, dirty) =
+                DirtyTable::open(memory, identity, capacity).expect("our table");
+            if label != self.head {
+                table.relabel(self.head);
+            }
             (table, Some(dirty))
         } else {
             self.table_memory = fresh_memory();
+            let identity = dirty_identity(self.epoch, self.head);
             let memory = Arc::clone(&self.table_memory);
             (DirtyTable::create(memory, identity, capacity).expect("right size"), None)
         };
@@ -377,24 +400,134 @@ impl World {
     fn layers(&self) -> Vec<LayerSlots> {
         let head = self.metadata.committed.iter().map(|(at, slot)| (*at, slot.clone())).collect();
         let mut layers = vec![head];
-        layers.extend((!self.base.is_empty()).then(|| self.base.clone()));
+        layers.extend(self.sealed.iter().cloned());
         layers
+    }
+
+    /// What these layers show, newest first: a walk over them, block by block.
+    fn content_of(&self, layers: &[LayerSlots]) -> Vec<u8> {
+        let mut content = vec![0; VOLUME_BYTES as usize];
+        for (number, block) in content.chunks_mut(4096).enumerate() {
+            let (logical, within) = (number as u64 / 16, number as u32 % 16);
+            for layer in layers {
+                let slot = layer.iter().find(|(at, _)| at.get() == logical).map(|(_, slot)| slot);
+                let Some(slot) = slot else { continue };
+                if slot.extent().is_some() && slot.presence.contains(within) {
+                    let at = slot.extent().expect("just seen");
+                    let byte = table().byte_of(at) + u64::from(within) * 4096;
+                    let lun = &self.luns.0[usize::from(at.lun.get())];
+                    lun.read_at(byte, block).expect("memory");
+                    break;
+                }
+                if slot.extent().is_none() || slot.opaque {
+                    break;
+                }
+            }
+        }
+        content
+    }
+
+    /// Seals the head, as the metadata service does, and checks what it shows.
+    fn seal(&mut self) {
+        let head = std::mem::take(&mut self.metadata.committed);
+        self.sealed.insert(0, head.into_iter().collect());
+        self.metadata.checkpoint = self.volume.last_seq();
+        let content = self.content_of(&self.sealed);
+        for (n, sector) in content.chunks(512).enumerate() {
+            let before_or_after = [self.at_rest[n * 512], self.model[n * 512]];
+            assert!(before_or_after.contains(&sector[0]), "sector {n} of the sealed layer");
+            assert!(sector.iter().all(|byte| *byte == sector[0]), "sector {n} is torn");
+        }
+        self.snapshots.push((self.sealed.len(), content));
+    }
+
+    /// Freezes with requests under way, settles and seals. A kill may come before the seal or
+    /// between seal and switch. A write of block `late` comes in while the volume is frozen.
+    fn snapshot(&mut self, kill: Kill, late: Option<u64>, pick: &mut impl FnMut(usize) -> usize) {
+        self.volume.freeze().expect("few generations");
+        if let Some(block) = late {
+            let op = IoOp::Write { offset: block * 4096, length: 4096, fua: false };
+            let id = RequestId { queue: QueueId::new(0), tag: 40 };
+            self.submit(id, op, vec![LATE; 4096]);
+        }
+        self.settle_frozen(pick);
+        if kill != Kill::BeforeSeal {
+            self.seal();
+            self.head = LayerId::new(self.head.get() + 1);
+        }
+        if let Some(block) = late {
+            let range = block as usize * 4096..(block as usize + 1) * 4096;
+            self.model[range.clone()].fill(LATE);
+            for allowed in &mut self.allowed[range.start / 512..range.end / 512] {
+                allowed.insert(LATE);
+            }
+        }
+        if kill == Kill::Never {
+            let mut out = Vec::new();
+            self.volume.switch(self.head, &mut out);
+            self.run(QueueId::new(QUEUES), out);
+        } else {
+            // The kernel lets a successor start when the dead daemon's I/O has ended.
+            while let Some((queue, op, io)) = self.pending.pop() {
+                self.perform(queue, op, io);
+            }
+            let label = self.head.get() - u64::from(kill == Kill::AfterSeal);
+            self.take_over(LayerId::new(label));
+            self.submit_again();
+        }
+    }
+
+    fn settle_frozen(&mut self, pick: &mut impl FnMut(usize) -> usize) {
+        for _ in 0..1000 {
+            if let Some(queue) = self.wakes.pop_first() {
+                let mut out = Vec::new();
+                self.volume.resume(&mut self.contexts[usize::from(queue.get())], &mut out);
+                self.run(queue, out);
+            } else if pick(3) == 0 && self.volume.is_settled() {
+                return;
+            } else if !self.pending.is_empty() {
+                let (queue, op, io) = self.pending.swap_remove(pick(self.pending.len()));
+                self.perform(queue, op, io);
+            } else if self.volume.is_settled() {
+                return;
+            } else {
+                self.control();
+            }
+        }
+        panic!("a frozen volume does not settle: {:?}", self.volume.stats());
+    }
+
+    /// The driver gives what was under way to the successor.
+    fn submit_again(&mut self) {
+        let done = &self.done;
+        let again: Vec<_> = self.ops.iter().filter(|(id, _)| !done.contains_key(id)).collect();
+        let again: Vec<_> = again.into_iter().map(|(id, op)| (*id, *op)).collect();
+        for (id, op) in again {
+            let mut out = Vec::new();
+            let context = &mut self.contexts[usize::from(id.queue.get())];
+            self.volume.submit(context, IoRequest { id, op }, &mut out);
+            self.run(id.queue, out);
+        }
     }
 
     fn recover(&self) -> Recovered {
         let image = journal::read(&ring_place(), &table(), &self.luns).expect("memory");
-        let id = journal_identity(self.epoch);
+        let id = journal_identity(self.epoch, self.head);
         let blocks = ring_place().blocks();
         journal::recover(&id, blocks, image.as_bytes(), self.metadata.checkpoint).expect("sound")
     }
 
     /// fs-core is killed and its successor takes over.
     fn kill(&mut self) {
+        self.take_over(self.head);
+    }
+
+    fn take_over(&mut self, label: LayerId) {
         let recovered = self.recover();
-        let id = journal_identity(self.epoch);
+        let id = journal_identity(self.epoch, self.head);
         journal::wipe_beyond(&id, &ring_place(), &table(), &self.luns, &recovered).expect("memory");
         let ring = JournalRing::resumed(id, ring_place(), &recovered);
-        self.restart(self.layers(), ring, true);
+        self.restart(self.layers(), ring, Some(label));
     }
 
     /// The node is lost and a new owner takes over: flushed data must be there.
@@ -407,9 +540,9 @@ impl World {
         self.metadata.free.extend(held.into_iter().filter(|at| !used.contains(at)));
         self.epoch += 1;
         self.metadata.checkpoint = SEQ_CONFIRMED;
-        let id = journal_identity(self.epoch);
+        let id = journal_identity(self.epoch, self.head);
         journal::format_ring(&id, &ring_place(), &table(), &self.luns).expect("memory");
-        self.restart(self.layers(), JournalRing::fresh(id, ring_place()), false);
+        self.restart(self.layers(), JournalRing::fresh(id, ring_place()), None);
     }
 
     fn all_is_durable(&mut self) {
@@ -424,6 +557,7 @@ impl World {
         self.submit(id, IoOp::Read { offset: 0, length }, vec![0xee; VOLUME_BYTES as usize]);
         self.settle(&mut |_| 0);
         assert_eq!(self.done.remove(&id), Some(Ok(())));
+        self.ops.remove(&id);
         self.buffers.remove(&id).expect("there")
     }
 }
@@ -435,6 +569,15 @@ enum Do {
     Checkpoint,
     Kill,
     LoseNode,
+    Snapshot(Kill),
+}
+
+/// When fs-core is killed around a snapshot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kill {
+    Never,
+    BeforeSeal,
+    AfterSeal,
 }
 
 fn step() -> impl Strategy<Value = Do> {
@@ -446,12 +589,22 @@ fn step() -> impl Strategy<Value = Do> {
             fill,
         },
     );
+    // Whole extents, which are then written in place without the lock.
+    let whole = (0..9_u64, 1..=255_u8).prop_map(|(extent, fill)| Do::Io {
+        kind: 1,
+        offset: extent * EXTENT,
+        length: EXTENT,
+        fill,
+    });
     prop_oneof![
         12 => io,
+        3 => whole,
         2 => Just(Do::Flush),
         1 => Just(Do::Checkpoint),
         1 => Just(Do::Kill),
         1 => Just(Do::LoseNode),
+        2 => prop_oneof![Just(Kill::Never), Just(Kill::BeforeSeal), Just(Kill::AfterSeal)]
+            .prop_map(Do::Snapshot),
     ]
 }
 
@@ -474,7 +627,8 @@ fn check(logical_block: LogicalBlockSize, with_base: bool, steps: &[Do], order: 
             }
             _ => (0, VOLUME_BYTES),
         };
-        if group.iter().any(|(from, to)| offset < *to && *from < end) || tag > 20 {
+        let is_cut = matches!(step, Do::Snapshot(_));
+        if tag > 20 || !is_cut && group.iter().any(|(from, to)| offset < *to && *from < end) {
             world.settle(&mut pick);
             group.clear();
             tag = 0;
@@ -504,12 +658,29 @@ fn check(logical_block: LogicalBlockSize, with_base: bool, steps: &[Do], order: 
                 assert_same(&found, &world.model, "after a kill");
             }
             Do::LoseNode => lose_node(&mut world),
+            Do::Snapshot(kill) => {
+                let is_free = |block: &u64| {
+                    let (from, to) = (block * 4096, block * 4096 + 4096);
+                    group.iter().all(|(begin, end)| to <= *begin || *end <= from)
+                };
+                let free: Vec<u64> = (0..VOLUME_BYTES / 4096).filter(is_free).collect();
+                let late = (!free.is_empty()).then(|| free[pick(free.len() * 8) % free.len()]);
+                world.snapshot(*kill, late, &mut pick);
+                world.settle(&mut pick);
+                group.clear();
+                tag = 0;
+                finish(&mut world);
+            }
         }
     }
     world.settle(&mut pick);
     finish(&mut world);
     let found = world.read_all();
     assert_same(&found, &world.model, "at the end");
+    for (layers, content) in &world.snapshots {
+        let below = &world.sealed[world.sealed.len() - layers..];
+        assert_same(&world.content_of(below), content, "of a snapshot");
+    }
 }
 
 fn io(world: &mut World, id: RequestId, kind: u8, (offset, end): (u64, u64), fill: u8) {
@@ -546,11 +717,13 @@ fn finish(world: &mut World) {
     for (id, result) in world.done.drain() {
         assert_eq!(result, Ok(()), "{id:?}");
         world.buffers.remove(&id);
+        world.ops.remove(&id);
         if let Some((sectors, value)) = world.fua.remove(&id) {
             world.allowed[sectors].fill(BTreeSet::from([value]));
         }
     }
     assert!(world.buffers.is_empty(), "every request has ended");
+    world.at_rest.clone_from(&world.model);
 }
 
 /// What was flushed survives; what was written since may, with any of the values it had.
@@ -563,6 +736,7 @@ fn lose_node(world: &mut World) {
         let allowed = &world.allowed[n];
         assert!(allowed.contains(&value), "sector {n} holds {value:#x}, not one of {allowed:x?}");
     }
+    world.at_rest.clone_from(&found);
     world.model = found;
     world.all_is_durable();
 }

@@ -119,7 +119,7 @@ impl World {
             .filter_map(|(position, place)| {
                 let block = self.block_at(*place);
                 match decode(&ring.identity, count, position, &block) {
-                    BlockState::Written(order, _) => {
+                    BlockState::Written(order, _, _) => {
                         Some((position as usize, order.batch_last, order.batch_first))
                     }
                     _ => None,

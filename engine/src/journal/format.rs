@@ -12,7 +12,9 @@ use super::crc32c;
 use crate::place::Place;
 
 const MAGIC: [u8; 4] = *b"LJNL";
-const VERSION: u16 = 1;
+/// Blocks of one ring may carry different layers since version 2; version 1 is read too.
+const VERSION: u16 = 2;
+const VERSION_OLDEST: u16 = 1;
 const SECTOR_BYTES: usize = 512;
 const SECTORS: usize = BLOCK_BYTES as usize / SECTOR_BYTES;
 const SECTOR_PAYLOAD_BYTES: usize = SECTOR_BYTES - size_of::<SectorHead>();
@@ -26,7 +28,7 @@ pub const RECORDS_PER_BLOCK: usize =
 pub struct JournalIdentity {
     /// The volume.
     pub volume: VolumeId,
-    /// Its head layer, which the records speak of.
+    /// Its head layer, which the records speak of; a ring may have blocks of earlier heads.
     pub layer: LayerId,
     /// The epoch of the attachment.
     pub epoch: Epoch,
@@ -133,8 +135,8 @@ pub struct BlockOrder {
 pub enum BlockState {
     /// Formatted, never written.
     Empty,
-    /// Written whole.
-    Written(BlockOrder, Vec<Record>),
+    /// Written whole, with records of this layer.
+    Written(BlockOrder, LayerId, Vec<Record>),
     /// Written in part: every sector is valid, but not of one write.
     Torn,
     /// A sector is not valid, or the block is not of this journal or place.
@@ -268,16 +270,15 @@ fn decode_whole(
 ) -> BlockState {
     let damaged = |what| BlockState::Damaged { sector: 0, what };
     let head = BlockHead::ref_from_bytes(&payload[..128]).expect("a payload has its head");
-    if head.magic != MAGIC || head.version.get() != VERSION {
+    if head.magic != MAGIC || !(VERSION_OLDEST..=VERSION).contains(&head.version.get()) {
         return damaged("magic or version");
     }
     let is_ours = head.volume == id.volume.to_bytes()
-        && head.layer.get() == id.layer.get()
         && head.epoch.get() == id.epoch.get()
         && head.incarnation.get() == id.writer.incarnation.get()
         && head.node.get() == id.writer.node.get();
     if !is_ours {
-        return damaged("volume, layer, epoch or writer");
+        return damaged("volume, epoch or writer");
     }
     if head.position.get() != position || head.ring_blocks.get() != ring_blocks {
         return damaged("own position");
@@ -299,7 +300,7 @@ fn decode_whole(
         return damaged("sequence numbers");
     }
     match decode_records(payload, usize::from(head.record_count.get())) {
-        Some(records) => BlockState::Written(order, records),
+        Some(records) => BlockState::Written(order, LayerId::new(head.layer.get()), records),
         None => damaged("record"),
     }
 }
@@ -341,7 +342,8 @@ mod tests {
     #[test]
     fn a_block_is_read_back() {
         for count in [0, 1, RECORDS_PER_BLOCK] {
-            let BlockState::Written(order, found) = decode(&identity(), 64, 5, &block(69, count))
+            let BlockState::Written(order, _, found) =
+                decode(&identity(), 64, 5, &block(69, count))
             else {
                 panic!("a whole block is written");
             };
@@ -401,9 +403,11 @@ mod tests {
         let order = BlockOrder { seq: 69, batch_first: 68, batch_last: 70, replay_from: 60 };
         let mut block = vec![0; BLOCK_BYTES as usize];
         encode_records(&identity(), 64, order, &records, &mut block);
-        crate::golden::assert_golden("journal-block-v1.hex", &block);
-        let old = crate::golden::load("journal-block-v1.hex");
-        let expected = BlockState::Written(order, records.to_vec());
-        assert_eq!(decode(&identity(), 64, 5, &old), expected);
+        crate::golden::assert_golden("journal-block-v2.hex", &block);
+        let expected = BlockState::Written(order, identity().layer, records.to_vec());
+        for version in ["journal-block-v1.hex", "journal-block-v2.hex"] {
+            let old = crate::golden::load(version);
+            assert_eq!(decode(&identity(), 64, 5, &old), expected, "{version}");
+        }
     }
 }

@@ -5,10 +5,13 @@
 //! missing was never acknowledged and counts for nothing. A hole that a *later batch* follows, or
 //! a damaged block where the chain or its next batch lies, is damage: the later batch began only
 //! after the former was durable.
+//!
+//! Beyond the checkpoint all blocks speak of one layer, the head: a seal comes only after
+//! everything of the sealed layer was committed. Superseded blocks may speak of earlier heads.
 
 use std::collections::BTreeMap;
 
-use lunar_types::BLOCK_BYTES;
+use lunar_types::{BLOCK_BYTES, LayerId};
 
 use super::format::{BlockOrder, BlockState, decode};
 use super::{JournalIdentity, Record};
@@ -57,10 +60,29 @@ pub enum JournalDamage {
         /// The block that proves it.
         later: u64,
     },
+    /// A block speaks of another layer than the head.
+    #[error(
+        "journal block {seq} has records of layer {found}, which are not committed, but the head \
+         is layer {head}: flushed writes may depend on it"
+    )]
+    Layer {
+        /// The block.
+        seq: u64,
+        /// Its layer.
+        found: LayerId,
+        /// The head.
+        head: LayerId,
+    },
+}
+
+struct Written {
+    order: BlockOrder,
+    layer: LayerId,
+    records: Vec<Record>,
 }
 
 struct Ring {
-    written: BTreeMap<u64, (BlockOrder, Vec<Record>)>,
+    written: BTreeMap<u64, Written>,
     damaged: Vec<(u32, usize, &'static str)>,
     torn: Vec<u32>,
 }
@@ -69,8 +91,8 @@ fn scan(id: &JournalIdentity, ring_blocks: u32, image: &[u8]) -> Ring {
     let mut ring = Ring { written: BTreeMap::new(), damaged: Vec::new(), torn: Vec::new() };
     for (position, block) in (0..ring_blocks).zip(image.chunks_exact(BLOCK_BYTES as usize)) {
         match decode(id, ring_blocks, position, block) {
-            BlockState::Written(order, records) => {
-                ring.written.insert(order.seq, (order, records));
+            BlockState::Written(order, layer, records) => {
+                ring.written.insert(order.seq, Written { order, layer, records });
             }
             BlockState::Damaged { sector, what } => ring.damaged.push((position, sector, what)),
             BlockState::Torn => ring.torn.push(position),
@@ -85,9 +107,9 @@ fn scan(id: &JournalIdentity, ring_blocks: u32, image: &[u8]) -> Ring {
 /// A full batch supersedes everything before itself, so it may count only when it is whole: E is
 /// the end of a batch, never the middle of one.
 fn longest_chain(ring: &Ring, checkpoint: u64) -> Option<(u64, u64)> {
-    let ends = ring.written.iter().rev().filter(|(seq, (order, _))| **seq == order.batch_last);
-    ends.into_iter().find_map(|(&last, (order, _))| {
-        let from = order.replay_from.max(checkpoint + 1);
+    let ends = ring.written.iter().rev().filter(|(seq, block)| **seq == block.order.batch_last);
+    ends.into_iter().find_map(|(&last, block)| {
+        let from = block.order.replay_from.max(checkpoint + 1);
         let is_superseded = last <= checkpoint;
         let is_whole = (from..=last).all(|seq| ring.written.contains_key(&seq));
         (is_superseded || is_whole).then_some((from, last))
@@ -98,11 +120,20 @@ fn longest_chain(ring: &Ring, checkpoint: u64) -> Option<(u64, u64)> {
 /// missing block. A batch that began later proves that the missing block was durable once.
 fn check_acknowledged(ring: &Ring, last: u64) -> Result<(), JournalDamage> {
     let mut beyond = ring.written.range(last + 1..);
-    match beyond.find(|(_, (order, _))| order.batch_first > last + 1) {
+    match beyond.find(|(_, block)| block.order.batch_first > last + 1) {
         Some((&later, _)) => {
             let missing = (last + 1..later).find(|seq| !ring.written.contains_key(seq));
             Err(JournalDamage::Missing { seq: missing.unwrap_or(last + 1), later })
         }
+        None => Ok(()),
+    }
+}
+
+/// What is replayed speaks of the head.
+fn check_layers(ring: &Ring, chain: (u64, u64), head: LayerId) -> Result<(), JournalDamage> {
+    let mut chain = ring.written.range(chain.0..=chain.1.max(chain.0));
+    match chain.find(|(_, block)| block.layer != head) {
+        Some((&seq, block)) => Err(JournalDamage::Layer { seq, found: block.layer, head }),
         None => Ok(()),
     }
 }
@@ -152,7 +183,8 @@ pub fn recover(
     let mut beyond: Vec<u64> = torn.collect();
     beyond.extend(ring.written.split_off(&(last + 1)).into_keys());
     beyond.sort_unstable();
-    let records = ring.written.split_off(&from).into_values().flat_map(|(_, r)| r).collect();
+    check_layers(&ring, (from, last), id.layer)?;
+    let records = ring.written.split_off(&from).into_values().flat_map(|b| b.records).collect();
     Ok(Recovered { records, last_seq: last, replay_from: from, beyond })
 }
 

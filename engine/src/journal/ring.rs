@@ -3,7 +3,7 @@
 //! Invariant: blocks from `replay_from` to the last written never exceed the ring, because a batch
 //! is at most a third of it and the batch after two thirds are used is a full one.
 
-use lunar_types::{BLOCK_BYTES, ExtentRun, ExtentSize, LunIndex};
+use lunar_types::{BLOCK_BYTES, ExtentRun, ExtentSize, LayerId, LunIndex};
 
 use super::format::{self, BlockOrder, RECORDS_PER_BLOCK};
 use super::{JournalIdentity, Record, SEQ_FIRST};
@@ -188,6 +188,14 @@ impl JournalRing {
     pub fn full_batch_is_durable(&mut self, batch_first: u64) {
         assert!(batch_first >= self.replay_from, "what counts never moves backwards");
         self.replay_from = batch_first;
+        self.is_full_wanted = false;
+    }
+
+    /// From now on records speak of this layer. The layer so far was sealed with everything
+    /// committed and the checkpoint at [`JournalRing::last_seq`], so its blocks are superseded.
+    pub fn speak_of(&mut self, layer: LayerId) {
+        self.identity.layer = layer;
+        self.replay_from = self.next_seq;
         self.is_full_wanted = false;
     }
 

@@ -10,6 +10,7 @@ use lunar_types::{BlockRange, LogicalExtent};
 
 use super::checkpoint::Checkpoint;
 use super::edges::{ActiveWrites, Fills};
+use super::freeze::Frozen;
 use super::ops::{Op, Ops, WriteOp};
 use super::reserve::Reserve;
 use super::round::{Durable, Round};
@@ -32,6 +33,8 @@ pub(super) enum Park {
     Table,
     /// For another write to the same block.
     Busy(LogicalExtent),
+    /// For the end of a freeze.
+    Thaw,
 }
 
 /// What became of a piece.
@@ -76,7 +79,9 @@ pub(super) struct Core {
     pub(super) ops: Ops,
     pub(super) layer_count: usize,
     pub(super) stats: VolumeStats,
+    pub(super) frozen: Option<Frozen>,
     poison: Option<String>,
+    parked_thaw: Vec<RequestId>,
     parked_reserve: VecDeque<RequestId>,
     parked_table: VecDeque<RequestId>,
     parked_busy: HashMap<LogicalExtent, Vec<RequestId>>,
@@ -123,6 +128,8 @@ impl Core {
             layer_count: parts.layer_count,
             stats: VolumeStats::default(),
             poison,
+            frozen: None,
+            parked_thaw: Vec::new(),
             parked_reserve: VecDeque::new(),
             parked_table: VecDeque::new(),
             parked_busy: HashMap::new(),
@@ -170,6 +177,11 @@ impl Core {
             let piece = volume.first_piece(offset + done, length - done);
             let buffer_offset = u32::try_from(done).unwrap_or(u32::MAX);
             let step = match op {
+                IoOp::Write { .. } | IoOp::Discard { .. } | IoOp::WriteZeroes { .. }
+                    if self.frozen.is_some() =>
+                {
+                    Step::Park(Park::Thaw)
+                }
                 IoOp::Read { .. } => self.read_piece(volume, id, piece, buffer_offset, out),
                 IoOp::Write { fua, .. } => {
                     let payload = Payload::Buffer(buffer_offset);
@@ -203,10 +215,11 @@ impl Core {
                 self.want_checkpoint();
             }
             Park::Busy(logical) => self.parked_busy.entry(logical).or_default().push(id),
+            Park::Thaw => self.parked_thaw.push(id),
         }
         self.request(id).is_parked = true;
         self.release_pin_if_idle(volume, id);
-        if !matches!(reason, Park::Busy(_)) {
+        if !matches!(reason, Park::Busy(_) | Park::Thaw) {
             out.push(Action::WakeControl);
         }
     }
@@ -238,6 +251,13 @@ impl Core {
     /// Has every request go on that waits for a dirty entry.
     pub(super) fn wake_for_table(&mut self, out: &mut Vec<Action>) {
         for id in std::mem::take(&mut self.parked_table) {
+            self.wake(id, out);
+        }
+    }
+
+    /// Has every request go on that waits for the end of a freeze.
+    pub(super) fn wake_for_thaw(&mut self, out: &mut Vec<Action>) {
+        for id in std::mem::take(&mut self.parked_thaw) {
             self.wake(id, out);
         }
     }
@@ -420,11 +440,19 @@ impl Core {
     }
 
     pub(super) fn is_clean(&self) -> bool {
-        self.marks.is_empty()
-            && self.durable.is_empty()
-            && self.requests.is_empty()
+        self.requests.is_empty()
+            && self.is_committed()
             && self.round.is_idle()
             && self.limbo.is_empty()
+    }
+
+    /// Whether the metadata service has every slot as it is. What was unmapped may still drain.
+    pub(super) fn is_committed(&self) -> bool {
+        self.marks.is_empty()
+            && self.durable.is_empty()
+            && self.unflushed.is_empty()
+            && self.round.has_captured_nothing()
+            && self.limbo.len() == self.limbo.draining.len()
     }
 
     pub(super) fn stats(&self) -> VolumeStats {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU16};
 
 use lunar_types::{ExtentAddress, ExtentSize, LogicalExtent, LunIndex, Presence, Slot};
 
@@ -146,7 +146,7 @@ impl Volume {
         let unmapped = overlay(&mut layers[0], &dirty);
         check(&spec, &layers)?;
         let layer_count = layers.len();
-        let head = Generation::new(layer_count as u16);
+        let head = u16::try_from(layer_count).expect("checked above");
         let (map, splits) = resolve(spec.size.extents(spec.extent_size), layers)?;
         let touched = (0..LunIndex::LIMIT).map(|_| AtomicBool::new(false)).collect();
         let mut core = Core::new(CoreParts {
@@ -161,7 +161,8 @@ impl Volume {
         });
         core.adopt(&dirty);
         let volume = Self {
-            head,
+            head: AtomicU16::new(head),
+            writable_from: AtomicU16::new(head),
             map,
             grace: Grace::new(spec.queue_count + 1),
             touched,

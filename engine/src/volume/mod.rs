@@ -13,6 +13,7 @@ mod checkpoint;
 mod core;
 mod discard;
 mod edges;
+mod freeze;
 mod load;
 mod ops;
 mod read;
@@ -21,7 +22,7 @@ mod round;
 mod slots;
 mod write;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -36,6 +37,7 @@ use crate::lun::LunTable;
 use crate::map::{Entry, Generation, ResolvedMap};
 
 pub use checkpoint::{COMMIT_UPDATES_MAX, CommitBatch, ControlWork, WorkDone};
+pub use freeze::GenerationsUsedUp;
 pub use load::{LayerSlots, StartError, VolumeParts, dirty_capacity};
 
 use self::core::Core;
@@ -126,7 +128,11 @@ pub struct VolumeStats {
 /// A volume that serves requests.
 pub struct Volume {
     spec: VolumeSpec,
-    head: Generation,
+    /// The generation of the head layer; changes under the lock.
+    head: AtomicU16,
+    /// Extents of this generation or a later one are written in place without the lock: the
+    /// head's, and while the volume is frozen none.
+    writable_from: AtomicU16,
     map: ResolvedMap,
     grace: Grace,
     touched: Box<[AtomicBool]>,
@@ -312,8 +318,14 @@ impl Volume {
         }
     }
 
+    /// The caller has pinned the period before: see [`Volume::freeze`].
     fn may_write(&self, generation: Generation) -> bool {
-        generation == self.head && !self.is_poisoned.load(Ordering::Acquire)
+        generation.get() >= self.writable_from.load(Ordering::SeqCst)
+            && !self.is_poisoned.load(Ordering::Acquire)
+    }
+
+    fn head(&self) -> Generation {
+        Generation::new(self.head.load(Ordering::Acquire))
     }
 
     fn complete_direct(

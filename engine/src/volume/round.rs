@@ -56,6 +56,11 @@ impl Round {
         self.stage == Stage::Idle
     }
 
+    /// Whether the round under way, if there is one, is about flushing alone.
+    pub(super) fn has_captured_nothing(&self) -> bool {
+        self.captured.is_empty() && self.stage != Stage::Journalling
+    }
+
     /// Whether the round under way journals this slot.
     pub(super) fn is_journalling(&self, logical: LogicalExtent) -> bool {
         self.captured.binary_search_by_key(&logical, |(captured, _)| *captured).is_ok()

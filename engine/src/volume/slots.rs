@@ -60,8 +60,8 @@ impl Core {
     ) -> Option<ExtentAddress> {
         match volume.map.load(logical) {
             Entry::Hole => None,
-            Entry::Solid { generation, at } => (generation == volume.head).then_some(at),
-            Entry::Split(index) => self.splits.get(index).head(volume.head)?.extent(),
+            Entry::Solid { generation, at } => (generation == volume.head()).then_some(at),
+            Entry::Split(index) => self.splits.get(index).head(volume.head())?.extent(),
         }
     }
 
@@ -69,11 +69,11 @@ impl Core {
     pub(super) fn head_slot(&self, volume: &Volume, logical: LogicalExtent) -> Option<Slot> {
         match volume.map.load(logical) {
             Entry::Hole => None,
-            Entry::Solid { generation, at } if generation == volume.head => {
+            Entry::Solid { generation, at } if generation == volume.head() => {
                 Some(solid_slot(volume, at))
             }
             Entry::Solid { .. } => None,
-            Entry::Split(index) => self.splits.get(index).head(volume.head).cloned(),
+            Entry::Split(index) => self.splits.get(index).head(volume.head()).cloned(),
         }
     }
 
@@ -86,9 +86,9 @@ impl Core {
     ) -> bool {
         match volume.map.load(logical) {
             Entry::Hole => false,
-            Entry::Solid { generation, .. } => generation == volume.head,
+            Entry::Solid { generation, .. } => generation == volume.head(),
             Entry::Split(index) => {
-                let head = self.splits.get(index).head(volume.head);
+                let head = self.splits.get(index).head(volume.head());
                 head.is_some_and(|slot| slot.presence.contains_all(blocks))
             }
         }
@@ -122,8 +122,8 @@ impl Core {
                 Entry::Solid { .. } => true,
                 Entry::Split(index) => {
                     let split = self.splits.get(index);
-                    let head = split.head(volume.head);
-                    split.has_below(volume.head) || head.is_some_and(|s| s.presence.is_full())
+                    let head = split.head(volume.head());
+                    split.has_below(volume.head()) || head.is_some_and(|s| s.presence.is_full())
                 }
             }
     }
@@ -167,6 +167,15 @@ impl Core {
         if mark.pins == 0 && mark.version == mark.committed {
             self.marks.remove(&logical);
             self.table.remove(logical);
+        }
+    }
+
+    /// Frees every dirty entry that the metadata service has, also those of requests that were
+    /// parked before they changed anything.
+    pub(super) fn free_committed_entries(&mut self) {
+        let all: Vec<LogicalExtent> = self.marks.keys().copied().collect();
+        for logical in all {
+            self.free_entry_if_committed(logical);
         }
     }
 
@@ -248,7 +257,7 @@ impl Core {
             }
             Entry::Split(index) => std::mem::take(self.splits.get_mut(index)),
         };
-        change(&mut split, volume.head);
+        change(&mut split, volume.head());
         let index = match volume.map.load(logical) {
             Entry::Split(index) => Some(index),
             _ => None,
