@@ -182,3 +182,23 @@ fn a_flush_fails_when_a_commit_is_refused_under_it() {
     assert_eq!(ended, [Err(IoError::Poisoned)]);
     assert_eq!(world.volume.stats().journal_blocks, blocks, "the journal is not ours any more");
 }
+
+/// A volume is given up while a call is under way; the answer comes after that.
+#[test]
+fn an_answer_that_comes_after_a_volume_was_given_up_is_ignored() {
+    for late in [WorkDone::Unavailable, WorkDone::Committed] {
+        let mut world = calm_world();
+        world.submit(write(0, 4096), 1);
+        world.settle();
+        let (now, mut out) = (Duration::from_secs(100), Vec::new());
+        world.submit(IoOp::Flush, 0);
+        world.settle();
+        world.volume.request_checkpoint(&mut out);
+        let work = world.volume.next_work(now, &mut out);
+        assert!(matches!(work, Some(ControlWork::Commit(_))), "{work:?}");
+        world.volume.work_done(WorkDone::Rejected("detached by force".into()), now, &mut out);
+        world.volume.work_done(late, now, &mut out);
+        assert_eq!(world.volume.poison().as_deref().map(|why| why.contains("force")), Some(true));
+        assert_eq!(world.volume.next_work(now, &mut out), None);
+    }
+}

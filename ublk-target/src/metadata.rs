@@ -48,10 +48,11 @@ impl MetadataError {
         }
     }
 
-    /// Whether the same call may succeed later.
+    /// Whether the same call may succeed later. An answer that cannot be understood says as little
+    /// as none.
     #[must_use]
     pub const fn is_unavailable(&self) -> bool {
-        matches!(self, Self::Unavailable { .. })
+        matches!(self, Self::Unavailable { .. } | Self::Malformed(_))
             || matches!(self.reason(), Some(ErrorReason::StoreBusy | ErrorReason::StoreFailed))
     }
 

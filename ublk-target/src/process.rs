@@ -7,8 +7,9 @@
 //!   own device that we shared would have to be synced by us while we exit;
 //! - mounts of ublk devices that the namespace was born with are dropped from it.
 //!
-//! Locked memory, a low OOM score and a high limit of open files are wanted but not required: their
-//! absence is reported.
+//! - as many files may be open as the rings and LUNs need.
+//!
+//! Locked memory and a low OOM score are wanted but not required: their absence is reported.
 
 use std::fs;
 use std::io;
@@ -55,6 +56,21 @@ pub enum ProcessError {
          deadlock with a mount of its own device; it needs CAP_SYS_ADMIN"
     )]
     MountNamespace(#[source] Errno),
+    /// The limit of open files cannot be read.
+    #[error("cannot read the limit of open files")]
+    ReadFileLimit(#[source] Errno),
+    /// The limit of open files is too low and cannot be raised.
+    #[error(
+        "fs-core needs {FILES_LEAST} open files, but the hard limit is {hard} and cannot be \
+         raised: set LimitNOFILE of its unit, or grant CAP_SYS_RESOURCE"
+    )]
+    FileLimit {
+        /// The hard limit.
+        hard: u64,
+        /// Why it cannot be raised.
+        #[source]
+        source: Errno,
+    },
     /// The kernel has no ublk.
     #[error(
         "{UBLK_CONTROL} is missing and the module ublk_drv cannot be loaded ({modprobe}): this \
@@ -84,7 +100,7 @@ pub fn prepare() -> Result<ProcessFacts, ProcessError> {
         warn!(%error, "memory is not locked: under memory pressure I/O may stall on paging");
         format!("mlockall failed: {error}; raise RLIMIT_MEMLOCK or grant CAP_IPC_LOCK")
     });
-    raise_file_limit();
+    raise_file_limit()?;
     Ok(ProcessFacts { memory_lock_problem, oom_score_adj: lower_oom_score() })
 }
 
@@ -95,13 +111,13 @@ fn own_mount_namespace() -> Result<(), Errno> {
 }
 
 /// A queue's ring has room for every LUN that a pool can have, which the kernel counts against this
-/// limit.
-fn raise_file_limit() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        warn!(%error, "the limit of open files cannot be raised: devices may fail to start");
-    }
+/// limit; every LUN and device is an open file too.
+const FILES_LEAST: u64 = 4096;
+
+fn raise_file_limit() -> Result<(), ProcessError> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(ProcessError::ReadFileLimit)?;
+    let raised = setrlimit(Resource::RLIMIT_NOFILE, hard.max(FILES_LEAST), hard.max(FILES_LEAST));
+    raised.map_err(|source| ProcessError::FileLimit { hard, source })
 }
 
 fn lower_oom_score() -> i32 {

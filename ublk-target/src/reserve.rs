@@ -181,29 +181,24 @@ impl ReserveDesk {
         quarantine.iter().map(|(pool, runs)| (*pool, extent_count(runs))).collect()
     }
 
-    /// Gives everything in quarantine back to the service.
-    ///
-    /// # Errors
-    /// When the service does not take it; the rest then stays in quarantine.
-    pub async fn lift_quarantine(&self, node: NodeIncarnation) -> Result<(), MetadataError> {
-        loop {
-            let next = {
-                let quarantine = self.quarantine.lock().expect("a panic ends the process");
-                quarantine.first_key_value().map(|(pool, runs)| (*pool, runs.clone()))
-            };
-            let Some((pool, runs)) = next else { return Ok(()) };
+    /// Gives everything in quarantine back to the service. What fails is not tried again, and stays
+    /// reserved until the next start: it may have been carried out, and handed out since.
+    pub async fn lift_quarantine(&self, node: NodeIncarnation) {
+        let all = std::mem::take(&mut *self.quarantine.lock().expect("a panic ends the process"));
+        for (pool, runs) in all {
             let extents = extent_count(&runs);
-            self.release(node, pool, runs).await?;
-            self.quarantine.lock().expect("a panic ends the process").remove(&pool);
-            info!(%pool, extents, "reserve of before the restart given back");
+            if self.release(node, pool, runs).await.is_ok() {
+                info!(%pool, extents, "reserve of before the restart given back");
+            }
         }
     }
 
     /// Gives extents back to the service.
     ///
     /// # Errors
-    /// When the service does not take them: they stay reserved until the incarnation ends or
-    /// fs-core starts again.
+    /// When the service does not take them, or its answer is lost. Nothing is known of them then:
+    /// they must not be used again, and the call must not be repeated, because others may have them
+    /// by now. At worst they stay reserved until the incarnation ends or fs-core starts again.
     pub async fn release(
         &self,
         node: NodeIncarnation,

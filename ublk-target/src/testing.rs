@@ -26,6 +26,7 @@ pub(crate) fn unavailable() -> MetadataError {
 struct Script {
     reserve: VecDeque<Result<Vec<ExtentRun>, MetadataError>>,
     reserve_counts: Vec<u32>,
+    release: VecDeque<Result<(), MetadataError>>,
     released: Vec<ExtentRun>,
     commits: Vec<MapCommit>,
     commit: VecDeque<Result<(), MetadataError>>,
@@ -64,6 +65,13 @@ impl FakeMetadata {
         answers: impl IntoIterator<Item = Result<Vec<ExtentRun>, MetadataError>>,
     ) {
         self.script().reserve.extend(answers);
+    }
+
+    pub(crate) fn expect_release(
+        &self,
+        answers: impl IntoIterator<Item = Result<(), MetadataError>>,
+    ) {
+        self.script().release.extend(answers);
     }
 
     pub(crate) fn expect_commit(
@@ -172,8 +180,9 @@ impl Metadata for FakeMetadata {
     }
 
     fn release(&self, _: NodeIncarnation, _: PoolId, runs: Vec<ExtentRun>) -> Reply<'_, ()> {
-        self.script().released.extend(runs);
-        ready(Ok(()))
+        let mut script = self.script();
+        script.released.extend(runs);
+        ready(script.release.pop_front().unwrap_or(Ok(())))
     }
 
     fn list_reservations(&self, _: NodeIncarnation) -> Reply<'_, Vec<PoolReservation>> {

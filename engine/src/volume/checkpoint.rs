@@ -221,6 +221,9 @@ impl Core {
         self.checkpoint.got_no_extents = asked == Some(InFlight::Reserve)
             && matches!(done, WorkDone::PoolFull | WorkDone::Unavailable);
         match (asked, done) {
+            // The volume was given up meanwhile: what this answers counts no more. Extents that it
+            // brings stay reserved.
+            (None, _) if self.is_poisoned() => {}
             (Some(_), WorkDone::Unavailable) => {}
             (Some(InFlight::Reserve), WorkDone::Reserved(runs)) => {
                 self.reserve.refill(&runs, now);

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
 use lunar_engine::journal::LunSet;
 use lunar_engine::label::{self, LabelError};
@@ -139,6 +139,12 @@ impl PoolLuns {
         self.table.indices().filter_map(|index| self.get(index))
     }
 
+    fn add_sound(&self, lun: &Lun, pool: &Pool, open: Arc<OpenLun>) -> Result<(), LunSetError> {
+        check_size(lun, &open)?;
+        self.add(lun.index, open, LunLayout::new(pool.extent_size, lun.size.get()));
+        Ok(())
+    }
+
     /// The LUN comes before its layout: what the table knows can be used.
     fn add(&self, index: LunIndex, lun: Arc<OpenLun>, layout: LunLayout) {
         let id = lun.id;
@@ -188,29 +194,54 @@ impl LunOpener {
     /// are read.
     ///
     /// # Errors
-    /// When one is missing or does not hold what it should; those before it were added.
+    /// When one is missing or does not hold what it should; the others were added.
     pub fn extend(&self, luns: &PoolLuns, pool: &Pool) -> Result<(), LunSetError> {
-        let mut open = self.open.lock().expect("a panic ends the process");
-        open.retain(|_, lun| lun.strong_count() > 0);
-        let mut found = None;
+        let mut first_problem = Ok(());
+        let mut absent = Vec::new();
         for lun in pool.luns.iter().filter(|lun| luns.get(lun.index).is_none()) {
-            let shared = match open.get(&lun.id).and_then(Weak::upgrade) {
-                Some(shared) => shared,
-                None => {
-                    if found.is_none() {
-                        let all = find_luns(&self.search, Some(luns.cluster), Depth::Labels);
-                        found = Some(all.map_err(LunSetError::List)?);
-                    }
-                    let all = found.as_deref().unwrap_or_default();
-                    let shared = Arc::new(open_lun(lun, pool, all)?);
-                    open.insert(lun.id, Arc::downgrade(&shared));
-                    shared
+            match self.shared(lun.id) {
+                Some(shared) => {
+                    first_problem = first_problem.and(luns.add_sound(lun, pool, shared));
                 }
-            };
-            check_size(lun, &shared)?;
-            luns.add(lun.index, shared, LunLayout::new(pool.extent_size, lun.size.get()));
+                None => absent.push(lun),
+            }
         }
-        Ok(())
+        if absent.is_empty() {
+            return first_problem;
+        }
+        // Devices are read without the lock: one that hangs keeps nobody else.
+        let all = find_luns(&self.search, Some(luns.cluster), Depth::Labels);
+        let all = all.map_err(LunSetError::List)?;
+        for lun in absent {
+            let opened = self.open_shared(lun, pool, &all);
+            let added = opened.and_then(|shared| luns.add_sound(lun, pool, shared));
+            first_problem = first_problem.and(added);
+        }
+        first_problem
+    }
+
+    fn shared(&self, lun: LunId) -> Option<Arc<OpenLun>> {
+        self.lock().get(&lun).and_then(Weak::upgrade)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<LunId, Weak<OpenLun>>> {
+        self.open.lock().expect("a panic ends the process")
+    }
+
+    fn open_shared(
+        &self,
+        lun: &Lun,
+        pool: &Pool,
+        all: &[LocalLun],
+    ) -> Result<Arc<OpenLun>, LunSetError> {
+        let mut open = self.lock();
+        open.retain(|_, lun| lun.strong_count() > 0);
+        if let Some(shared) = open.get(&lun.id).and_then(Weak::upgrade) {
+            return Ok(shared);
+        }
+        let shared = Arc::new(open_lun(lun, pool, all)?);
+        open.insert(lun.id, Arc::downgrade(&shared));
+        Ok(shared)
     }
 }
 

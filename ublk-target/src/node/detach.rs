@@ -88,7 +88,7 @@ impl Node {
                     }
                     *stage = Stage::Stopped(serving);
                 }
-                Stage::Stopped(serving) => match self.settle(slot, &serving, force).await {
+                Stage::Stopped(mut serving) => match self.quiet(slot, &mut serving, force).await {
                     Ok(mode) => return self.leave(slot, serving, mode).await,
                     Err(error) => {
                         slot.show(|view| view.problem = Some(error.message()));
@@ -124,7 +124,9 @@ impl Node {
         }
         if force == Force::Yes {
             // What is completed by now is in the journal, even if nothing can be committed later.
-            let _ = tokio::time::timeout(PATIENCE, serving.control.round()).await;
+            let control = Arc::clone(&serving.control);
+            let round = tokio::spawn(async move { control.round().await });
+            let _ = tokio::time::timeout(PATIENCE, round).await;
         }
         serving.record.phase = Phase::Stopping;
         self.state.save_record(&serving.record)?;
@@ -144,7 +146,7 @@ impl Node {
         let mut stopping = Box::pin(blocking(move || device::stop(id, mode)));
         let mut stopped = tokio::time::timeout(PATIENCE, &mut stopping).await;
         if stopped.is_err() && force == Force::Yes {
-            serving.control.give_up("detached by force").await;
+            serving.control.give_up("detached by force");
         }
         if stopped.is_err() {
             stopped = tokio::time::timeout(STOP_LIMIT - PATIENCE, &mut stopping).await;
@@ -166,6 +168,35 @@ impl Node {
         }
     }
 
+    /// Settles the volume, and has nothing of it under way afterwards: others may get the journal's
+    /// extents once the grant is returned.
+    async fn quiet(
+        &self,
+        slot: &Arc<Slot>,
+        serving: &mut Serving,
+        force: Force,
+    ) -> Result<DetachMode, NodeError> {
+        let mode = self.settle(slot, serving, force).await?;
+        if mode == DetachMode::KeepJournal {
+            // A flush of it may hang now and come back later: no journal write may follow.
+            serving.control.give_up("detached with its journal kept");
+        }
+        let rest = async {
+            serving.task.stop(STOP_LIMIT).await && {
+                serving.control.rest().await;
+                true
+            }
+        };
+        if tokio::time::timeout(STOP_LIMIT, rest).await == Ok(true) {
+            return Ok(mode);
+        }
+        Err(NodeError::StopHangs {
+            volume: slot.name.clone(),
+            device: serving.record.device.block_path(),
+            seconds: STOP_LIMIT.as_secs(),
+        })
+    }
+
     /// Commits what is dirty, or makes sure that the journal has it.
     async fn settle(
         &self,
@@ -174,7 +205,11 @@ impl Node {
         force: Force,
     ) -> Result<DetachMode, NodeError> {
         let limit = if force == Force::Yes { FORCED_SETTLE_LIMIT } else { SETTLE_LIMIT };
-        let settled = tokio::time::timeout(limit, serving.control.settle()).await;
+        // On a task of its own: a commit or a round that is cut off would go on without us.
+        let control = Arc::clone(&serving.control);
+        let settling = tokio::spawn(async move { control.settle().await });
+        let settled = tokio::time::timeout(limit, settling).await;
+        let settled = settled.map(|ended| ended.expect("settling neither panics nor is cancelled"));
         let problem = match settled {
             Ok(Ok(())) => return Ok(DetachMode::Clean),
             Ok(Err(error)) => {
@@ -202,8 +237,7 @@ impl Node {
         mode: DetachMode,
     ) -> Result<Detached, NodeError> {
         let Serving { record, served, control, task, queues } = serving;
-        task.stop().await;
-        drop(control);
+        drop((control, task));
         let spare = served.shared.volume.take_reserve(usize::MAX);
         let pool = served.facts.pool;
         slot.show(|view| view.served = None);

@@ -77,7 +77,11 @@ impl Node {
                 one.await.expect("taking over neither panics nor is cancelled");
             }
             if member.resumed {
-                node.give_back_strays(&member).await;
+                {
+                    // An attachment that has its grant and no slot yet is no stray.
+                    let _granting = node.granting.lock().await;
+                    node.give_back_strays(&member).await;
+                }
                 node.lift_quarantine(member).await;
             }
         });
@@ -253,11 +257,10 @@ impl Node {
         while self.has_left_journals() || !recovered.iter().all(is_settled) {
             tokio::time::sleep(RETRY).await;
         }
-        while let Err(problem) = self.desk.lift_quarantine(member.node).await {
-            if !problem.is_unavailable() {
-                return;
-            }
+        // A release is tried once: wait for a service that answers.
+        while self.metadata.list_reservations(member.node).await.is_err() {
             tokio::time::sleep(RETRY).await;
         }
+        self.desk.lift_quarantine(member.node).await;
     }
 }

@@ -54,14 +54,11 @@ impl ControlTask {
         Self { stop, handle }
     }
 
-    /// Has it end, and waits for that; what is under way with the metadata service is left.
-    pub async fn stop(self) {
+    /// Has it end, and waits for that, though not for ever; says whether it has ended. It is never
+    /// cut off: what it has under way with a LUN or the service would go on without it.
+    pub async fn stop(&mut self, limit: std::time::Duration) -> bool {
         self.stop.send_replace(true);
-        let limit = std::time::Duration::from_secs(10);
-        let abort = self.handle.abort_handle();
-        if tokio::time::timeout(limit, self.handle).await.is_err() {
-            abort.abort();
-        }
+        self.handle.is_finished() || tokio::time::timeout(limit, &mut self.handle).await.is_ok()
     }
 }
 

@@ -125,9 +125,22 @@ async fn what_no_dirty_table_uses_is_in_quarantine_until_it_is_lifted() {
     desk.exempt(POOL, &used);
     desk.exempt(PoolId::from_u128(9), &used);
     assert_eq!(desk.quarantined(), BTreeMap::from([(POOL, 4)]));
-    desk.lift_quarantine(NODE).await.expect("the service takes it");
+    desk.lift_quarantine(NODE).await;
     assert!(desk.quarantined().is_empty());
     assert_eq!(metadata.released(), [run(0, 0, 1), run(0, 2, 2), run(1, 7, 1)]);
+}
+
+#[tokio::test]
+async fn a_release_whose_answer_was_lost_is_never_repeated() {
+    let metadata = Arc::new(FakeMetadata::default());
+    let desk = desk(&metadata);
+    desk.quarantine(vec![PoolReservation { pool: POOL, runs: vec![run(0, 0, 4)] }]);
+    metadata.expect_release([Err(unavailable())]);
+    for _ in 0..2 {
+        desk.lift_quarantine(NODE).await;
+    }
+    assert!(desk.quarantined().is_empty());
+    assert_eq!(metadata.released(), [run(0, 0, 4)], "asked for once");
 }
 
 #[test]

@@ -17,6 +17,7 @@ use lunar_metadata_client::fresh_request_id;
 use lunar_proto::domain::SlotUpdate;
 use lunar_types::{CommitNumber, ExtentRun, JournalSeq, RequestId};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
@@ -30,6 +31,8 @@ use crate::reserve::{Refill, ReserveDesk, runs_of};
 const TICK: Duration = Duration::from_millis(200);
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// How long a search for new LUNs may keep the control task.
+const SEARCH_LIMIT: Duration = Duration::from_secs(5);
 
 /// A checkpoint did not come about.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +63,8 @@ enum GrowthError {
     Metadata(#[from] MetadataError),
     #[error(transparent)]
     Luns(#[from] LunSetError),
+    #[error("the search for it has not ended: a block device of this host does not answer")]
+    Searching,
 }
 
 /// How far driving came.
@@ -79,6 +84,8 @@ pub struct Control {
     driver: tokio::sync::Mutex<()>,
     /// A commit whose answer is not known: tried again, it is the same request.
     unanswered: Mutex<Option<(CommitBatch, RequestId)>>,
+    /// The last search for new LUNs, if it may still be under way.
+    search: tokio::sync::Mutex<Option<JoinHandle<Result<(), LunSetError>>>>,
     started: Instant,
 }
 
@@ -94,7 +101,8 @@ impl Control {
         let queue = Arc::new(Mutex::new(served.shared.volume.control_queue()));
         let driver = tokio::sync::Mutex::new(());
         let (unanswered, started) = (Mutex::default(), Instant::now());
-        Self { served, metadata, desk, luns, queue, driver, unanswered, started }
+        let search = tokio::sync::Mutex::default();
+        Self { served, metadata, desk, luns, queue, driver, unanswered, search, started }
     }
 
     fn name(&self) -> String {
@@ -214,11 +222,23 @@ impl Control {
         }
     }
 
+    /// One search at a time, and not for longer than [`SEARCH_LIMIT`]: it reads labels, and a
+    /// device that hangs must not keep this volume's checkpoints waiting.
     async fn open_new_luns(&self) -> Result<(), GrowthError> {
+        let mut search = self.search.lock().await;
+        if let Some(begun) = &*search
+            && !begun.is_finished()
+        {
+            return Err(GrowthError::Searching);
+        }
         let attachment = self.metadata.resume_attachment(self.served.facts.grant).await?;
         let (opener, luns) = (Arc::clone(&self.luns), self.served.luns.clone());
-        let opened = tokio::task::spawn_blocking(move || opener.extend(&luns, &attachment.pool));
-        opened.await.expect("opening LUNs neither panics nor is cancelled")?;
+        let begun = search
+            .insert(tokio::task::spawn_blocking(move || opener.extend(&luns, &attachment.pool)));
+        let opened = tokio::time::timeout(SEARCH_LIMIT, begun).await;
+        let opened = opened.map_err(|_| GrowthError::Searching)?;
+        opened.expect("opening LUNs neither panics nor is cancelled")?;
+        *search = None;
         let luns = self.served.luns.iter().count();
         info!(volume = self.name(), luns, "the pool has new LUNs, which the volume uses now");
         Ok(())
@@ -227,6 +247,7 @@ impl Control {
     async fn commit(&self, batch: CommitBatch) -> (WorkDone, Option<MetadataError>) {
         let facts = &self.served.facts;
         let request = self.request_of(&batch);
+        self.note_unanswered(Some((batch.clone(), request)));
         let number = self.last_commit().next();
         let updates = batch.updates.iter().cloned();
         let commit = MapCommit {
@@ -242,14 +263,16 @@ impl Control {
         match self.metadata.commit_map(commit).await {
             Ok(()) => {
                 *self.served.last_commit.lock().expect("a panic ends the process") = number;
+                self.note_unanswered(None);
                 (WorkDone::Committed, None)
             }
-            Err(problem) if problem.is_unavailable() => {
-                *self.unanswered.lock().expect("a panic ends the process") = Some((batch, request));
-                (WorkDone::Unavailable, Some(problem))
-            }
+            Err(problem) if problem.is_unavailable() => (WorkDone::Unavailable, Some(problem)),
             Err(problem) => (WorkDone::Rejected(problem.to_string()), None),
         }
+    }
+
+    fn note_unanswered(&self, commit: Option<(CommitBatch, RequestId)>) {
+        *self.unanswered.lock().expect("a panic ends the process") = commit;
     }
 
     fn last_commit(&self) -> CommitNumber {
@@ -257,9 +280,8 @@ impl Control {
     }
 
     fn request_of(&self, batch: &CommitBatch) -> RequestId {
-        let unanswered = self.unanswered.lock().expect("a panic ends the process").take();
-        match unanswered {
-            Some((same, request)) if same == *batch => request,
+        match &*self.unanswered.lock().expect("a panic ends the process") {
+            Some((same, request)) if *same == *batch => *request,
             _ => fresh_request_id(),
         }
     }
@@ -275,11 +297,9 @@ impl Control {
         let excess = usize::try_from(spare - most).unwrap_or(usize::MAX);
         let runs = runs_of(self.served.shared.volume.take_reserve(excess));
         let facts = &self.served.facts;
-        if self.desk.release(facts.grant.node, facts.pool, runs.clone()).await.is_err() {
-            let mut out = Vec::new();
-            self.served.shared.volume.give_reserve(&runs, &mut out);
-            self.wake(&mut out);
-        }
+        // If it fails nothing is known of it: they may be free by now, so they are not used again
+        // and stay reserved, if they are, until the next start.
+        let _ = self.desk.release(facts.grant.node, facts.pool, runs).await;
     }
 
     fn check_poison(&self) -> Result<(), CheckpointError> {
@@ -342,9 +362,19 @@ impl Control {
         }
     }
 
-    /// Fails every request that waits and every later write: the way out when a detachment is
-    /// forced and the metadata service is away.
-    pub async fn give_up(&self, why: &str) {
+    /// Waits until neither a round nor a call is under way; call it after the task has ended.
+    pub async fn rest(&self) {
+        let _driver = self.driver.lock().await;
+        let queue = Arc::clone(&self.queue);
+        let idle = tokio::task::spawn_blocking(move || {
+            drop(queue.lock().expect("a panic ends the process"));
+        });
+        idle.await.expect("waiting for a round neither panics nor is cancelled");
+    }
+
+    /// Fails every request that waits and every later write, and lets no round go on to the
+    /// journal: the way out when a detachment is forced and something does not answer.
+    pub fn give_up(&self, why: &str) {
         let mut out = Vec::new();
         let done = WorkDone::Rejected(why.to_owned());
         self.served.shared.volume.work_done(done, self.now(), &mut out);

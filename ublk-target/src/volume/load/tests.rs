@@ -346,6 +346,30 @@ async fn extents_on_a_lun_that_was_added_to_the_pool_are_used_without_another_at
 }
 
 #[tokio::test]
+async fn what_a_release_without_an_answer_gave_back_is_not_used_again() {
+    let world = world();
+    let held = attachment(1, 2);
+    let loaded = world.loader.fresh(&held).await.expect("loaded");
+    let served = crate::node::attach::serve(&held, loaded, 1).expect("started");
+    let volume = Arc::clone(&served.shared.volume);
+    volume.give_reserve(&[ExtentRun::new(ExtentAddress::new(0, 4), 56)], &mut Vec::new());
+    let most = u64::from(volume.spec().tuning.reserve_max);
+    assert!(volume.stats().reserve_extents > most * 2, "far more than it needs");
+    let desk = Arc::new(ReserveDesk::new(Arc::clone(&world.loader.metadata)));
+    let (metadata, luns) = (Arc::clone(&world.loader.metadata), Arc::clone(&world.loader.luns));
+    let control = Control::new(Arc::clone(&served), metadata, desk, luns);
+    world.metadata.expect_release([Err(unavailable())]);
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let running = tokio::spawn(async move { control.run(stopped).await });
+    while world.metadata.released().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    stop.send_replace(true);
+    running.await.expect("it ends");
+    assert_eq!(volume.stats().reserve_extents, most);
+}
+
+#[tokio::test]
 async fn a_volume_never_starts_without_every_lun_of_its_pool() {
     let world = world();
     let mut held = attachment(1, 2);
