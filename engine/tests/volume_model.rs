@@ -659,12 +659,7 @@ fn check(logical_block: LogicalBlockSize, with_base: bool, steps: &[Do], order: 
             }
             Do::LoseNode => lose_node(&mut world),
             Do::Snapshot(kill) => {
-                let is_free = |block: &u64| {
-                    let (from, to) = (block * 4096, block * 4096 + 4096);
-                    group.iter().all(|(begin, end)| to <= *begin || *end <= from)
-                };
-                let free: Vec<u64> = (0..VOLUME_BYTES / 4096).filter(is_free).collect();
-                let late = (!free.is_empty()).then(|| free[pick(free.len() * 8) % free.len()]);
+                let late = free_block(&group, &mut pick);
                 world.snapshot(*kill, late, &mut pick);
                 world.settle(&mut pick);
                 group.clear();
@@ -681,6 +676,16 @@ fn check(logical_block: LogicalBlockSize, with_base: bool, steps: &[Do], order: 
         let below = &world.sealed[world.sealed.len() - layers..];
         assert_same(&world.content_of(below), content, "of a snapshot");
     }
+}
+
+/// A block that no request of the group touches.
+fn free_block(group: &[(u64, u64)], pick: &mut impl FnMut(usize) -> usize) -> Option<u64> {
+    let is_free = |block: &u64| {
+        let (from, to) = (block * 4096, block * 4096 + 4096);
+        group.iter().all(|(begin, end)| to <= *begin || *end <= from)
+    };
+    let free: Vec<u64> = (0..VOLUME_BYTES / 4096).filter(is_free).collect();
+    (!free.is_empty()).then(|| free[pick(free.len() * 8) % free.len()])
 }
 
 fn io(world: &mut World, id: RequestId, kind: u8, (offset, end): (u64, u64), fill: u8) {
