@@ -109,7 +109,20 @@ pub fn exec(name: &str, node: usize, spec: ExecSpec) -> Result<Outcome> {
 
 fn send(mut stream: &UnixStream, request: &Request) -> Result<()> {
     let frame = Frame::json(Kind::Control, 0, request);
-    frame.and_then(|frame| frame.write_to(&mut stream)).at("write to", "the supervisor's socket")
+    let sent = frame.and_then(|frame| frame.write_to(&mut stream));
+    sent.or_else(|error| gone(error, "write to"))
+}
+
+/// A supervisor that was killed resets its connections.
+fn gone<T>(error: io::Error, what: &'static str) -> Result<T> {
+    match error.kind() {
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Err(went_away()),
+        _ => Err(error).at(what, "the supervisor's socket"),
+    }
+}
+
+fn went_away() -> LabError {
+    LabError::Refused("the supervisor went away: the lab is down".to_owned())
 }
 
 fn pass_input(mut stream: UnixStream) {
@@ -127,10 +140,8 @@ fn pass_input(mut stream: UnixStream) {
 fn receive(mut stream: &UnixStream, out: &mut impl Write, err: &mut impl Write) -> Result<Outcome> {
     let place = "the supervisor's socket";
     loop {
-        let frame = Frame::read_from(&mut stream).at("read from", place)?;
-        let Some(frame) = frame else {
-            return Err(LabError::Refused("the supervisor went away: the lab is down".to_owned()));
-        };
+        let frame = Frame::read_from(&mut stream).or_else(|error| gone(error, "read from"))?;
+        let Some(frame) = frame else { return Err(went_away()) };
         let written = match frame.kind {
             Kind::Stdout => out.write_all(&frame.payload).and_then(|()| out.flush()),
             Kind::Stderr => err.write_all(&frame.payload).and_then(|()| err.flush()),
