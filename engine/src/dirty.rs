@@ -148,10 +148,9 @@ impl DirtyTable {
     ) -> Result<Self, DirtyTableError> {
         check_size(&*memory, &identity, capacity)?;
         // The magic comes last: what has it is whole.
-        for (word, value) in memory.words().iter().zip(identity.header(capacity)).skip(1) {
-            word.store(value, Ordering::Release);
+        for (word, value) in identity.header(capacity).into_iter().enumerate().rev() {
+            memory.words()[word].store(value, Ordering::Release);
         }
-        memory.words()[0].store(identity.header(capacity)[0], Ordering::Release);
         let free = (0..u32::try_from(capacity).expect("fewer than 2^32 entries")).rev().collect();
         Ok(Self { memory, identity, index: HashMap::new(), free })
     }

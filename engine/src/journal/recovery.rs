@@ -130,9 +130,8 @@ fn check_acknowledged(ring: &Ring, last: u64) -> Result<(), JournalDamage> {
 }
 
 /// What is replayed speaks of the head.
-fn check_layers(ring: &Ring, chain: (u64, u64), head: LayerId) -> Result<(), JournalDamage> {
-    let mut chain = ring.written.range(chain.0..=chain.1.max(chain.0));
-    match chain.find(|(_, block)| block.layer != head) {
+fn check_layers(chain: &BTreeMap<u64, Written>, head: LayerId) -> Result<(), JournalDamage> {
+    match chain.iter().find(|(_, block)| block.layer != head) {
         Some((&seq, block)) => Err(JournalDamage::Layer { seq, found: block.layer, head }),
         None => Ok(()),
     }
@@ -183,8 +182,9 @@ pub fn recover(
     let mut beyond: Vec<u64> = torn.collect();
     beyond.extend(ring.written.split_off(&(last + 1)).into_keys());
     beyond.sort_unstable();
-    check_layers(&ring, (from, last), id.layer)?;
-    let records = ring.written.split_off(&from).into_values().flat_map(|b| b.records).collect();
+    let chain = ring.written.split_off(&from);
+    check_layers(&chain, id.layer)?;
+    let records = chain.into_values().flat_map(|block| block.records).collect();
     Ok(Recovered { records, last_seq: last, replay_from: from, beyond })
 }
 
@@ -301,6 +301,23 @@ mod tests {
             let found = recover(&ID, 48, &image, 2);
             assert_eq!(found.is_err(), counts, "block {seq}: {found:?}");
         }
+    }
+
+    #[test]
+    fn uncommitted_records_of_another_layer_are_an_error_and_superseded_ones_are_none() {
+        let sealed = ID.layer;
+        let head = LayerId::new(sealed.get() + 1);
+        let mut disk = Disk::new();
+        disk.append(&records(0, 1), |_| true);
+        let checkpoint = disk.ring.last_seq();
+        disk.ring.speak_of(head);
+        disk.append(&records(10, 1), |_| true);
+        let recover_as =
+            |layer| recover(&JournalIdentity { layer, ..ID }, 48, &disk.image, checkpoint);
+        assert_eq!(recover_as(head).expect("one layer").records, records(10, 1));
+        let seq = disk.ring.last_seq();
+        let expected = JournalDamage::Layer { seq, found: head, head: sealed };
+        assert_eq!(recover_as(sealed), Err(expected));
     }
 
     #[test]

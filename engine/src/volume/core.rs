@@ -243,34 +243,32 @@ impl Core {
 
     /// Has every request go on that waits for an extent.
     pub(super) fn wake_for_reserve(&mut self, out: &mut Vec<Action>) {
-        for id in std::mem::take(&mut self.parked_reserve) {
-            self.wake(id, out);
-        }
+        let parked = std::mem::take(&mut self.parked_reserve);
+        self.wake_all(parked, out);
     }
 
     /// Has every request go on that waits for a dirty entry.
     pub(super) fn wake_for_table(&mut self, out: &mut Vec<Action>) {
-        for id in std::mem::take(&mut self.parked_table) {
-            self.wake(id, out);
-        }
+        let parked = std::mem::take(&mut self.parked_table);
+        self.wake_all(parked, out);
     }
 
     /// Has every request go on that waits for the end of a freeze.
     pub(super) fn wake_for_thaw(&mut self, out: &mut Vec<Action>) {
-        for id in std::mem::take(&mut self.parked_thaw) {
-            self.wake(id, out);
-        }
+        let parked = std::mem::take(&mut self.parked_thaw);
+        self.wake_all(parked, out);
     }
 
     fn wake_for_busy(&mut self, logical: LogicalExtent, out: &mut Vec<Action>) {
-        for id in self.parked_busy.remove(&logical).unwrap_or_default() {
-            self.wake(id, out);
-        }
+        let parked = self.parked_busy.remove(&logical).unwrap_or_default();
+        self.wake_all(parked, out);
     }
 
-    fn wake(&mut self, id: RequestId, out: &mut Vec<Action>) {
-        self.ready[usize::from(id.queue.get())].push_back(id);
-        out.push(Action::WakeQueue(id.queue));
+    fn wake_all(&mut self, ids: impl IntoIterator<Item = RequestId>, out: &mut Vec<Action>) {
+        for id in ids {
+            self.ready[usize::from(id.queue.get())].push_back(id);
+            out.push(Action::WakeQueue(id.queue));
+        }
     }
 
     /// Goes on with what was woken on this queue.

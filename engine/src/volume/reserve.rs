@@ -27,10 +27,12 @@ pub(super) struct Reserve {
 
 impl Reserve {
     pub(super) fn new(tuning: Tuning) -> Self {
+        // A volume without any could never write.
+        let (reserve_min, reserve_max) = (tuning.reserve_min.max(1), tuning.reserve_max.max(1));
+        let tuning = Tuning { reserve_min, reserve_max, ..tuning };
         Self {
             free: VecDeque::new(),
-            // A volume without any could never write.
-            target: tuning.reserve_min.max(1),
+            target: reserve_min,
             tuning,
             asked: 0,
             refilled_at: None,
@@ -105,10 +107,10 @@ impl Reserve {
         let is_whole = count >= self.asked;
         match self.refilled_at.map(|at| now.saturating_sub(at)) {
             Some(lasted) if lasted < REFILL_SOON && is_whole => {
-                self.target = self.target.saturating_mul(2).min(self.tuning.reserve_max).max(1);
+                self.target = self.target.saturating_mul(2).min(self.tuning.reserve_max);
             }
             Some(lasted) if lasted > REFILL_LATE => {
-                self.target = (self.target / 2).max(self.tuning.reserve_min).max(1);
+                self.target = (self.target / 2).max(self.tuning.reserve_min);
             }
             _ => {}
         }
