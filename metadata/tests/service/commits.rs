@@ -6,27 +6,13 @@ use lunar_proto::domain::*;
 use lunar_proto::error::ErrorReason;
 use lunar_types::*;
 
-use crate::world::{World, hole, kind, solid};
+use crate::world::{Held, World, hole, kind, solid};
 
-struct Case {
-    world: World,
-    pool: Pool,
-    node: NodeSession,
-    held: Attachment,
-    extents: Vec<ExtentAddress>,
+fn case() -> Held {
+    Held::since_boot(1)
 }
 
-fn case() -> Case {
-    let world = World::new();
-    let pool = world.pool(100);
-    let volume = world.volume("v");
-    let node = world.node("a");
-    let held = world.attach(volume.id, node).expect("granted");
-    let extents = world.extents(node, pool.id, 10);
-    Case { world, pool, node, held, extents }
-}
-
-impl Case {
+impl Held {
     fn reserved(&self) -> Vec<ExtentAddress> {
         let page = block_on(self.world.service.reservations(self.node.node, &PageRequest::first()));
         let runs = page.expect("a page").items.into_iter().flat_map(|it| it.runs);

@@ -8,32 +8,21 @@ use lunar_proto::domain::*;
 use lunar_proto::error::ErrorReason;
 use lunar_types::*;
 
-use crate::world::{World, hole, kind, name, solid};
+use crate::world::{Held, World, hole, kind, name, solid};
 
-/// A node that holds a volume with one mapped extent; its process has been killed, and another
-/// has resumed its incarnation.
-struct Case {
-    world: World,
-    pool: Pool,
-    dead: NodeSession,
-    held: Attachment,
-    extents: Vec<ExtentAddress>,
+/// The boot of the processes: the dead one, and the one that resumes its incarnation.
+const BOOT: u128 = 7;
+
+/// A volume with one mapped extent; the process of its node has been killed.
+fn case() -> Held {
+    let case = Held::since_boot(BOOT);
+    case.world.commit(&case.held, vec![solid(0, case.extents[0])]).expect("mapped");
+    case
 }
 
-fn case() -> Case {
-    let world = World::new();
-    let pool = world.pool(100);
-    let volume = world.volume("v");
-    let dead = world.join_as("a", 7, None).expect("joined").session;
-    let held = world.attach(volume.id, dead).expect("granted");
-    let extents = world.extents(dead, pool.id, 10);
-    world.commit(&held, vec![solid(0, extents[0])]).expect("mapped");
-    Case { world, pool, dead, held, extents }
-}
-
-impl Case {
+impl Held {
     fn succeed(&self) -> NodeSession {
-        let joined = self.world.join_as("a", 7, Some(1)).expect("resumed");
+        let joined = self.world.join_as("a", BOOT, Some(1)).expect("resumed");
         assert!(joined.resumed);
         joined.session
     }
@@ -77,7 +66,7 @@ impl Case {
         let resume = ResumeAttachment { volume, epoch, caller };
         (
             self.world.map(self.held.volume.head),
-            block_on(service.reservations(self.dead.node, &first)).expect("a page").items,
+            block_on(service.reservations(self.node.node, &first)).expect("a page").items,
             block_on(service.resume_attachment(resume)).expect("held"),
             block_on(service.nodes(&first)).expect("a page").items,
         )
@@ -88,13 +77,13 @@ impl Case {
 fn no_call_of_a_dead_process_changes_anything_after_its_successor_has_joined() {
     let mut case = case();
     let successor = case.succeed();
-    assert_eq!(successor.node, case.dead.node);
+    assert_eq!(successor.node, case.node.node);
     for has_restarted in [false, true] {
         if has_restarted {
             case.world.restart();
         }
         let before = case.facts();
-        for (what, answer) in case.calls(case.dead) {
+        for (what, answer) in case.calls(case.node) {
             let error = answer.expect_err(what);
             assert_eq!(error.kind(), ErrorReason::StaleSession, "{what}");
             let facts = error.facts();
@@ -127,7 +116,7 @@ fn another_replica_refuses_a_dead_process_as_well() {
     let before = case.facts();
     let late = block_on(replica.service.commit_map(&commit));
     assert_eq!(kind(late), ErrorReason::StaleSession);
-    assert_eq!(kind(block_on(replica.service.heartbeat(case.dead))), ErrorReason::StaleSession);
+    assert_eq!(kind(block_on(replica.service.heartbeat(case.node))), ErrorReason::StaleSession);
     assert_eq!(case.facts(), before);
 }
 
@@ -136,7 +125,7 @@ fn what_a_dead_process_has_done_is_answered_again_and_not_done_again() {
     let case = case();
     let reserve = ReserveExtents {
         request: case.world.request(),
-        caller: case.dead,
+        caller: case.node,
         pool: case.pool.id,
         count: 2,
     };

@@ -308,3 +308,25 @@ pub fn solid(at: u64, extent: ExtentAddress) -> SlotUpdate {
 pub fn hole(at: u64) -> SlotUpdate {
     SlotUpdate { at: LogicalExtent::new(at), slot: None }
 }
+
+/// A node that holds a volume, and has ten extents reserved of its pool.
+pub struct Held {
+    pub world: World,
+    pub pool: Pool,
+    pub node: NodeSession,
+    pub held: Attachment,
+    pub extents: Vec<ExtentAddress>,
+}
+
+impl Held {
+    /// By the first process of a node on this boot.
+    pub fn since_boot(boot: u128) -> Self {
+        let world = World::new();
+        let pool = world.pool(100);
+        let volume = world.volume("v");
+        let node = world.join_as("a", boot, None).expect("joined").session;
+        let held = world.attach(volume.id, node).expect("granted");
+        let extents = world.extents(node, pool.id, 10);
+        Self { world, pool, node, held, extents }
+    }
+}
