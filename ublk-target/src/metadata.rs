@@ -1,8 +1,8 @@
 //! The metadata service as fs-core needs it: few calls, each with deadline and retries inside.
 //!
 //! Invariant: an error of kind [`MetadataError::Refused`] is the service's last word on the
-//! request; after [`MetadataError::Unavailable`] nothing is known of it, and it may be made
-//! again.
+//! request; after any other nothing is known of it, and it may be made again. A release may not:
+//! others may have the extents by now.
 
 pub mod remote;
 

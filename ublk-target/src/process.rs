@@ -5,8 +5,7 @@
 //!   because cleaning them may need us;
 //! - the process has a mount namespace of its own, into which nothing propagates: a mount of our
 //!   own device that we shared would have to be synced by us while we exit;
-//! - mounts of ublk devices that the namespace was born with are dropped from it.
-//!
+//! - mounts of ublk devices that the namespace was born with are dropped from it;
 //! - as many files may be open as the rings and LUNs need.
 //!
 //! Locked memory and a low OOM score are wanted but not required: their absence is reported.

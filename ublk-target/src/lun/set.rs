@@ -139,18 +139,13 @@ impl PoolLuns {
         self.table.indices().filter_map(|index| self.get(index))
     }
 
-    fn add_sound(&self, lun: &Lun, pool: &Pool, open: Arc<OpenLun>) -> Result<(), LunSetError> {
-        check_size(lun, &open)?;
-        self.add(lun.index, open, LunLayout::new(pool.extent_size, lun.size.get()));
-        Ok(())
-    }
-
     /// The LUN comes before its layout: what the table knows can be used.
-    fn add(&self, index: LunIndex, lun: Arc<OpenLun>, layout: LunLayout) {
-        let id = lun.id;
-        let known = self.luns[usize::from(index.get())].get_or_init(|| lun);
-        assert_eq!(known.id, id, "the LUN behind index {index} does not change");
-        self.table.add(index, layout);
+    fn add(&self, lun: &Lun, pool: &Pool, open: Arc<OpenLun>) -> Result<(), LunSetError> {
+        check_size(lun, &open)?;
+        let known = self.luns[usize::from(lun.index.get())].get_or_init(|| open);
+        assert_eq!(known.id, lun.id, "the LUN behind index {} does not change", lun.index);
+        self.table.add(lun.index, LunLayout::new(pool.extent_size, lun.size.get()));
+        Ok(())
     }
 }
 
@@ -201,7 +196,7 @@ impl LunOpener {
         for lun in pool.luns.iter().filter(|lun| luns.get(lun.index).is_none()) {
             match self.shared(lun.id) {
                 Some(shared) => {
-                    first_problem = first_problem.and(luns.add_sound(lun, pool, shared));
+                    first_problem = first_problem.and(luns.add(lun, pool, shared));
                 }
                 None => absent.push(lun),
             }
@@ -214,7 +209,7 @@ impl LunOpener {
         let all = all.map_err(LunSetError::List)?;
         for lun in absent {
             let opened = self.open_shared(lun, pool, &all);
-            let added = opened.and_then(|shared| luns.add_sound(lun, pool, shared));
+            let added = opened.and_then(|shared| luns.add(lun, pool, shared));
             first_problem = first_problem.and(added);
         }
         first_problem

@@ -160,11 +160,7 @@ impl Node {
                 Err(NodeError::InUse { volume, device: id.block_path(), holders })
             }
             Ok(Err(source)) => Err(device_error("stop", &volume)(source)),
-            Err(_) => Err(NodeError::StopHangs {
-                volume,
-                device: id.block_path(),
-                seconds: STOP_LIMIT.as_secs(),
-            }),
+            Err(_) => Err(stop_hangs(&serving.record)),
         }
     }
 
@@ -182,19 +178,11 @@ impl Node {
             serving.control.give_up("detached with its journal kept");
         }
         let rest = async {
-            serving.task.stop(STOP_LIMIT).await && {
-                serving.control.rest().await;
-                true
-            }
+            serving.task.stop().await;
+            serving.control.rest().await;
         };
-        if tokio::time::timeout(STOP_LIMIT, rest).await == Ok(true) {
-            return Ok(mode);
-        }
-        Err(NodeError::StopHangs {
-            volume: slot.name.clone(),
-            device: serving.record.device.block_path(),
-            seconds: STOP_LIMIT.as_secs(),
-        })
+        let rested = tokio::time::timeout(STOP_LIMIT, rest).await;
+        rested.map(|()| mode).map_err(|_| stop_hangs(&serving.record))
     }
 
     /// Commits what is dirty, or makes sure that the journal has it.
@@ -348,6 +336,14 @@ impl Node {
             }
         }
         (detached, failures)
+    }
+}
+
+fn stop_hangs(record: &Record) -> NodeError {
+    NodeError::StopHangs {
+        volume: record.name.clone(),
+        device: record.device.block_path(),
+        seconds: STOP_LIMIT.as_secs(),
     }
 }
 

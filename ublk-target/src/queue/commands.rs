@@ -13,7 +13,7 @@ use memmap2::{Mmap, MmapOptions};
 
 const PAGE_BYTES: usize = 4096;
 /// File 0 of a queue's ring is the character device.
-const CHAR_DEVICE: types::Fixed = types::Fixed(0);
+pub(super) const CHAR_DEVICE: types::Fixed = types::Fixed(0);
 
 /// The descriptions of a queue's requests, as the driver shares them.
 pub struct Descriptions {

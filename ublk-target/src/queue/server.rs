@@ -36,7 +36,6 @@ use crate::lun::set::PoolLuns;
 const REQUEST: u64 = 1 << 63;
 const WAKE: u64 = 1 << 62;
 const CANCEL: u64 = WAKE | 1;
-const CHAR_DEVICE_FILE: u32 = 0;
 /// Files that a ring has room for: the character device and every LUN that a pool can have.
 const FILES: u32 = LunIndex::LIMIT as u32 + 1;
 
@@ -125,7 +124,7 @@ impl QueueServer {
         let context = parts.shared.volume.queue(QueueId::new(parts.queue));
         let depth = usize::from(parts.depth);
         let ring = QueueRing::new(entries, FILES)?;
-        ring.register(CHAR_DEVICE_FILE, parts.char_device.as_raw_fd())?;
+        ring.register(commands::CHAR_DEVICE.0, parts.char_device.as_raw_fd())?;
         let mut server = Self {
             context,
             descriptions: Descriptions::map(&parts.char_device, parts.queue, parts.depth)?,

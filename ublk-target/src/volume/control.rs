@@ -84,7 +84,7 @@ pub struct Control {
     driver: tokio::sync::Mutex<()>,
     /// A commit whose answer is not known: tried again, it is the same request.
     unanswered: Mutex<Option<(CommitBatch, RequestId)>>,
-    /// The last search for new LUNs, if it may still be under way.
+    /// The last search for new LUNs, which may still be under way.
     search: tokio::sync::Mutex<Option<JoinHandle<Result<(), LunSetError>>>>,
     started: Instant,
 }
@@ -238,7 +238,6 @@ impl Control {
         let opened = tokio::time::timeout(SEARCH_LIMIT, begun).await;
         let opened = opened.map_err(|_| GrowthError::Searching)?;
         opened.expect("opening LUNs neither panics nor is cancelled")?;
-        *search = None;
         let luns = self.served.luns.iter().count();
         info!(volume = self.name(), luns, "the pool has new LUNs, which the volume uses now");
         Ok(())
