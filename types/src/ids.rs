@@ -92,6 +92,11 @@ uuid_id!(
     "volume"
 );
 uuid_id!(
+    /// A snapshot; it names a sealed layer.
+    SnapshotId,
+    "snapshot"
+);
+uuid_id!(
     /// One boot of a host, as the kernel names it in `/proc/sys/kernel/random/boot_id`.
     BootId,
     "boot"

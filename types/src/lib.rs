@@ -24,7 +24,7 @@ pub use geometry::{
 };
 pub use ids::{
     BootId, ClusterId, CommitNumber, Epoch, IdParseError, Incarnation, JournalSeq, LayerId, LunId,
-    NodeId, NodeIncarnation, NodeSession, PoolId, RequestId, SessionNumber, VolumeId,
+    NodeId, NodeIncarnation, NodeSession, PoolId, RequestId, SessionNumber, SnapshotId, VolumeId,
 };
 pub use names::{Name, NameError};
 pub use presence::Presence;

@@ -8,8 +8,10 @@
 //! does not hide the others. What they own then shows as leaked.
 
 mod inventory;
+mod layers;
 mod objects;
 mod report;
+mod slots;
 mod space;
 
 use lunar_proto::domain::{FsckEvent, FsckSummary};
@@ -34,6 +36,8 @@ pub async fn check<T: Txn>(
     inventory::check_every_entry(txn, &mut report).await?;
     let inventory = inventory::Inventory::load(txn).await?;
     objects::check(txn, &inventory, &mut report).await?;
+    layers::check(txn, &inventory, &mut report).await?;
+    slots::check(txn, &inventory, &mut report).await?;
     space::check(txn, &inventory, &mut report).await?;
     report.summary.pools = inventory.pools.len() as u64;
     report.summary.luns = inventory.luns.len() as u64;

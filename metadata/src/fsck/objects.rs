@@ -1,4 +1,4 @@
-//! Names, indices, epochs and layers against each other.
+//! Names, indices, heads and epochs against each other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use super::inventory::{Inventory, walk_table};
 use super::report::{FindingKind, Report};
 use crate::error::ServiceError;
 use crate::keyspace::{
-    AttachmentRecord, Counter, CounterKey, LunOwnerKey, NodeAttachmentKey, NodeNameKey,
+    AttachmentRecord, Counter, CounterKey, LayerName, LunOwnerKey, NodeAttachmentKey, NodeNameKey,
     NodeStaleJournalKey, OperationKey, PoolNameKey, PoolVolumeKey, VolumeNameKey,
 };
 use crate::store::Txn;
@@ -23,7 +23,6 @@ pub(super) async fn check<T: Txn>(
     check_luns(txn, all, report).await?;
     check_volumes(all, report);
     check_pool_volumes(txn, all, report).await?;
-    check_layers(all, report);
     check_sessions(all, report);
     check_attachments(all, report);
     check_node_lists(txn, all, report).await?;
@@ -135,7 +134,7 @@ fn check_volumes(all: &Inventory, report: &mut Report<'_>) {
         }
         let head = all.layers.get(&record.head);
         let fits = head.is_some_and(|layer| {
-            layer.volume == *volume && layer.pool == record.pool && !layer.sealed
+            layer.name == LayerName::Head(*volume) && layer.pool == record.pool && !layer.sealed
         });
         if !fits {
             let message = format!(
@@ -168,28 +167,6 @@ async fn check_pool_volumes<T: Txn>(
         report.find(FindingKind::PoolVolumeMismatch, message, facts);
     }
     Ok(())
-}
-
-fn check_layers(all: &Inventory, report: &mut Report<'_>) {
-    let mut reached = BTreeSet::new();
-    for head in all.volumes.values().map(|volume| volume.head) {
-        let mut next = Some(head);
-        while let Some(layer) = next.filter(|layer| reached.insert(*layer)) {
-            next = all.layers.get(&layer).and_then(|record| record.parent);
-        }
-    }
-    for (layer, record) in &all.layers {
-        let facts: &[(&str, &dyn ToString)] = &[("layer", layer), ("volume", &record.volume)];
-        if !reached.contains(layer) {
-            let message = format!("no volume stands on layer {layer} of volume {}", record.volume);
-            report.find(FindingKind::LayerOrphan, message, facts);
-        }
-        let parent = record.parent.filter(|parent| !all.layers.contains_key(parent));
-        if let Some(parent) = parent {
-            let message = format!("layer {layer} stands on layer {parent}, which is missing");
-            report.find(FindingKind::LayerOrphan, message, facts);
-        }
-    }
 }
 
 /// Each incarnation began with a join, and each join has a session of its own.

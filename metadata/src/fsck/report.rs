@@ -49,8 +49,22 @@ kinds! {
     OperationMismatch = "operation-mismatch",
     /// A layer belongs to no volume, or stands on one that is missing.
     LayerOrphan = "layer-orphan",
-    /// A layer counts other than it has slots with storage.
+    /// A layer is not younger than the one it stands on, or that one is writable.
+    LayerOrder = "layer-order",
+    /// A layer has more layers below it than a chain may have.
+    ChainTooDeep = "chain-too-deep",
+    /// The list of children of a layer and the parents that layers name disagree.
+    ChildMismatch = "child-mismatch",
+    /// No name and fewer than two children: nothing needs the layer, and nothing removes it.
+    LayerStranded = "layer-stranded",
+    /// A layer is named by a snapshot that does not exist.
+    SnapshotLayerInvalid = "snapshot-layer-invalid",
+    /// A layer counts other than it has slots or parts.
     LayerCount = "layer-count",
+    /// The slots or parts of a layer are not those that were written.
+    LayerDigest = "layer-digest",
+    /// A part was born in its own layer, above it, or in or below the parent.
+    BirthOutOfRange = "birth-out-of-range",
     /// An attachment or stale journal is of an unknown volume.
     AttachmentOrphan = "attachment-orphan",
     /// An attachment or stale journal and its node's list disagree.

@@ -9,14 +9,15 @@ use std::fmt;
 use lunar_proto::domain::OperationWork;
 use lunar_types::{
     Epoch, ExtentAddress, ExtentRun, LayerId, LogicalExtent, LunIndex, NodeIncarnation, PoolId,
-    SlotPlace, VolumeId,
+    VolumeId,
 };
 
 use super::inventory::{Inventory, walk_table};
 use super::report::{FindingKind, Report};
 use crate::error::ServiceError;
 use crate::keyspace::{
-    Bitmap, GroupIndex, GroupKey, OperationKey, ReservationKey, SlotKey, SlotValue, runs_of,
+    Bitmap, GroupIndex, GroupKey, OperationKey, PartKey, ReservationKey, SlotKey, SlotValue,
+    runs_of,
 };
 use crate::store::Txn;
 
@@ -27,6 +28,7 @@ const NAMED_DUPLICATES: usize = 1000;
 #[derive(Clone, Copy)]
 enum Owner {
     Slot(LayerId, LogicalExtent),
+    Part(LayerId, LogicalExtent, LayerId),
     Reservation(NodeIncarnation),
     Journal(VolumeId, Epoch),
 }
@@ -35,6 +37,9 @@ impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Slot(layer, at) => write!(f, "slot {at} of layer {layer}"),
+            Self::Part(layer, at, birth) => {
+                write!(f, "part {at} of layer {layer} from layer {birth}")
+            }
             Self::Reservation(node) => write!(f, "reservation of {node}"),
             Self::Journal(volume, epoch) => write!(f, "journal of {volume} epoch {epoch}"),
         }
@@ -51,7 +56,6 @@ pub(super) async fn check<T: Txn>(
     all: &Inventory,
     report: &mut Report<'_>,
 ) -> Result<(), ServiceError> {
-    check_slots(txn, all, report).await?;
     check_reservations(txn, all, report).await?;
     let mut marks = Marks::default();
     each_owned(txn, all, |owner, place| marks.mark(all, owner, place, report)).await?;
@@ -70,6 +74,12 @@ async fn each_owned<T: Txn>(
     walk_table(txn, |key: SlotKey, SlotValue(slot)| {
         if let (Some(layer), Some(at)) = (all.layers.get(&key.layer), slot.extent()) {
             visit(Owner::Slot(key.layer, key.at), (layer.pool, at));
+        }
+    })
+    .await?;
+    walk_table(txn, |key: PartKey, SlotValue(slot)| {
+        if let (Some(layer), Some(at)) = (all.layers.get(&key.layer), slot.extent()) {
+            visit(Owner::Part(key.layer, key.at, key.birth), (layer.pool, at));
         }
     })
     .await?;
@@ -186,52 +196,6 @@ async fn compare_with_allocated<T: Txn>(
     .await?;
     for (place, bits) in &owned {
         unallocated(*place, bits, report);
-    }
-    Ok(())
-}
-
-async fn check_slots<T: Txn>(
-    txn: &T,
-    all: &Inventory,
-    report: &mut Report<'_>,
-) -> Result<(), ServiceError> {
-    let mut with_storage: BTreeMap<LayerId, u64> = BTreeMap::new();
-    walk_table(txn, |key: SlotKey, SlotValue(slot)| {
-        report.summary.slots += 1;
-        let facts: &[(&str, &dyn ToString)] = &[("layer", &key.layer), ("logical_extent", &key.at)];
-        let name = format!("slot {} of layer {}", key.at, key.layer);
-        let Some(layer) = all.layers.get(&key.layer) else {
-            let message = format!("{name}: there is no such layer");
-            return report.find(FindingKind::SlotOrphan, message, facts);
-        };
-        *with_storage.entry(key.layer).or_default() += u64::from(slot.extent().is_some());
-        if slot.place == SlotPlace::Zero && !slot.presence.is_empty() {
-            let message = format!("{name} is ZERO and has blocks present");
-            report.find(FindingKind::PresenceOnZero, message, facts);
-        }
-        let Some(pool) = all.pools.get(&layer.pool) else { return };
-        if slot.presence.block_count() != pool.extent_size.blocks() {
-            let message = format!(
-                "{name} has {} presence bits, an extent of the pool {} blocks",
-                slot.presence.block_count(),
-                pool.extent_size.blocks()
-            );
-            report.find(FindingKind::PresenceSize, message, facts);
-        }
-        let extents = all.volumes.get(&layer.volume).map(|it| it.size.extents(pool.extent_size));
-        if extents.is_some_and(|extents| key.at.get() >= extents) {
-            let message = format!("{name} lies beyond the end of volume {}", layer.volume);
-            report.find(FindingKind::SlotOutOfRange, message, facts);
-        }
-    })
-    .await?;
-    for (layer, record) in &all.layers {
-        let counted = with_storage.get(layer).copied().unwrap_or(0);
-        if record.extents != counted && !report.is_stopped() {
-            let message =
-                format!("layer {layer} counts {} extents and has {counted}", record.extents);
-            report.find(FindingKind::LayerCount, message, &[("layer", layer)]);
-        }
     }
     Ok(())
 }

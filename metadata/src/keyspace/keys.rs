@@ -306,6 +306,24 @@ keys! {
         at: LogicalExtent,
     }
 
+    /// What a layer has inherited by a merge at a logical extent.
+    PartKey = 25 "part" => SlotValue {
+        /// The layer.
+        layer: LayerId,
+        /// The logical extent.
+        at: LogicalExtent,
+        /// The layer whose writes made the slot.
+        birth: LayerId,
+    }
+
+    /// A layer that stands on another.
+    ChildKey = 26 "child" => Present {
+        /// The layer below.
+        parent: LayerId,
+        /// The layer above.
+        child: LayerId,
+    }
+
     /// A node.
     NodeKey = 30 "node" => NodeRecord {
         /// Its id.
@@ -368,6 +386,12 @@ keys! {
         group: GroupIndex,
     }
 
+    /// The sums over the parts of a layer. Absent: it has none.
+    LayerPartsKey = 37 "parts of a layer" => LayerPartsRecord {
+        /// The layer.
+        layer: LayerId,
+    }
+
     /// A long operation.
     OperationKey = 40 "operation" => OperationRecord {
         /// Its id.
@@ -409,6 +433,14 @@ prefix!(
 prefix!(
     /// The slots of a layer.
     slots_of => SlotKey { layer: LayerId }
+);
+prefix!(
+    /// The parts of a layer; those of a logical extent the oldest birth first.
+    parts_of => PartKey { layer: LayerId }
+);
+prefix!(
+    /// The layers that stand on a layer.
+    children_of => ChildKey { parent: LayerId }
 );
 prefix!(
     /// The stale journals of a volume, the oldest first.

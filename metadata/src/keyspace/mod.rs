@@ -9,6 +9,7 @@
 //! - one value has one encoding: what is decoded encodes to the same bytes again.
 
 mod bitmap;
+mod digest;
 mod encoding;
 mod keys;
 mod records;
@@ -16,6 +17,7 @@ mod slot_value;
 mod typed;
 
 pub use bitmap::{Bitmap, GROUP_EXTENTS, GroupIndex, runs_of};
+pub use digest::SlotDigest;
 pub use encoding::{DecodeError, Record};
 pub use keys::*;
 pub use records::*;
@@ -23,4 +25,4 @@ pub use slot_value::SlotValue;
 pub use typed::{Entry, KeyedTxn, TypedRange};
 
 /// The version of the layout that this program writes.
-pub const KEYSPACE_VERSION: u32 = 2;
+pub const KEYSPACE_VERSION: u32 = 3;

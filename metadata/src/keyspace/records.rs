@@ -4,13 +4,14 @@ use lunar_proto::domain::{NodeState, OperationWork, VolumeState};
 use lunar_types::{
     BootId, ByteCount, ClusterId, CommitNumber, Epoch, ExtentRun, ExtentSize, Incarnation,
     JournalSeq, LayerId, LogicalBlockSize, LunId, LunIndex, Name, NodeIncarnation, NodeSession,
-    PoolId, RequestId, SessionNumber, VolumeId, VolumeSize,
+    PoolId, RequestId, SessionNumber, SnapshotId, VolumeId, VolumeSize,
 };
 
+use super::digest::SlotDigest;
 use super::encoding::{DecodeError, Field, Record, invalid};
 
 macro_rules! records {
-    ($($(#[$doc:meta])* $name:ident = $text:literal {
+    ($($(#[$doc:meta])* $name:ident = $text:literal $(version $version:literal)? {
         $($(#[$field_doc:meta])* $field:ident: $type:ty,)*
     })+) => {
         $(
@@ -22,6 +23,7 @@ macro_rules! records {
 
             impl Record for $name {
                 const NAME: &'static str = $text;
+                $(const VERSION: u8 = $version;)?
 
                 fn put_fields(&self, _out: &mut Vec<u8>) {
                     $(self.$field.put(_out);)*
@@ -132,17 +134,34 @@ records! {
     }
 
     /// A layer.
-    LayerRecord = "layer" {
+    LayerRecord = "layer" version 2 {
         /// The layer below.
         parent: Option<LayerId>,
-        /// Whose it is.
+        /// For which volume it was made; the volume may be gone.
         volume: VolumeId,
         /// Where its extents are.
         pool: PoolId,
-        /// A sealed layer never changes.
+        /// What a sealed layer shows never changes.
         sealed: bool,
-        /// Slots with storage.
+        /// Size of the volume when the layer was sealed; 0 for a head.
+        size: ByteCount,
+        /// What shows it.
+        name: LayerName,
+        /// Own slots with storage.
         extents: u64,
+        /// Of its own slots.
+        digest: SlotDigest,
+    }
+
+    /// The sums over the parts of a layer: apart from its record, so that a merge into a head and
+    /// the commits of its holder do not write the same key.
+    LayerPartsRecord = "parts of a layer" {
+        /// Parts with storage.
+        extents: u64,
+        /// All parts.
+        parts: u64,
+        /// Of the parts.
+        digest: SlotDigest,
     }
 
     /// A node and its newest incarnation. Older incarnations are gone by definition.
@@ -203,6 +222,47 @@ records! {
         fingerprint: u64,
         /// What came of it.
         outcome: Outcome,
+    }
+}
+
+/// What shows a layer.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum LayerName {
+    /// Nothing: layers above it may need it.
+    Nameless,
+    /// It is the head of a volume.
+    Head(VolumeId),
+    /// A snapshot.
+    Snapshot(SnapshotId),
+    /// A snapshot that is being deleted.
+    DeletedSnapshot(SnapshotId),
+}
+
+impl Field for LayerName {
+    /// The kind in 1 byte, then the UUID, all 0 when there is none.
+    fn put(&self, out: &mut Vec<u8>) {
+        let (kind, id): (u8, u128) = match self {
+            Self::Nameless => (0, 0),
+            Self::Head(volume) => (1, volume.as_u128()),
+            Self::Snapshot(snapshot) => (2, snapshot.as_u128()),
+            Self::DeletedSnapshot(snapshot) => (3, snapshot.as_u128()),
+        };
+        kind.put(out);
+        out.extend_from_slice(&id.to_be_bytes());
+    }
+
+    fn take(input: &mut &[u8]) -> Result<Self, DecodeError> {
+        let kind = u8::take(input)?;
+        let volume = VolumeId::take(input)?;
+        let snapshot = SnapshotId::from_u128(volume.as_u128());
+        match kind {
+            0 if volume.as_u128() == 0 => Ok(Self::Nameless),
+            0 => Err(invalid("name of a nameless layer", volume)),
+            1 => Ok(Self::Head(volume)),
+            2 => Ok(Self::Snapshot(snapshot)),
+            3 => Ok(Self::DeletedSnapshot(snapshot)),
+            other => Err(invalid("kind of a layer's name", other)),
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use lunar_types::{ExtentAddress, JournalSeq, NodeIncarnation, PoolId, Slot, Slot
 
 use super::Service;
 use super::attachments::{oldest_stale, require_attachment, require_oldest_stale};
+use super::layers::count_slot;
 use super::space::BitmapEdits;
 use crate::error::ServiceError;
 use crate::keyspace::{
@@ -140,31 +141,27 @@ async fn move_extents<T: Txn>(
     Ok(())
 }
 
-/// Writes the slots and counts those with storage.
+/// Writes the slots, and what their layer counts of them.
 fn write_slots<T: Txn>(
     txn: &T,
     request: &CommitMap,
     mut layer: LayerRecord,
     changes: Vec<(&SlotUpdate, Option<SlotValue>)>,
 ) -> Result<(), ServiceError> {
-    let before = layer.extents;
+    let before = (layer.extents, layer.digest);
     for (update, old) in changes {
         let key = SlotKey { layer: request.layer, at: update.at };
-        let had = extent_of(old.as_ref().map(|old| &old.0)).is_some();
-        let has = extent_of(update.slot.as_ref()).is_some();
-        let counted = (layer.extents + u64::from(has)).checked_sub(u64::from(had));
-        layer.extents = counted.ok_or_else(|| {
-            let key = format!("layer {}", request.layer);
-            ServiceError::corrupt(key, "it has more slots than it counts".to_owned())
-        })?;
-        match &update.slot {
-            Some(slot) if old.as_ref().is_some_and(|old| old.0 == *slot) => {}
-            Some(slot) => txn.put(&key, &SlotValue(slot.clone())),
-            None if old.is_some() => txn.remove(&key),
-            None => {}
+        let new = update.slot.clone().map(SlotValue);
+        if old == new {
+            continue;
+        }
+        count_slot(&mut layer, &key, old.as_ref(), new.as_ref())?;
+        match &new {
+            Some(slot) => txn.put(&key, slot),
+            None => txn.remove(&key),
         }
     }
-    if layer.extents != before {
+    if (layer.extents, layer.digest) != before {
         txn.put(&LayerKey { layer: request.layer }, &layer);
     }
     Ok(())

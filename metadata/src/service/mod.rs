@@ -16,6 +16,7 @@ mod attachments;
 mod commit;
 mod geometry;
 mod idempotency;
+mod layers;
 mod nodes;
 mod operations;
 mod paging;
@@ -43,6 +44,7 @@ use crate::seams::{Clock, RandomIds};
 use crate::store::{KeyRange, MetaStore, RangeRead, StoreError, Txn};
 
 pub(crate) use geometry::usable_bits;
+pub use layers::CHAIN_LAYERS_MAX;
 pub use operations::Step;
 
 /// What the service takes from outside.

@@ -15,14 +15,15 @@ use lunar_types::{ExtentRun, NodeIncarnation, VolumeId};
 use tracing::info;
 
 use super::attachments::drop_stale_journal;
+use super::layers::{count_slot, forget_layer, remove_parts};
 use super::paging::page;
 use super::space::{BitmapEdits, free_extents};
 use super::{Service, next_number};
 use crate::error::ServiceError;
 use crate::keyspace::{
-    Counter, CounterKey, CounterRecord, GroupKey, IdempotencyKey, KeyedTxn, LayerKey, OperationKey,
-    OperationRecord, PoolVolumeKey, TypedRange, VolumeKey, VolumeRecord, reservations_of, runs_of,
-    slots_of, stale_journals_of,
+    Counter, CounterKey, CounterRecord, GroupKey, IdempotencyKey, KeyedTxn, LayerKey,
+    LayerPartsKey, OperationKey, OperationRecord, PoolVolumeKey, TypedRange, VolumeKey,
+    VolumeRecord, parts_of, reservations_of, runs_of, slots_of, stale_journals_of,
 };
 use crate::store::{MetaStore, Txn};
 
@@ -96,11 +97,12 @@ async fn step_delete<T: Txn>(
 ) -> Result<(), ServiceError> {
     let record = txn.load_known(&VolumeKey { volume }).await?;
     if free_slots(txn, &record).await? == Step::Worked
+        || free_parts(txn, &record).await? == Step::Worked
         || free_journals(txn, volume, &record).await? == Step::Worked
     {
         return Ok(());
     }
-    txn.remove(&LayerKey { layer: record.head });
+    forget_layer(txn, &LayerKey { layer: record.head }).await?;
     txn.remove(&PoolVolumeKey { pool: record.pool, volume });
     txn.remove(&VolumeKey { volume });
     txn.remove(&OperationKey { operation });
@@ -117,12 +119,23 @@ async fn free_slots<T: Txn>(txn: &T, volume: &VolumeRecord) -> Result<Step, Serv
     free_extents(txn, volume.pool, &runs).await?;
     let layer_key = LayerKey { layer: volume.head };
     let mut layer = txn.load_known(&layer_key).await?;
-    layer.extents = layer.extents.checked_sub(runs.len() as u64).ok_or_else(|| {
-        let problem = "it has more slots than it counts".to_owned();
-        ServiceError::corrupt(format!("{layer_key:?}"), problem)
-    })?;
+    for (key, slot) in &slots {
+        count_slot(&mut layer, key, Some(slot), None)?;
+        txn.remove(key);
+    }
     txn.put(&layer_key, &layer);
-    slots.iter().for_each(|(key, _)| txn.remove(key));
+    Ok(Step::Worked)
+}
+
+async fn free_parts<T: Txn>(txn: &T, volume: &VolumeRecord) -> Result<Step, ServiceError> {
+    let parts = txn.scan(&parts_of(volume.head), SLOTS_PER_STEP).await?;
+    if parts.is_empty() {
+        return Ok(Step::Idle);
+    }
+    let extents = parts.iter().filter_map(|(_, slot)| slot.0.extent());
+    let runs: Vec<ExtentRun> = extents.map(|at| ExtentRun::new(at, 1)).collect();
+    free_extents(txn, volume.pool, &runs).await?;
+    remove_parts(txn, &LayerPartsKey { layer: volume.head }, &parts).await?;
     Ok(Step::Worked)
 }
 

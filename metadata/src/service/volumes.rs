@@ -6,7 +6,7 @@ use lunar_proto::domain::{
     CreateVolume, DeleteVolume, Holder, OperationWork, Page, PageRequest, Selector, Volume,
     VolumeState,
 };
-use lunar_types::{Epoch, LayerId, NodeIncarnation, RequestId, VolumeId};
+use lunar_types::{ByteCount, Epoch, LayerId, NodeIncarnation, RequestId, VolumeId};
 
 use super::attachments::park_journal;
 use super::geometry::find_pool;
@@ -16,9 +16,9 @@ use super::paging::page;
 use super::{Service, foreign_outcome, next_number};
 use crate::error::ServiceError;
 use crate::keyspace::{
-    AttachmentKey, AttachmentRecord, Counter, KeyedTxn, LayerKey, LayerRecord, NodeKey, Outcome,
-    PoolKey, PoolVolumeKey, PoolVolumeRecord, TypedRange, VolumeKey, VolumeNameKey,
-    VolumeNameRecord, VolumeRecord,
+    AttachmentKey, AttachmentRecord, Counter, KeyedTxn, LayerKey, LayerName, LayerRecord, NodeKey,
+    Outcome, PoolKey, PoolVolumeKey, PoolVolumeRecord, SlotDigest, TypedRange, VolumeKey,
+    VolumeNameKey, VolumeNameRecord, VolumeRecord,
 };
 use crate::store::{MetaStore, Txn};
 
@@ -98,7 +98,16 @@ async fn create_volume<T: Txn>(
         return Err(ServiceError::volume_block_size(asked, pool_record.name, given));
     }
     let head = LayerId::new(next_number(txn, Counter::Layer).await?);
-    let layer = LayerRecord { parent: None, volume, pool, sealed: false, extents: 0 };
+    let layer = LayerRecord {
+        parent: None,
+        volume,
+        pool,
+        sealed: false,
+        size: ByteCount::new(0),
+        name: LayerName::Head(volume),
+        extents: 0,
+        digest: SlotDigest::default(),
+    };
     let record = VolumeRecord {
         name: request.name.clone(),
         pool,

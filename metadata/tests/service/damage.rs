@@ -76,6 +76,48 @@ impl Sound {
         SlotKey { layer: self.volume.head, at: LogicalExtent::new(at) }
     }
 
+    /// A record of a layer that nothing names.
+    fn sealed_layer(&self, parent: Option<LayerId>) -> LayerRecord {
+        LayerRecord {
+            parent,
+            volume: self.volume.id,
+            pool: self.pool.id,
+            sealed: true,
+            size: ByteCount::new(self.volume.size.bytes()),
+            name: LayerName::Nameless,
+            extents: 0,
+            digest: SlotDigest::default(),
+        }
+    }
+
+    /// Puts a part into the head, and what is counted of it.
+    fn put_part(&self, birth: u64, extents: u64, parts: u64) {
+        let (layer, birth) = (self.volume.head, LayerId::new(birth));
+        let key = PartKey { layer, at: LogicalExtent::new(3), birth };
+        let value = SlotValue(Slot::zero(ExtentSize::DEFAULT));
+        let digest = SlotDigest::default().with(&key, &value);
+        let sums = LayerPartsRecord { extents, parts, digest };
+        self.damage(|txn| {
+            txn.put(&key, &value);
+            txn.put(&LayerPartsKey { layer }, &sums);
+        });
+    }
+
+    /// Puts a chain of layers below the head of the volume that is being deleted.
+    fn put_chain(&self, first: u64, count: u64) {
+        let head = LayerId::new(first + count);
+        let mut layer =
+            self.load(&LayerKey { layer: self.load(&VolumeKey { volume: self.deleting }).head });
+        layer.parent = Some(LayerId::new(first + count - 1));
+        self.damage(|txn| {
+            for id in first..first + count {
+                let below = (id > first).then(|| LayerId::new(id - 1));
+                txn.put(&LayerKey { layer: LayerId::new(id) }, &self.sealed_layer(below));
+            }
+            txn.put(&LayerKey { layer: head }, &layer);
+        });
+    }
+
     fn slot(&self, at: ExtentAddress) -> SlotValue {
         SlotValue(Slot::fresh(at, ExtentSize::DEFAULT))
     }
@@ -154,13 +196,7 @@ const NAMES_AND_INDICES: &[Damage] = &[
         it.damage(|txn| txn.put(&key, &OperationRecord { work }));
     }),
     (FindingKind::LayerOrphan, |it| {
-        let layer = LayerRecord {
-            parent: None,
-            volume: it.volume.id,
-            pool: it.pool.id,
-            sealed: true,
-            extents: 0,
-        };
+        let layer = it.sealed_layer(None);
         it.damage(|txn| txn.put(&LayerKey { layer: LayerId::new(2) }, &layer));
         it.alter(VolumeKey { volume: it.deleting }, |volume| volume.head = it.volume.head);
     }),
@@ -171,6 +207,49 @@ const NAMES_AND_INDICES: &[Damage] = &[
     }),
     (FindingKind::LayerCount, |it| {
         it.alter(LayerKey { layer: it.volume.head }, |layer| layer.extents += 1);
+    }),
+    (FindingKind::LayerCount, |it| it.put_part(1, 1, 1)),
+    (FindingKind::LayerCount, |it| it.put_part(1, 0, 2)),
+    (FindingKind::LayerCount, |it| {
+        let digest = SlotDigest::default();
+        let sums = LayerPartsRecord { extents: 1, parts: 1, digest };
+        it.damage(|txn| txn.put(&LayerPartsKey { layer: LayerId::new(77) }, &sums));
+    }),
+    (FindingKind::LayerDigest, |it| {
+        it.alter(it.slot_key(0), |slot| slot.0.presence.remove(BlockRange::new(7, 1)));
+    }),
+    (FindingKind::LayerDigest, |it| {
+        it.put_part(1, 0, 1);
+        let key = LayerPartsKey { layer: it.volume.head };
+        it.alter(key, |sums| sums.digest = SlotDigest::default());
+    }),
+    (FindingKind::BirthOutOfRange, |it| it.put_part(it.volume.head.get(), 0, 1)),
+    (FindingKind::BirthOutOfRange, |it| it.put_part(it.volume.head.get() + 1, 0, 1)),
+    (FindingKind::BirthOutOfRange, |it| it.put_part(0, 0, 1)),
+    (FindingKind::LayerOrder, |it| {
+        it.alter(LayerKey { layer: it.volume.head }, |layer| layer.parent = Some(LayerId::new(9)));
+    }),
+    (FindingKind::LayerOrder, |it| {
+        let parent = it.volume.head;
+        let key = LayerKey { layer: it.load(&VolumeKey { volume: it.deleting }).head };
+        it.alter(key, |layer| layer.parent = Some(parent));
+    }),
+    (FindingKind::ChainTooDeep, |it| it.put_chain(1000, 256)),
+    (FindingKind::ChildMismatch, |it| it.put_chain(1000, 1)),
+    (FindingKind::ChildMismatch, |it| {
+        let key = ChildKey { parent: it.volume.head, child: LayerId::new(90) };
+        it.damage(|txn| txn.put(&key, &Present {}));
+    }),
+    (FindingKind::LayerStranded, |it| it.put_chain(1000, 1)),
+    (FindingKind::SnapshotLayerInvalid, |it| {
+        let name = LayerName::Snapshot(SnapshotId::from_u128(6));
+        let layer = LayerRecord { name, ..it.sealed_layer(None) };
+        it.damage(|txn| txn.put(&LayerKey { layer: LayerId::new(1000) }, &layer));
+    }),
+    (FindingKind::VolumeHeadInvalid, |it| {
+        it.alter(LayerKey { layer: it.volume.head }, |layer| {
+            layer.name = LayerName::Head(it.deleting);
+        });
     }),
     (FindingKind::CounterBehind, |it| {
         it.alter(CounterKey { counter: Counter::Layer }, |counter| counter.last -= 1);
@@ -281,6 +360,16 @@ const SPACE: &[Damage] = &[
         it.alter(AttachmentKey { volume: it.volume.id }, |held| {
             held.journal = vec![ExtentRun::new(it.mapped, 1)];
         });
+    }),
+    (FindingKind::ExtentDoublyOwned, |it| {
+        let (layer, birth) = (it.volume.head, LayerId::new(1));
+        let key = PartKey { layer, at: LogicalExtent::new(5), birth };
+        it.damage(|txn| txn.put(&key, &it.slot(it.mapped)));
+    }),
+    (FindingKind::SlotOrphan, |it| {
+        let (layer, birth) = (LayerId::new(90), LayerId::new(1));
+        let key = PartKey { layer, at: LogicalExtent::new(0), birth };
+        it.damage(|txn| txn.put(&key, &it.slot(it.mapped)));
     }),
     (FindingKind::ExtentUnallocated, |it| {
         let (group, at) = GroupIndex::of(it.mapped.extent);

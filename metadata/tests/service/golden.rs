@@ -124,9 +124,27 @@ fn volumes(fixture: &mut Fixture) {
         volume: VOLUME,
         pool: POOL,
         sealed: true,
+        size: ByteCount::new(10 << 30),
+        name: LayerName::Nameless,
         extents: 7,
+        digest: SlotDigest::new(0x0f0e_0d0c_0b0a_0908),
     };
-    fixture.add(LayerKey { layer: LayerId::new(0x0102) }, layer);
+    let snapshot = SnapshotId::from_u128(0x8888_8888_8888_8888_8888_8888_8888_8888);
+    let names = [
+        LayerName::Nameless,
+        LayerName::Head(VOLUME),
+        LayerName::Snapshot(snapshot),
+        LayerName::DeletedSnapshot(snapshot),
+    ];
+    for name in names {
+        let layer = LayerRecord { name, ..layer.clone() };
+        fixture.add(LayerKey { layer: LayerId::new(0x0102) }, layer);
+    }
+    let child = LayerId::new(0x0102);
+    fixture.add(ChildKey { parent: LayerId::new(0x0101), child }, Present {});
+    let digest = SlotDigest::new(0x0807_0605_0403_0201);
+    let sums = LayerPartsRecord { extents: 2, parts: 3, digest };
+    fixture.add(LayerPartsKey { layer: child }, sums);
     let extent_size = ExtentSize::DEFAULT;
     let fresh = Slot::fresh(ExtentAddress::new(2, 0x0001_0203_0405), extent_size);
     let mut mixed = Slot { opaque: true, ..fresh.clone() };
@@ -138,6 +156,9 @@ fn volumes(fixture: &mut Fixture) {
         let key = SlotKey { layer: LayerId::new(0x0102), at: LogicalExtent::new(at) };
         fixture.add(key, SlotValue(slot));
     }
+    let (layer, birth) = (LayerId::new(0x0102), LayerId::new(0x0100));
+    let key = PartKey { layer, at: LogicalExtent::new(0xff), birth };
+    fixture.add(key, SlotValue(Slot::zero(extent_size)));
 }
 
 fn nodes(fixture: &mut Fixture) {
@@ -205,7 +226,7 @@ fn keys_and_values_are_the_bytes_of_the_fixture() {
     work(&mut fixture);
     let tables: BTreeSet<u16> = TABLES.iter().map(|(table, _)| *table).collect();
     assert_eq!(fixture.tables, tables, "every table has an example");
-    let path = here("tests/service/fixtures/keyspace-2.txt");
+    let path = here("tests/service/fixtures/keyspace-3.txt");
     if std::env::var_os("LUNAR_WRITE_FIXTURES").is_some() {
         std::fs::write(&path, &fixture.lines).expect("the fixture is written");
     }

@@ -9,6 +9,7 @@ mod deletion;
 mod golden;
 mod grpc;
 mod idempotency;
+mod layers;
 mod model;
 mod nodes;
 mod pools;

@@ -1,0 +1,124 @@
+//! The forest of layers: who stands on whom, and who needs it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lunar_types::LayerId;
+
+use super::inventory::{Inventory, walk_table};
+use super::report::{FindingKind, Report};
+use crate::error::ServiceError;
+use crate::keyspace::{ChildKey, LayerName, LayerRecord};
+use crate::service::CHAIN_LAYERS_MAX;
+use crate::store::Txn;
+
+pub(super) async fn check<T: Txn>(
+    txn: &T,
+    all: &Inventory,
+    report: &mut Report<'_>,
+) -> Result<(), ServiceError> {
+    let mut children = BTreeSet::new();
+    walk_table(txn, |key: ChildKey, _| {
+        children.insert((key.parent, key.child));
+    })
+    .await?;
+    check_reached(all, report);
+    check_order(all, report);
+    check_depth(all, report);
+    check_children(all, &children, report);
+    for (layer, record) in &all.layers {
+        let count = children.range((*layer, LayerId::new(0))..=(*layer, LayerId::new(u64::MAX)));
+        check_name(*layer, record, count.count(), report);
+    }
+    Ok(())
+}
+
+fn check_reached(all: &Inventory, report: &mut Report<'_>) {
+    let is_named = |record: &LayerRecord| {
+        matches!(record.name, LayerName::Snapshot(_) | LayerName::DeletedSnapshot(_))
+    };
+    let named = all.layers.iter().filter(|(_, it)| is_named(it)).map(|(layer, _)| *layer);
+    let mut reached = BTreeSet::new();
+    for top in all.volumes.values().map(|volume| volume.head).chain(named) {
+        let mut next = Some(top);
+        while let Some(layer) = next.filter(|layer| reached.insert(*layer)) {
+            next = all.layers.get(&layer).and_then(|record| record.parent);
+        }
+    }
+    for (layer, record) in &all.layers {
+        let facts: &[(&str, &dyn ToString)] = &[("layer", layer), ("volume", &record.volume)];
+        if !reached.contains(layer) {
+            let message = format!("no volume stands on layer {layer} of volume {}", record.volume);
+            report.find(FindingKind::LayerOrphan, message, facts);
+        }
+        let parent = record.parent.filter(|parent| !all.layers.contains_key(parent));
+        if let Some(parent) = parent {
+            let message = format!("layer {layer} stands on layer {parent}, which is missing");
+            report.find(FindingKind::LayerOrphan, message, facts);
+        }
+    }
+}
+
+/// Ids rise along a chain, so that order by birth is order by depth; and only a head is writable.
+fn check_order(all: &Inventory, report: &mut Report<'_>) {
+    for (layer, record) in &all.layers {
+        let Some(parent) = record.parent else { continue };
+        let facts: &[(&str, &dyn ToString)] = &[("layer", layer), ("parent", &parent)];
+        if parent >= *layer {
+            let message = format!("layer {layer} stands on layer {parent}, which is not older");
+            report.find(FindingKind::LayerOrder, message, facts);
+        }
+        if all.layers.get(&parent).is_some_and(|below| !below.sealed) {
+            let message = format!("layer {layer} stands on layer {parent}, which is not sealed");
+            report.find(FindingKind::LayerOrder, message, facts);
+        }
+    }
+}
+
+fn check_depth(all: &Inventory, report: &mut Report<'_>) {
+    let mut depths: BTreeMap<LayerId, usize> = BTreeMap::new();
+    for (layer, record) in &all.layers {
+        // A parent that is not older has no depth yet: it is reported as such, and no circle ends
+        // up here.
+        let below = record.parent.and_then(|parent| depths.get(&parent)).copied().unwrap_or(0);
+        depths.insert(*layer, below + 1);
+        if below + 1 > CHAIN_LAYERS_MAX {
+            let message = format!(
+                "layer {layer} is number {} of its chain, at most {CHAIN_LAYERS_MAX} may be",
+                below + 1
+            );
+            report.find(FindingKind::ChainTooDeep, message, &[("layer", layer)]);
+        }
+    }
+}
+
+fn check_children(all: &Inventory, listed: &BTreeSet<(LayerId, LayerId)>, report: &mut Report<'_>) {
+    let parents = all.layers.iter();
+    let actual: BTreeSet<_> =
+        parents.filter_map(|(layer, it)| it.parent.map(|parent| (parent, *layer))).collect();
+    for (parent, child) in listed.symmetric_difference(&actual) {
+        let message = format!(
+            "layer {child} and the list of layer {parent} disagree on whether it stands there"
+        );
+        let facts: &[(&str, &dyn ToString)] = &[("layer", child), ("parent", parent)];
+        report.find(FindingKind::ChildMismatch, message, facts);
+    }
+}
+
+/// What the name of a layer promises. No snapshot exists in this version of the keyspace.
+fn check_name(layer: LayerId, record: &LayerRecord, children: usize, report: &mut Report<'_>) {
+    match record.name {
+        LayerName::Head(_) => {}
+        LayerName::Nameless if children >= 2 => {}
+        LayerName::Nameless => {
+            let message = format!(
+                "layer {layer} has no name and {children} children, and no operation removes it"
+            );
+            report.find(FindingKind::LayerStranded, message, &[("layer", &layer)]);
+        }
+        LayerName::Snapshot(snapshot) | LayerName::DeletedSnapshot(snapshot) => {
+            let message = format!("layer {layer} is of snapshot {snapshot}, which does not exist");
+            let facts: &[(&str, &dyn ToString)] = &[("layer", &layer), ("snapshot", &snapshot)];
+            report.find(FindingKind::SnapshotLayerInvalid, message, facts);
+        }
+    }
+}
