@@ -1,8 +1,8 @@
 //! Calls about maps and reservations.
 
 use lunar_proto::domain::{
-    CommitMap, MapPage, Page, PageRequest, PageToken, PoolReservation, ReadMap, ReleaseExtents,
-    ReserveExtents,
+    CommitMap, LayerPage, MapPage, Page, PageRequest, PageToken, PoolReservation, ReadLayer,
+    ReadMap, ReleaseExtents, ReserveExtents,
 };
 use lunar_proto::v1;
 use lunar_proto::v1::map_client::MapClient;
@@ -34,6 +34,18 @@ impl MetadataClient {
         let request = v1::ReadMapRequest::from(request);
         self.call("read the map", request, async |channel, request| {
             on_channel!(MapClient, channel).read_map(request).await
+        })
+        .await
+    }
+
+    /// Own slots and parts of a layer in order of their logical extent.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn read_layer(&self, request: ReadLayer) -> Result<LayerPage, ClientError> {
+        let request = v1::ReadLayerRequest::from(request);
+        self.call("read the layer", request, async |channel, request| {
+            on_channel!(MapClient, channel).read_layer(request).await
         })
         .await
     }

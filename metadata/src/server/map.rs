@@ -1,6 +1,6 @@
 //! Handlers of maps and reservations.
 
-use lunar_proto::domain::{CommitMap, Page, ReadMap, ReleaseExtents, ReserveExtents};
+use lunar_proto::domain::{CommitMap, Page, ReadLayer, ReadMap, ReleaseExtents, ReserveExtents};
 use lunar_proto::v1;
 use lunar_proto::v1::map_server::Map;
 use lunar_proto::v1::reservations_server::Reservations;
@@ -30,6 +30,16 @@ impl<S: MetaStore> Map for Handlers<S> {
         Identity::of(&request)?;
         let request = ReadMap::try_from(request.into_inner())?;
         let page = self.call(move |service| block_on(service.read_map(request))).await?;
+        Ok(Response::new(page.into()))
+    }
+
+    async fn read_layer(
+        &self,
+        request: Request<v1::ReadLayerRequest>,
+    ) -> Result<Response<v1::ReadLayerResponse>, Status> {
+        Identity::of(&request)?;
+        let request = ReadLayer::try_from(request.into_inner())?;
+        let page = self.call(move |service| block_on(service.read_layer(request))).await?;
         Ok(Response::new(page.into()))
     }
 }

@@ -21,6 +21,7 @@ mod nodes;
 mod operations;
 mod paging;
 mod pools;
+mod read_layer;
 mod read_map;
 mod reservations;
 mod space;

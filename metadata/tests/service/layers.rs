@@ -4,9 +4,10 @@ use lunar_metadata::keyspace::*;
 use lunar_metadata::seams::block_on;
 use lunar_metadata::store::{MetaStore, StoreError};
 use lunar_proto::domain::*;
+use lunar_proto::error::ErrorReason;
 use lunar_types::*;
 
-use crate::world::{World, hole, solid};
+use crate::world::{World, hole, kind, solid};
 
 fn load<K: Key>(world: &World, key: &K) -> Option<K::Value> {
     block_on(async {
@@ -101,4 +102,63 @@ fn a_volume_is_deleted_with_the_parts_of_its_head() {
     assert_eq!(sums(), None);
     assert_eq!(load(&world, &LayerKey { layer: volume.head }), None);
     world.assert_clean();
+}
+
+type Row = (u64, bool, Vec<u64>);
+
+/// Reads a layer in pages: logical extent, own slot, births of its parts.
+fn pages(world: &World, layer: LayerId, limit: usize) -> Vec<Vec<Row>> {
+    let (mut from, mut pages) = (LogicalExtent::new(0), Vec::new());
+    loop {
+        let read = ReadLayer { layer, from, limit };
+        let page = block_on(world.service.read_layer(read)).expect("a page");
+        let births = |entry: &LayerEntry| entry.parts.iter().map(|it| it.birth.get()).collect();
+        let row = |entry: &LayerEntry| (entry.at.get(), entry.own.is_some(), births(entry));
+        pages.push(page.entries.iter().map(row).collect());
+        match page.next {
+            Some(next) => {
+                assert!(next > from, "a page goes forward");
+                from = next;
+            }
+            None => return pages,
+        }
+    }
+}
+
+#[test]
+fn a_layer_is_read_in_pages_of_whole_logical_extents() {
+    let world = World::new();
+    world.pool(3000);
+    (0..70).for_each(|at| drop(world.volume(&format!("older-{at}"))));
+    let layer = world.volume("v").head;
+    let zero = &SlotValue(Slot::zero(ExtentSize::DEFAULT));
+    let put = world.service.store().transact(|txn| async move {
+        for at in [0, 2, 4, 5].map(LogicalExtent::new) {
+            txn.put(&SlotKey { layer, at }, zero);
+        }
+        let births = [(2, 1..4), (3, 1..65), (5, 1..2), (9, 7..9)];
+        for (at, birth) in births.into_iter().flat_map(|(at, it)| it.map(move |one| (at, one))) {
+            let (at, birth) = (LogicalExtent::new(at), LayerId::new(birth));
+            txn.put(&PartKey { layer, at, birth }, zero);
+        }
+        Ok::<_, StoreError>(())
+    });
+    block_on(put).expect("put");
+    let all: Vec<Row> = vec![
+        (0, true, vec![]),
+        (2, true, vec![1, 2, 3]),
+        (3, false, (1..65).collect()),
+        (4, true, vec![]),
+        (5, true, vec![1]),
+        (9, false, vec![7, 8]),
+    ];
+    assert_eq!(pages(&world, layer, 1000), std::slice::from_ref(&all));
+    for limit in 1..80 {
+        let pages = pages(&world, layer, limit);
+        assert!(pages.iter().all(|page| !page.is_empty()), "limit {limit}: {pages:?}");
+        assert_eq!(pages.concat(), all, "limit {limit}");
+    }
+    let missing = ReadLayer { layer: LayerId::new(99), from: LogicalExtent::new(0), limit: 1 };
+    let refused = block_on(world.service.read_layer(missing));
+    assert_eq!(kind(refused), ErrorReason::LayerNotFound);
 }

@@ -9,6 +9,8 @@ use lunar_types::{
 pub const COMMIT_UPDATES_MAX: usize = 1000;
 /// Most entries of one page of a map.
 pub const READ_MAP_MAX: usize = 1000;
+/// Most parts that a layer has at one logical extent.
+pub const LAYER_PARTS_MAX: usize = 64;
 /// Most extents of one reservation call.
 pub const RESERVE_EXTENTS_MAX: u32 = 1024;
 /// Most runs of one release call.
@@ -75,6 +77,48 @@ pub struct MapEntry {
 pub struct MapPage {
     /// In order of their logical extent; holes are left out.
     pub entries: Vec<MapEntry>,
+    /// Where to go on; nothing at the end.
+    pub next: Option<LogicalExtent>,
+    /// The pool's extent size.
+    pub extent_size: ExtentSize,
+}
+
+/// Asks for what a layer has, own slots and parts.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ReadLayer {
+    /// The layer.
+    pub layer: LayerId,
+    /// The first logical extent of interest.
+    pub from: LogicalExtent,
+    /// Slots after which the page ends with the logical extent, from 1 to [`READ_MAP_MAX`].
+    pub limit: usize,
+}
+
+/// A slot that came into a layer by a merge.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct LayerPart {
+    /// The layer whose writes made it.
+    pub birth: LayerId,
+    /// The slot.
+    pub slot: Slot,
+}
+
+/// All that a layer has at one logical extent.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct LayerEntry {
+    /// Which logical extent.
+    pub at: LogicalExtent,
+    /// What was written into the layer itself: its birth is the layer.
+    pub own: Option<Slot>,
+    /// In ascending order of their births, all below the layer.
+    pub parts: Vec<LayerPart>,
+}
+
+/// Part of what a layer has.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LayerPage {
+    /// In order of their logical extent, each whole; holes are left out.
+    pub entries: Vec<LayerEntry>,
     /// Where to go on; nothing at the end.
     pub next: Option<LogicalExtent>,
     /// The pool's extent size.

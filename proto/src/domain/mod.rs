@@ -17,9 +17,9 @@ pub use admin::{
     Cluster, FsckEvent, FsckFinding, FsckSummary, Operation, OperationId, OperationWork,
 };
 pub use map::{
-    COMMIT_UPDATES_MAX, CommitMap, MapEntry, MapPage, PoolReservation, READ_MAP_MAX,
-    RELEASE_EXTENTS_MAX, RELEASE_RUNS_MAX, RESERVE_EXTENTS_MAX, ReadMap, ReleaseExtents,
-    ReserveExtents, SlotUpdate,
+    COMMIT_UPDATES_MAX, CommitMap, LAYER_PARTS_MAX, LayerEntry, LayerPage, LayerPart, MapEntry,
+    MapPage, PoolReservation, READ_MAP_MAX, RELEASE_EXTENTS_MAX, RELEASE_RUNS_MAX,
+    RESERVE_EXTENTS_MAX, ReadLayer, ReadMap, ReleaseExtents, ReserveExtents, SlotUpdate,
 };
 pub use nodes::{Join, Joined, LeaseTimers, Leave, Node, NodeState};
 pub use pools::{AddLuns, CreatePool, Lun, LunStatus, NewLun, Pool, PoolStatus, SpaceUsage};

@@ -8,9 +8,9 @@ use lunar_types::{
 use super::volumes::{granted_epoch, layer_id};
 use super::{Checked, extent_size, list, nested, parsed, required, to_list};
 use crate::domain::{
-    COMMIT_UPDATES_MAX, CommitMap, MapEntry, MapPage, PoolReservation, READ_MAP_MAX,
-    RELEASE_EXTENTS_MAX, RELEASE_RUNS_MAX, RESERVE_EXTENTS_MAX, ReadMap, ReleaseExtents,
-    ReserveExtents, SlotUpdate,
+    COMMIT_UPDATES_MAX, CommitMap, LAYER_PARTS_MAX, LayerEntry, LayerPage, LayerPart, MapEntry,
+    MapPage, PoolReservation, READ_MAP_MAX, RELEASE_EXTENTS_MAX, RELEASE_RUNS_MAX,
+    RESERVE_EXTENTS_MAX, ReadLayer, ReadMap, ReleaseExtents, ReserveExtents, SlotUpdate,
 };
 use crate::error::FieldError;
 use crate::v1;
@@ -115,18 +115,22 @@ impl From<CommitMap> for v1::CommitMapRequest {
     }
 }
 
+fn read_limit(limit: u32) -> Checked<usize> {
+    match limit as usize {
+        0 => Ok(READ_MAP_MAX),
+        limit if limit <= READ_MAP_MAX => Ok(limit),
+        limit => {
+            let problem = format_args!("{limit} is beyond {READ_MAP_MAX}");
+            Err(FieldError::new("limit", problem))
+        }
+    }
+}
+
 impl TryFrom<v1::ReadMapRequest> for ReadMap {
     type Error = FieldError;
 
     fn try_from(wire: v1::ReadMapRequest) -> Checked<Self> {
-        let limit = match wire.limit as usize {
-            0 => READ_MAP_MAX,
-            limit if limit <= READ_MAP_MAX => limit,
-            limit => {
-                let problem = format_args!("{limit} is beyond {READ_MAP_MAX}");
-                return Err(FieldError::new("limit", problem));
-            }
-        };
+        let limit = read_limit(wire.limit)?;
         let layer = layer_id("layer", wire.layer)?;
         Ok(Self { layer, from: LogicalExtent::new(wire.from), limit })
     }
@@ -166,6 +170,87 @@ impl From<MapPage> for v1::ReadMapResponse {
         let entry = |entry: MapEntry| v1::MapEntry {
             logical_extent: entry.at.get(),
             slot: Some(entry.slot.into()),
+        };
+        Self {
+            entries: page.entries.into_iter().map(entry).collect(),
+            next: page.next.map(LogicalExtent::get),
+            extent_size_bytes: page.extent_size.bytes(),
+        }
+    }
+}
+
+impl TryFrom<v1::ReadLayerRequest> for ReadLayer {
+    type Error = FieldError;
+
+    fn try_from(wire: v1::ReadLayerRequest) -> Checked<Self> {
+        let limit = read_limit(wire.limit)?;
+        let layer = layer_id("layer", wire.layer)?;
+        Ok(Self { layer, from: LogicalExtent::new(wire.from), limit })
+    }
+}
+
+impl From<ReadLayer> for v1::ReadLayerRequest {
+    fn from(request: ReadLayer) -> Self {
+        Self {
+            layer: request.layer.get(),
+            from: request.from.get(),
+            limit: u32::try_from(request.limit).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+fn layer_part(wire: v1::LayerPart, size: ExtentSize) -> Checked<LayerPart> {
+    let birth = layer_id("birth", wire.birth)?;
+    let slot = slot_from_wire(required("slot", wire.slot)?, size);
+    Ok(LayerPart { birth, slot: slot.map_err(|error| error.within("slot"))? })
+}
+
+fn layer_entry(wire: v1::LayerEntry, size: ExtentSize) -> Checked<LayerEntry> {
+    let own = wire.own.map(|slot| slot_from_wire(slot, size)).transpose();
+    let own = own.map_err(|error| error.within("own"))?;
+    let part = |(index, part)| {
+        layer_part(part, size).map_err(|error| error.within(&format!("parts[{index}]")))
+    };
+    let parts: Vec<_> = wire.parts.into_iter().enumerate().map(part).collect::<Checked<_>>()?;
+    if parts.len() > LAYER_PARTS_MAX {
+        let problem = format_args!("{} are beyond {LAYER_PARTS_MAX}", parts.len());
+        return Err(FieldError::new("parts", problem));
+    }
+    if !parts.is_sorted_by(|below, above| below.birth < above.birth) {
+        return Err(FieldError::new("parts", "they are not in ascending order of their births"));
+    }
+    if own.is_none() && parts.is_empty() {
+        return Err(FieldError::new("own", "there is neither an own slot nor a part"));
+    }
+    Ok(LayerEntry { at: LogicalExtent::new(wire.logical_extent), own, parts })
+}
+
+impl TryFrom<v1::ReadLayerResponse> for LayerPage {
+    type Error = FieldError;
+
+    fn try_from(wire: v1::ReadLayerResponse) -> Checked<Self> {
+        let size = extent_size("extent_size_bytes", wire.extent_size_bytes)?;
+        let entry = |(index, entry)| {
+            layer_entry(entry, size).map_err(|error| error.within(&format!("entries[{index}]")))
+        };
+        Ok(Self {
+            entries: wire.entries.into_iter().enumerate().map(entry).collect::<Checked<_>>()?,
+            next: wire.next.map(LogicalExtent::new),
+            extent_size: size,
+        })
+    }
+}
+
+impl From<LayerPage> for v1::ReadLayerResponse {
+    fn from(page: LayerPage) -> Self {
+        let part = |part: LayerPart| v1::LayerPart {
+            birth: part.birth.get(),
+            slot: Some(part.slot.into()),
+        };
+        let entry = |entry: LayerEntry| v1::LayerEntry {
+            logical_extent: entry.at.get(),
+            own: entry.own.map(Into::into),
+            parts: entry.parts.into_iter().map(part).collect(),
         };
         Self {
             entries: page.entries.into_iter().map(entry).collect(),

@@ -227,6 +227,33 @@ fn maps_and_reservations_survive_the_wire() {
             checkpoint: Some(JournalSeq::new(8)),
             replay_of: Some(Epoch::new(3)),
         });
+        let part = |(birth, slot): (u64, Option<Slot>)| {
+            slot.map(|slot| LayerPart { birth: LayerId::new(birth), slot })
+        };
+        let parts: Vec<_> = (1..).zip(slots.clone()).filter_map(part).collect();
+        let entry = |at, own: &Option<Slot>, parts| LayerEntry {
+            at: LogicalExtent::new(at),
+            own: own.clone(),
+            parts,
+        };
+        let page = LayerPage {
+            entries: vec![
+                entry(1, &slots[2], parts.clone()),
+                entry(5, &None, parts.clone()),
+                entry(6, &slots[0], vec![]),
+            ],
+            next: Some(LogicalExtent::new(7)),
+            extent_size: size,
+        };
+        survives::<_, v1::ReadLayerResponse>(page.clone());
+        let refused = |change: &dyn Fn(&mut v1::LayerEntry)| {
+            let mut wire = v1::ReadLayerResponse::from(page.clone());
+            change(&mut wire.entries[0]);
+            LayerPage::try_from(wire).expect_err("refused").to_string()
+        };
+        assert!(refused(&|entry| entry.parts.swap(0, 1)).contains("ascending"));
+        assert!(refused(&|entry| entry.parts[0].birth = 0).contains("parts[0].birth"));
+        assert!(refused(&|entry| (entry.own, entry.parts) = (None, vec![])).contains("neither"));
         let entry = |(at, slot): (u64, Option<Slot>)| {
             slot.map(|slot| MapEntry { at: LogicalExtent::new(at), slot })
         };
@@ -237,6 +264,11 @@ fn maps_and_reservations_survive_the_wire() {
         });
     }
     survives::<_, v1::ReadMapRequest>(ReadMap {
+        layer: LayerId::new(2),
+        from: LogicalExtent::new(5),
+        limit: 10,
+    });
+    survives::<_, v1::ReadLayerRequest>(ReadLayer {
         layer: LayerId::new(2),
         from: LogicalExtent::new(5),
         limit: 10,
