@@ -2,13 +2,16 @@
 //!
 //! The wire's reason and facts are derived here, in one place, and tested there.
 
+mod facts;
+
 use std::time::Duration;
 
-use lunar_proto::domain::{Holder, NodeState, VolumeState};
-use lunar_proto::error::{ErrorReason, ErrorReport, Facts, FieldError};
+use lunar_proto::domain::{Holder, NodeState, SnapshotState, VolumeState};
+use lunar_proto::error::{ErrorReason, ErrorReport, FieldError};
 use lunar_types::{
     ByteCount, CommitNumber, Epoch, ExtentAddress, Incarnation, JournalSeq, LayerId,
-    LogicalBlockSize, LunId, Name, NodeIncarnation, PoolId, RequestId, SessionNumber, VolumeId,
+    LogicalBlockSize, LunId, Name, NodeIncarnation, PoolId, RequestId, SessionNumber, SnapshotId,
+    VolumeId,
 };
 
 use crate::store::{StoreError, TransactError};
@@ -37,6 +40,62 @@ pub enum ServiceError {
     VolumeNotFound {
         /// Its id or name.
         volume: String,
+    },
+    /// No such snapshot.
+    #[error("snapshot {snapshot} does not exist")]
+    SnapshotNotFound {
+        /// Its id or name.
+        snapshot: String,
+    },
+    /// The name is taken.
+    #[error("a snapshot named '{name}' exists already ({snapshot}): choose another name")]
+    SnapshotExists {
+        /// The name.
+        name: Name,
+        /// Who has it.
+        snapshot: SnapshotId,
+    },
+    /// The snapshot is not usable.
+    #[error("snapshot {snapshot} is in state {state}: only a Ready snapshot can be used")]
+    SnapshotNotReady {
+        /// The snapshot.
+        snapshot: SnapshotId,
+        /// Its state.
+        state: SnapshotState,
+    },
+    /// The snapshot has another origin.
+    #[error(
+        "snapshot {snapshot} is of volume {origin}, not of volume {volume}: only a snapshot of its \
+         own brings a volume back; make a clone of this one"
+    )]
+    SnapshotOfOtherVolume {
+        /// The snapshot.
+        snapshot: SnapshotId,
+        /// The volume that it was cut of.
+        origin: VolumeId,
+        /// The volume in the request.
+        volume: VolumeId,
+    },
+    /// The map of the volume may lack what was written.
+    #[error("volume {volume} is not at rest: {unrest}")]
+    VolumeNotAtRest {
+        /// The volume.
+        volume: VolumeId,
+        /// Why.
+        unrest: Unrest,
+    },
+    /// The chain is as deep as it may be.
+    #[error(
+        "layer {layer} is number {depth} of its chain, and no more than {most} layers stand on \
+         each other: delete snapshots that are below it"
+    )]
+    ChainTooDeep {
+        /// The layer on which another one should stand.
+        layer: LayerId,
+        /// Its depth.
+        depth: usize,
+        /// The greatest depth.
+        most: usize,
     },
     /// No such layer.
     #[error("layer {layer} does not exist")]
@@ -303,6 +362,21 @@ pub enum ServiceError {
     },
 }
 
+/// Why a volume is not at rest.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Unrest {
+    /// Somebody has it attached and lives.
+    #[error(
+        "node '{}' ({}) holds it under epoch {}; detach it there first, this version cuts detached \
+         volumes alone",
+        .0.node_name, .0.node, .0.epoch
+    )]
+    Held(Holder),
+    /// A journal may hold what its map lacks.
+    #[error("its journal of epoch {0} waits to be replayed; attach the volume once and detach it")]
+    JournalLeft(Epoch),
+}
+
 impl TransactError for ServiceError {
     fn store_error(&self) -> Option<&StoreError> {
         match self {
@@ -343,6 +417,12 @@ impl ServiceError {
             Self::PoolNotFound { .. } => ErrorReason::PoolNotFound,
             Self::VolumeNotFound { .. } => ErrorReason::VolumeNotFound,
             Self::LayerNotFound { .. } => ErrorReason::LayerNotFound,
+            Self::SnapshotNotFound { .. } => ErrorReason::SnapshotNotFound,
+            Self::SnapshotExists { .. } => ErrorReason::SnapshotExists,
+            Self::SnapshotNotReady { .. } => ErrorReason::SnapshotNotReady,
+            Self::SnapshotOfOtherVolume { .. } => ErrorReason::SnapshotOfOtherVolume,
+            Self::VolumeNotAtRest { .. } => ErrorReason::VolumeNotAtRest,
+            Self::ChainTooDeep { .. } => ErrorReason::ChainTooDeep,
             Self::NodeNotFound { .. } => ErrorReason::NodeNotFound,
             Self::JournalNotFound { .. } => ErrorReason::JournalNotFound,
             Self::PoolExists { .. } => ErrorReason::PoolExists,
@@ -368,153 +448,6 @@ impl ServiceError {
             Self::Store(_) => ErrorReason::StoreBusy,
             Self::Corrupt { .. } => ErrorReason::StoreCorrupt,
         }
-    }
-
-    /// The objects and numbers of the error by name.
-    #[must_use]
-    pub fn facts(&self) -> Facts {
-        let mut facts = Facts::new();
-        let mut fact = |name: &str, value: &dyn ToString| {
-            facts.insert(name.to_owned(), value.to_string());
-        };
-        match self {
-            Self::Field(error) => return error.report().facts,
-            Self::RequestIdReused { request } => fact("request", request),
-            Self::PoolNotFound { pool } => fact("pool", pool),
-            Self::VolumeNotFound { volume } => fact("volume", volume),
-            Self::LayerNotFound { layer } => fact("layer", layer),
-            Self::NodeNotFound { node } => fact("node", node),
-            Self::JournalNotFound { volume, epoch } => {
-                fact("volume", volume);
-                fact("epoch_given", epoch);
-            }
-            Self::PoolExists { name, pool } => {
-                fact("name", name);
-                fact("pool", pool);
-            }
-            Self::VolumeExists { name, volume } => {
-                fact("name", name);
-                fact("volume", volume);
-            }
-            Self::LunInUse { lun, pool, pool_name } => {
-                fact("lun", lun);
-                fact("pool", pool);
-                fact("pool_name", pool_name);
-            }
-            Self::LunTwice { lun } => fact("lun", lun),
-            Self::LunBlockSize { lun, lun_blocks, pool_name, pool_blocks } => {
-                fact("lun", lun);
-                fact("lun_block_size", lun_blocks);
-                fact("pool_name", pool_name);
-                fact("pool_block_size", pool_blocks);
-            }
-            Self::VolumeBlockSize { asked, pool_name, pool_blocks } => {
-                fact("volume_block_size", asked);
-                fact("pool_name", pool_name);
-                fact("pool_block_size", pool_blocks);
-            }
-            _ => return self.holding_facts(),
-        }
-        facts
-    }
-
-    /// The facts of errors about grants and incarnations.
-    fn holding_facts(&self) -> Facts {
-        let mut facts = Facts::new();
-        let mut fact = |name: &str, value: &dyn ToString| {
-            facts.insert(name.to_owned(), value.to_string());
-        };
-        match self {
-            Self::VolumeNotReady { volume, state } => {
-                fact("volume", volume);
-                fact("state", state);
-            }
-            Self::VolumeAttached { volume, holder } => {
-                fact("volume", volume);
-                fact("node", &holder.node);
-                fact("node_name", &holder.node_name);
-                fact("epoch_held", &holder.epoch);
-            }
-            Self::NotAttached { volume } => fact("volume", volume),
-            Self::StaleEpoch { volume, held, held_by, given, given_by } => {
-                fact("volume", volume);
-                fact("epoch_held", held);
-                fact("held_by", held_by);
-                fact("epoch_given", given);
-                fact("given_by", given_by);
-            }
-            Self::NodeFenced { node, newest, state } => {
-                fact("node", node);
-                fact("newest_incarnation", newest);
-                fact("state", state);
-            }
-            Self::StaleSession { name, node, held, given } => {
-                fact("node_name", name);
-                fact("node", node);
-                fact("session_held", held);
-                fact("session_given", given);
-            }
-            Self::NodeAlive { name, node, heard_ago, wait } => {
-                fact("node_name", name);
-                fact("node", node);
-                fact("heard_ago_ms", &heard_ago.as_millis());
-                fact("wait_ms", &wait.as_millis());
-            }
-            Self::NodeHoldsAttachments { node, count, volume } => {
-                fact("node", node);
-                fact("attachments", count);
-                fact("volume", volume);
-            }
-            _ => return self.content_facts(),
-        }
-        facts
-    }
-
-    /// The facts of errors about maps, journals and space.
-    fn content_facts(&self) -> Facts {
-        let mut facts = Facts::new();
-        let mut fact = |name: &str, value: &dyn ToString| {
-            facts.insert(name.to_owned(), value.to_string());
-        };
-        match self {
-            Self::StaleJournals { volume, oldest, .. } => {
-                fact("volume", volume);
-                fact("oldest_epoch", oldest);
-            }
-            Self::LayerNotWritable { layer, volume, head } => {
-                fact("layer", layer);
-                fact("volume", volume);
-                fact("head", head);
-            }
-            Self::ExtentNotReserved { extent, pool, node } => {
-                fact("extent", extent);
-                fact("pool", pool);
-                fact("node", node);
-            }
-            Self::CommitOutOfOrder { volume, epoch, last, given } => {
-                fact("volume", volume);
-                fact("epoch", epoch);
-                fact("commit_last", last);
-                fact("commit_given", given);
-            }
-            Self::CheckpointRegression { volume, epoch, stored, given } => {
-                fact("volume", volume);
-                fact("epoch", epoch);
-                fact("checkpoint_stored", stored);
-                fact("checkpoint_given", given);
-            }
-            Self::PoolFull { pool, pool_name } => {
-                fact("pool", pool);
-                fact("pool_name", pool_name);
-            }
-            Self::LimitReached { what, limit } => {
-                fact("what", what);
-                fact("limit", limit);
-            }
-            Self::Corrupt { key, .. } => fact("key", key),
-            _ => {}
-        }
-        facts
     }
 
     /// The error as it travels, with the causes in its message.

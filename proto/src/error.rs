@@ -57,6 +57,8 @@ reasons! {
     PoolNotFound = "POOL_NOT_FOUND" => NotFound,
     /// No volume has this id or name.
     VolumeNotFound = "VOLUME_NOT_FOUND" => NotFound,
+    /// No snapshot has this id or name.
+    SnapshotNotFound = "SNAPSHOT_NOT_FOUND" => NotFound,
     /// No layer has this id.
     LayerNotFound = "LAYER_NOT_FOUND" => NotFound,
     /// No node has this id or name.
@@ -67,12 +69,20 @@ reasons! {
     PoolExists = "POOL_EXISTS" => AlreadyExists,
     /// A volume of this name exists.
     VolumeExists = "VOLUME_EXISTS" => AlreadyExists,
+    /// A snapshot of this name exists.
+    SnapshotExists = "SNAPSHOT_EXISTS" => AlreadyExists,
     /// The LUN is in a pool already, or twice in the request.
     LunInUse = "LUN_IN_USE" => AlreadyExists,
     /// The LUN has greater logical blocks than the pool or the volume allows.
     LunBlockSize = "LUN_BLOCK_SIZE" => FailedPrecondition,
     /// The volume is being created or deleted.
     VolumeNotReady = "VOLUME_NOT_READY" => FailedPrecondition,
+    /// The volume is attached, or a journal of it waits to be replayed: it cannot be cut now.
+    VolumeNotAtRest = "VOLUME_NOT_AT_REST" => FailedPrecondition,
+    /// The snapshot is being cut or deleted.
+    SnapshotNotReady = "SNAPSHOT_NOT_READY" => FailedPrecondition,
+    /// The snapshot was cut of another volume.
+    SnapshotOfOtherVolume = "SNAPSHOT_OF_OTHER_VOLUME" => FailedPrecondition,
     /// A live node holds the volume; facts: `node`, `node_name`, `epoch_held`.
     VolumeAttached = "VOLUME_ATTACHED" => FailedPrecondition,
     /// Nobody holds the volume.
@@ -101,6 +111,8 @@ reasons! {
     CheckpointRegression = "CHECKPOINT_REGRESSION" => FailedPrecondition,
     /// The pool has no free extent.
     PoolFull = "POOL_FULL" => ResourceExhausted,
+    /// The volume would stand on more layers than a chain may have.
+    ChainTooDeep = "CHAIN_TOO_DEEP" => ResourceExhausted,
     /// A limit of the design is reached: LUNs of a pool, nodes of a cluster.
     LimitReached = "LIMIT_REACHED" => ResourceExhausted,
     /// The store could not finish the transaction now; the same request may be sent again.
@@ -225,14 +237,19 @@ mod tests {
             ("REQUEST_ID_REUSED", 3),
             ("POOL_NOT_FOUND", 5),
             ("VOLUME_NOT_FOUND", 5),
+            ("SNAPSHOT_NOT_FOUND", 5),
             ("LAYER_NOT_FOUND", 5),
             ("NODE_NOT_FOUND", 5),
             ("JOURNAL_NOT_FOUND", 5),
             ("POOL_EXISTS", 6),
             ("VOLUME_EXISTS", 6),
+            ("SNAPSHOT_EXISTS", 6),
             ("LUN_IN_USE", 6),
             ("LUN_BLOCK_SIZE", 9),
             ("VOLUME_NOT_READY", 9),
+            ("VOLUME_NOT_AT_REST", 9),
+            ("SNAPSHOT_NOT_READY", 9),
+            ("SNAPSHOT_OF_OTHER_VOLUME", 9),
             ("VOLUME_ATTACHED", 9),
             ("NOT_ATTACHED", 9),
             ("STALE_EPOCH", 9),
@@ -246,6 +263,7 @@ mod tests {
             ("COMMIT_OUT_OF_ORDER", 9),
             ("CHECKPOINT_REGRESSION", 9),
             ("POOL_FULL", 8),
+            ("CHAIN_TOO_DEEP", 8),
             ("LIMIT_REACHED", 8),
             ("STORE_BUSY", 14),
             ("STORE_FAILED", 14),

@@ -97,6 +97,11 @@ uuid_id!(
     "snapshot"
 );
 uuid_id!(
+    /// Snapshots that were cut by one transaction.
+    SnapshotSetId,
+    "snapshot set"
+);
+uuid_id!(
     /// One boot of a host, as the kernel names it in `/proc/sys/kernel/random/boot_id`.
     BootId,
     "boot"

@@ -24,7 +24,8 @@ pub use geometry::{
 };
 pub use ids::{
     BootId, ClusterId, CommitNumber, Epoch, IdParseError, Incarnation, JournalSeq, LayerId, LunId,
-    NodeId, NodeIncarnation, NodeSession, PoolId, RequestId, SessionNumber, SnapshotId, VolumeId,
+    NodeId, NodeIncarnation, NodeSession, PoolId, RequestId, SessionNumber, SnapshotId,
+    SnapshotSetId, VolumeId,
 };
 pub use names::{Name, NameError};
 pub use presence::Presence;

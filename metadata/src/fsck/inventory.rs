@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use lunar_types::{Epoch, LayerId, LunIndex, NodeId, NodeIncarnation, PoolId, VolumeId};
+use lunar_types::{
+    Epoch, LayerId, LunIndex, NodeId, NodeIncarnation, PoolId, SnapshotId, VolumeId,
+};
 
 use super::report::{FindingKind, Report};
 use crate::error::ServiceError;
 use crate::keyspace::{
     AttachmentKey, AttachmentRecord, Key, LayerKey, LayerRecord, LunKey, LunRecord, NodeKey,
-    NodeRecord, PoolKey, PoolRecord, Record as _, StaleJournalKey, StaleJournalRecord, TypedRange,
-    VolumeKey, VolumeRecord, check_entry,
+    NodeRecord, PoolKey, PoolRecord, Record as _, SnapshotKey, SnapshotRecord, StaleJournalKey,
+    StaleJournalRecord, TypedRange, VolumeKey, VolumeRecord, check_entry,
 };
 use crate::store::{KeyRange, KeyValue, RangeRead, Txn};
 
@@ -82,6 +84,7 @@ pub(super) struct Inventory {
     pub(super) luns: BTreeMap<(PoolId, LunIndex), LunRecord>,
     pub(super) volumes: BTreeMap<VolumeId, VolumeRecord>,
     pub(super) layers: BTreeMap<LayerId, LayerRecord>,
+    pub(super) snapshots: BTreeMap<SnapshotId, SnapshotRecord>,
     pub(super) nodes: BTreeMap<NodeId, NodeRecord>,
     pub(super) attachments: BTreeMap<VolumeId, AttachmentRecord>,
     pub(super) stale_journals: BTreeMap<(VolumeId, Epoch), StaleJournalRecord>,
@@ -104,6 +107,10 @@ impl Inventory {
         .await?;
         walk_table(txn, |key: LayerKey, record| {
             all.layers.insert(key.layer, record);
+        })
+        .await?;
+        walk_table(txn, |key: SnapshotKey, record| {
+            all.snapshots.insert(key.snapshot, record);
         })
         .await?;
         walk_table(txn, |key: NodeKey, record| {

@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use lunar_proto::domain::{OperationWork, SnapshotState};
 use lunar_types::LayerId;
 
 use super::inventory::{Inventory, walk_table};
 use super::report::{FindingKind, Report};
 use crate::error::ServiceError;
-use crate::keyspace::{ChildKey, LayerName, LayerRecord};
+use crate::keyspace::{
+    ChildKey, LayerName, LayerRecord, OperationKey, SnapshotRecord, VolumeSnapshotKey,
+};
 use crate::service::CHAIN_LAYERS_MAX;
 use crate::store::Txn;
 
@@ -21,24 +24,33 @@ pub(super) async fn check<T: Txn>(
         children.insert((key.parent, key.child));
     })
     .await?;
-    check_reached(all, report);
+    let mut dropped = BTreeSet::new();
+    walk_table(txn, |_: OperationKey, record| {
+        if let OperationWork::DropLayer(layer) = record.work {
+            dropped.insert(layer);
+        }
+    })
+    .await?;
+    check_reached(all, &dropped, report);
     check_order(all, report);
     check_depth(all, report);
     check_children(all, &children, report);
     for (layer, record) in &all.layers {
         let count = children.range((*layer, LayerId::new(0))..=(*layer, LayerId::new(u64::MAX)));
-        check_name(*layer, record, count.count(), report);
+        let is_dropped = dropped.contains(layer);
+        check_name(all, (*layer, record), count.count(), is_dropped, report);
     }
-    Ok(())
+    check_snapshots(txn, all, report).await
 }
 
-fn check_reached(all: &Inventory, report: &mut Report<'_>) {
+fn check_reached(all: &Inventory, dropped: &BTreeSet<LayerId>, report: &mut Report<'_>) {
     let is_named = |record: &LayerRecord| {
         matches!(record.name, LayerName::Snapshot(_) | LayerName::DeletedSnapshot(_))
     };
     let named = all.layers.iter().filter(|(_, it)| is_named(it)).map(|(layer, _)| *layer);
     let mut reached = BTreeSet::new();
-    for top in all.volumes.values().map(|volume| volume.head).chain(named) {
+    let heads = all.volumes.values().map(|volume| volume.head);
+    for top in heads.chain(named).chain(dropped.iter().copied()) {
         let mut next = Some(top);
         while let Some(layer) = next.filter(|layer| reached.insert(*layer)) {
             next = all.layers.get(&layer).and_then(|record| record.parent);
@@ -47,7 +59,10 @@ fn check_reached(all: &Inventory, report: &mut Report<'_>) {
     for (layer, record) in &all.layers {
         let facts: &[(&str, &dyn ToString)] = &[("layer", layer), ("volume", &record.volume)];
         if !reached.contains(layer) {
-            let message = format!("no volume stands on layer {layer} of volume {}", record.volume);
+            let message = format!(
+                "no volume, snapshot or operation needs layer {layer} of volume {}",
+                record.volume
+            );
             report.find(FindingKind::LayerOrphan, message, facts);
         }
         let parent = record.parent.filter(|parent| !all.layers.contains_key(parent));
@@ -104,21 +119,89 @@ fn check_children(all: &Inventory, listed: &BTreeSet<(LayerId, LayerId)>, report
     }
 }
 
-/// What the name of a layer promises. No snapshot exists in this version of the keyspace.
-fn check_name(layer: LayerId, record: &LayerRecord, children: usize, report: &mut Report<'_>) {
-    match record.name {
-        LayerName::Head(_) => {}
-        LayerName::Nameless if children >= 2 => {}
+/// What the name of a layer promises.
+fn check_name(
+    all: &Inventory,
+    (layer, record): (LayerId, &LayerRecord),
+    children: usize,
+    is_dropped: bool,
+    report: &mut Report<'_>,
+) {
+    let (snapshot, state) = match record.name {
+        LayerName::Head(_) => return,
         LayerName::Nameless => {
-            let message = format!(
-                "layer {layer} has no name and {children} children, and no operation removes it"
-            );
-            report.find(FindingKind::LayerStranded, message, &[("layer", &layer)]);
+            if children < 2 && !is_dropped {
+                report_stranded(layer, children, report);
+            }
+            return;
         }
-        LayerName::Snapshot(snapshot) | LayerName::DeletedSnapshot(snapshot) => {
-            let message = format!("layer {layer} is of snapshot {snapshot}, which does not exist");
-            let facts: &[(&str, &dyn ToString)] = &[("layer", &layer), ("snapshot", &snapshot)];
+        LayerName::Snapshot(snapshot) => (snapshot, SnapshotState::Ready),
+        LayerName::DeletedSnapshot(snapshot) => {
+            if !is_dropped {
+                report_stranded(layer, children, report);
+            }
+            (snapshot, SnapshotState::Deleting)
+        }
+    };
+    let names_it = all.snapshots.get(&snapshot).is_some_and(|it| {
+        let SnapshotRecord { pool, size, volume, .. } = it;
+        (it.layer, it.state) == (Some(layer), state)
+            && (record.sealed, &record.pool, &record.volume) == (true, pool, volume)
+            && record.size.get() == size.bytes()
+    });
+    if !names_it {
+        let message = format!(
+            "layer {layer} is of snapshot {snapshot} in state {state}, which does not exist or \
+             says otherwise"
+        );
+        let facts: &[(&str, &dyn ToString)] = &[("layer", &layer), ("snapshot", &snapshot)];
+        report.find(FindingKind::SnapshotLayerInvalid, message, facts);
+    }
+}
+
+fn report_stranded(layer: LayerId, children: usize, report: &mut Report<'_>) {
+    let message =
+        format!("layer {layer} has no name and {children} children, and no operation removes it");
+    report.find(FindingKind::LayerStranded, message, &[("layer", &layer)]);
+}
+
+/// Each snapshot names a layer that names it, and is in the list of its volume.
+async fn check_snapshots<T: Txn>(
+    txn: &T,
+    all: &Inventory,
+    report: &mut Report<'_>,
+) -> Result<(), ServiceError> {
+    for (snapshot, record) in &all.snapshots {
+        let named = record.layer.and_then(|layer| all.layers.get(&layer)).map(|it| it.name);
+        let is_named = match record.state {
+            SnapshotState::Creating => record.layer.is_none(),
+            SnapshotState::Ready => named == Some(LayerName::Snapshot(*snapshot)),
+            SnapshotState::Deleting => named == Some(LayerName::DeletedSnapshot(*snapshot)),
+        };
+        if !is_named {
+            let layer = record.layer.unwrap_or_default();
+            let message = format!(
+                "snapshot {snapshot} in state {} has layer {layer}, which is not its own",
+                record.state
+            );
+            let facts: &[(&str, &dyn ToString)] = &[("snapshot", snapshot), ("layer", &layer)];
             report.find(FindingKind::SnapshotLayerInvalid, message, facts);
         }
     }
+    let mut listed = BTreeSet::new();
+    walk_table(txn, |key: VolumeSnapshotKey, record| {
+        listed.insert((key.volume, key.snapshot, record.layer));
+    })
+    .await?;
+    let actual: BTreeSet<_> =
+        all.snapshots.iter().map(|(id, it)| (it.volume, *id, it.layer)).collect();
+    for (volume, snapshot, _) in listed.symmetric_difference(&actual) {
+        let message = format!(
+            "snapshot {snapshot} and the list of volume {volume} disagree on whether it is of the \
+             volume, or on its layer"
+        );
+        let facts: &[(&str, &dyn ToString)] = &[("snapshot", snapshot), ("volume", volume)];
+        report.find(FindingKind::SnapshotListMismatch, message, facts);
+    }
+    Ok(())
 }

@@ -2,15 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lunar_proto::domain::{OperationWork, VolumeState};
-use lunar_types::{Epoch, NodeIncarnation, VolumeId};
+use lunar_proto::domain::{OperationWork, SnapshotState, VolumeState};
+use lunar_types::{Epoch, LayerId, NodeIncarnation, VolumeId};
 
 use super::inventory::{Inventory, walk_table};
 use super::report::{FindingKind, Report};
 use crate::error::ServiceError;
 use crate::keyspace::{
     AttachmentRecord, Counter, CounterKey, LayerName, LunOwnerKey, NodeAttachmentKey, NodeNameKey,
-    NodeStaleJournalKey, OperationKey, PoolNameKey, PoolVolumeKey, VolumeNameKey,
+    NodeStaleJournalKey, OperationKey, PoolNameKey, PoolVolumeKey, SnapshotNameKey, VolumeNameKey,
 };
 use crate::store::Txn;
 
@@ -74,6 +74,15 @@ async fn check_names<T: Txn>(
     let with_name = all.volumes.iter().filter(|(_, it)| it.state != VolumeState::Deleting);
     let objects = with_name.map(|(id, volume)| (*id, volume.name.to_string())).collect();
     compare_names("volume", &volumes, &objects, report);
+
+    let mut snapshots = BTreeMap::new();
+    walk_table(txn, |key: SnapshotNameKey, record| {
+        snapshots.insert(key.name.to_string(), record.snapshot);
+    })
+    .await?;
+    let with_name = all.snapshots.iter().filter(|(_, it)| it.state != SnapshotState::Deleting);
+    let objects = with_name.map(|(id, snapshot)| (*id, snapshot.name.to_string())).collect();
+    compare_names("snapshot", &snapshots, &objects, report);
 
     let mut nodes = BTreeMap::new();
     walk_table(txn, |key: NodeNameKey, record| {
@@ -294,12 +303,20 @@ fn compare_lists(what: &str, listed: &HeldBy, actual: &HeldBy, report: &mut Repo
     }
 }
 
+/// Whether a layer is there, sealed, and shown by nothing.
+fn may_be_dropped(all: &Inventory, layer: LayerId) -> bool {
+    all.layers.get(&layer).is_some_and(|record| {
+        record.sealed && matches!(record.name, LayerName::Nameless | LayerName::DeletedSnapshot(_))
+    })
+}
+
 async fn check_operations<T: Txn>(
     txn: &T,
     all: &Inventory,
     report: &mut Report<'_>,
 ) -> Result<(), ServiceError> {
     let mut deleting = BTreeSet::new();
+    let mut dropped = BTreeSet::new();
     let mut wrong = Vec::new();
     walk_table(txn, |key: OperationKey, record| match record.work {
         OperationWork::DeleteVolume(volume) => {
@@ -311,6 +328,11 @@ async fn check_operations<T: Txn>(
         }
         OperationWork::ReclaimReservations(node) if all.knows(node) && !all.is_live(node) => {}
         OperationWork::ReclaimReservations(_) => wrong.push((key.operation, record.work)),
+        OperationWork::DropLayer(layer) => {
+            if !may_be_dropped(all, layer) || !dropped.insert(layer) {
+                wrong.push((key.operation, record.work));
+            }
+        }
     })
     .await?;
     for (operation, work) in wrong {

@@ -47,7 +47,7 @@ kinds! {
     VolumeHeadInvalid = "volume-head-invalid",
     /// A volume is Deleting and nothing deletes it, or an operation works on the wrong thing.
     OperationMismatch = "operation-mismatch",
-    /// A layer belongs to no volume, or stands on one that is missing.
+    /// A layer is needed by no volume, snapshot or operation, or stands on one that is missing.
     LayerOrphan = "layer-orphan",
     /// A layer is not younger than the one it stands on, or that one is writable.
     LayerOrder = "layer-order",
@@ -57,8 +57,10 @@ kinds! {
     ChildMismatch = "child-mismatch",
     /// No name and fewer than two children: nothing needs the layer, and nothing removes it.
     LayerStranded = "layer-stranded",
-    /// A layer is named by a snapshot that does not exist.
+    /// A snapshot and the layer that it names disagree, or one of them does not exist.
     SnapshotLayerInvalid = "snapshot-layer-invalid",
+    /// What a volume lists as its snapshots is not what the snapshots say.
+    SnapshotListMismatch = "snapshot-list-mismatch",
     /// A layer counts other than it has slots or parts.
     LayerCount = "layer-count",
     /// The slots or parts of a layer are not those that were written.

@@ -4,7 +4,7 @@ use lunar_types::{
     BootId, ByteCount, ClusterId, CommitNumber, Epoch, ExtentAddress, ExtentRun, ExtentSize,
     Incarnation, JournalSeq, LayerId, LogicalBlockSize, LunId, LunIndex, Name, NodeId,
     NodeIncarnation, NodeSession, PhysicalExtent, PoolId, RequestId, SessionNumber, SnapshotId,
-    VolumeId, VolumeSize,
+    SnapshotSetId, VolumeId, VolumeSize,
 };
 
 /// Why bytes are not the value they should be.
@@ -170,7 +170,7 @@ macro_rules! uuid_field {
         })+
     };
 }
-uuid_field!(ClusterId, LunId, PoolId, VolumeId, SnapshotId, BootId, RequestId);
+uuid_field!(ClusterId, LunId, PoolId, VolumeId, SnapshotId, SnapshotSetId, BootId, RequestId);
 
 impl Field for bool {
     fn put(&self, out: &mut Vec<u8>) {

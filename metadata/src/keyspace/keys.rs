@@ -4,7 +4,7 @@ use foundationdb_tuple::{TuplePack, TupleUnpack, pack, unpack};
 use lunar_proto::domain::OperationId;
 use lunar_types::{
     Epoch, Incarnation, LayerId, LogicalExtent, LunId, LunIndex, Name, NodeId, PoolId, RequestId,
-    VolumeId,
+    SnapshotId, VolumeId,
 };
 use uuid::Uuid;
 
@@ -68,7 +68,7 @@ macro_rules! uuid_part {
         })+
     };
 }
-uuid_part!(PoolId, VolumeId, LunId, RequestId);
+uuid_part!(PoolId, VolumeId, SnapshotId, LunId, RequestId);
 
 macro_rules! number_part {
     ($($id:ty = $int:ty, $make:expr;)+) => {
@@ -324,6 +324,26 @@ keys! {
         child: LayerId,
     }
 
+    /// A snapshot.
+    SnapshotKey = 27 "snapshot" => SnapshotRecord {
+        /// Its id.
+        snapshot: SnapshotId,
+    }
+
+    /// A snapshot by name; a snapshot that is being deleted has none.
+    SnapshotNameKey = 28 "snapshot name" => SnapshotNameRecord {
+        /// Its name.
+        name: Name,
+    }
+
+    /// A snapshot of a volume, which may be gone.
+    VolumeSnapshotKey = 29 "snapshot of a volume" => VolumeSnapshotRecord {
+        /// The volume.
+        volume: VolumeId,
+        /// The snapshot.
+        snapshot: SnapshotId,
+    }
+
     /// A node.
     NodeKey = 30 "node" => NodeRecord {
         /// Its id.
@@ -441,6 +461,10 @@ prefix!(
 prefix!(
     /// The layers that stand on a layer.
     children_of => ChildKey { parent: LayerId }
+);
+prefix!(
+    /// The snapshots of a volume.
+    snapshots_of => VolumeSnapshotKey { volume: VolumeId }
 );
 prefix!(
     /// The stale journals of a volume, the oldest first.

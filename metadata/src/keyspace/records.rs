@@ -1,10 +1,10 @@
 //! The records of the store, field by field in the order of their bytes.
 
-use lunar_proto::domain::{NodeState, OperationWork, VolumeState};
+use lunar_proto::domain::{NodeState, OperationWork, SnapshotState, VolumeState};
 use lunar_types::{
     BootId, ByteCount, ClusterId, CommitNumber, Epoch, ExtentRun, ExtentSize, Incarnation,
     JournalSeq, LayerId, LogicalBlockSize, LunId, LunIndex, Name, NodeIncarnation, NodeSession,
-    PoolId, RequestId, SessionNumber, SnapshotId, VolumeId, VolumeSize,
+    PoolId, RequestId, SessionNumber, SnapshotId, SnapshotSetId, VolumeId, VolumeSize,
 };
 
 use super::digest::SlotDigest;
@@ -164,6 +164,40 @@ records! {
         digest: SlotDigest,
     }
 
+    /// A snapshot.
+    SnapshotRecord = "snapshot" {
+        /// Its name; no longer its own while it is being deleted.
+        name: Name,
+        /// The volume that it was cut of; the volume may be gone.
+        volume: VolumeId,
+        /// Where its extents are.
+        pool: PoolId,
+        /// The layer that it names; none while it is being made.
+        layer: Option<LayerId>,
+        /// Size of the volume at the cut.
+        size: VolumeSize,
+        /// What the volume's device advertises.
+        logical_block_size: LogicalBlockSize,
+        /// The set that it was cut with.
+        set: SnapshotSetId,
+        /// Seconds since 1970-01-01 UTC on the caller's clock, for people.
+        created_unix_seconds: u64,
+        /// Where it is in its life.
+        state: SnapshotState,
+    }
+
+    /// A snapshot of a name.
+    SnapshotNameRecord = "snapshot name" {
+        /// The snapshot.
+        snapshot: SnapshotId,
+    }
+
+    /// A snapshot as its volume sees it.
+    VolumeSnapshotRecord = "snapshot of a volume" {
+        /// The layer that it names; none while it is being made.
+        layer: Option<LayerId>,
+    }
+
     /// A node and its newest incarnation. Older incarnations are gone by definition.
     NodeRecord = "node" {
         /// Its name.
@@ -291,6 +325,8 @@ pub enum Outcome {
     },
     /// Extents were reserved.
     Reserved(Vec<ExtentRun>),
+    /// A snapshot was made, or its deletion began.
+    Snapshot(SnapshotId),
 }
 
 impl Field for Outcome {
@@ -319,6 +355,10 @@ impl Field for Outcome {
                 5_u8.put(out);
                 runs.put(out);
             }
+            Self::Snapshot(snapshot) => {
+                7_u8.put(out);
+                snapshot.put(out);
+            }
         }
     }
 
@@ -330,6 +370,7 @@ impl Field for Outcome {
             3 => Self::Joined { session: Field::take(input)?, resumed: Field::take(input)? },
             4 => Self::Attached { volume: Field::take(input)?, epoch: Field::take(input)? },
             5 => Self::Reserved(Field::take(input)?),
+            7 => Self::Snapshot(Field::take(input)?),
             other => return Err(invalid("outcome", other)),
         })
     }
@@ -351,6 +392,26 @@ impl Field for VolumeState {
             2 => Self::Ready,
             3 => Self::Deleting,
             other => return Err(invalid("volume state", other)),
+        })
+    }
+}
+
+impl Field for SnapshotState {
+    fn put(&self, out: &mut Vec<u8>) {
+        let raw: u8 = match self {
+            Self::Creating => 1,
+            Self::Ready => 2,
+            Self::Deleting => 3,
+        };
+        raw.put(out);
+    }
+
+    fn take(input: &mut &[u8]) -> Result<Self, DecodeError> {
+        Ok(match u8::take(input)? {
+            1 => Self::Creating,
+            2 => Self::Ready,
+            3 => Self::Deleting,
+            other => return Err(invalid("snapshot state", other)),
         })
     }
 }
@@ -392,6 +453,10 @@ impl Field for OperationWork {
                 2_u8.put(out);
                 node.put(out);
             }
+            Self::DropLayer(layer) => {
+                3_u8.put(out);
+                layer.put(out);
+            }
         }
     }
 
@@ -399,6 +464,7 @@ impl Field for OperationWork {
         Ok(match u8::take(input)? {
             1 => Self::DeleteVolume(Field::take(input)?),
             2 => Self::ReclaimReservations(Field::take(input)?),
+            3 => Self::DropLayer(Field::take(input)?),
             other => return Err(invalid("operation", other)),
         })
     }

@@ -15,6 +15,7 @@ mod identity;
 mod map;
 mod nodes;
 mod pools;
+mod snapshots;
 mod volumes;
 
 use std::future::Future;
@@ -138,6 +139,7 @@ pub async fn serve_loopback<S: MetaStore>(
         .tcp_nodelay(true)
         .add_service(guarded!(v1::pools_server::PoolsServer<Handlers<S>>))
         .add_service(guarded!(v1::volumes_server::VolumesServer<Handlers<S>>))
+        .add_service(guarded!(v1::snapshots_server::SnapshotsServer<Handlers<S>>))
         .add_service(guarded!(v1::attachments_server::AttachmentsServer<Handlers<S>>))
         .add_service(guarded!(v1::nodes_server::NodesServer<Handlers<S>>))
         .add_service(guarded!(v1::map_server::MapServer<Handlers<S>>))

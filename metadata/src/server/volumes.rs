@@ -1,6 +1,6 @@
 //! Handlers of volumes.
 
-use lunar_proto::domain::{CreateVolume, DeleteVolume, Page};
+use lunar_proto::domain::{CloneVolume, CreateVolume, DeleteVolume, Page, RollbackVolume};
 use lunar_proto::v1;
 use lunar_proto::v1::volumes_server::Volumes;
 use lunar_proto::wire::{page_request, selector, to_list, token_bytes};
@@ -51,6 +51,26 @@ impl<S: MetaStore> Volumes for Handlers<S> {
         Identity::require_admin(&request)?;
         let request = DeleteVolume::try_from(request.into_inner())?;
         let volume = self.call(move |service| block_on(service.delete_volume(&request))).await?;
+        self.work.notify_one();
+        Ok(Response::new(volume.into()))
+    }
+    async fn clone_volume(
+        &self,
+        request: Request<v1::CloneVolumeRequest>,
+    ) -> Result<Response<v1::Volume>, Status> {
+        Identity::require_admin(&request)?;
+        let request = CloneVolume::try_from(request.into_inner())?;
+        let volume = self.call(move |service| block_on(service.clone_volume(&request))).await?;
+        Ok(Response::new(volume.into()))
+    }
+
+    async fn rollback_volume(
+        &self,
+        request: Request<v1::RollbackVolumeRequest>,
+    ) -> Result<Response<v1::Volume>, Status> {
+        Identity::require_admin(&request)?;
+        let request = RollbackVolume::try_from(request.into_inner())?;
+        let volume = self.call(move |service| block_on(service.rollback_volume(&request))).await?;
         self.work.notify_one();
         Ok(Response::new(volume.into()))
     }

@@ -25,6 +25,7 @@ use lunar_types::{
 };
 
 use super::geometry::PoolGeometry;
+use super::layers::CHAIN_LAYERS_MAX;
 use super::nodes::{is_live, reclaim_if_unused, require_session};
 use super::paging::page;
 use super::reservations::home_group;
@@ -43,8 +44,6 @@ use crate::store::{MetaStore, Txn};
 const JOURNAL_BYTES: u64 = 2 << 20;
 /// Stale journals that a volume can have.
 const STALE_JOURNALS_MAX: usize = 1000;
-/// Layers that a volume can stand on.
-const LAYERS_MAX: usize = 4096;
 
 fn journal_extents(size: ExtentSize) -> usize {
     usize::try_from(JOURNAL_BYTES / size.bytes()).expect("at most 32 extents").max(1)
@@ -200,8 +199,8 @@ async fn layer_chain<T: Txn>(txn: &T, head: LayerId) -> Result<Vec<Layer>, Servi
     let mut layers = Vec::new();
     let mut next = Some(head);
     while let Some(id) = next {
-        if layers.len() >= LAYERS_MAX {
-            let problem = format!("more than {LAYERS_MAX} layers stand on each other");
+        if layers.len() >= CHAIN_LAYERS_MAX {
+            let problem = format!("more than {CHAIN_LAYERS_MAX} layers stand on each other");
             return Err(ServiceError::corrupt(format!("layer {head}"), problem));
         }
         let record = txn.load_known(&LayerKey { layer: id }).await?;

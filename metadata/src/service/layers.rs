@@ -3,12 +3,16 @@
 //! Invariants:
 //! - a layer's record counts its own slots with storage and has the digest of all own slots;
 //!   parts are counted under a key of their own, which is absent when there is none;
-//! - a layer with a parent has one entry in the parent's list of children.
+//! - a layer with a parent has one entry in the parent's list of children;
+//! - a sealed layer has a child, a name, or an operation that removes it.
 
+use lunar_types::{ByteCount, LayerId, PoolId, VolumeId};
+
+use super::next_number;
 use crate::error::ServiceError;
 use crate::keyspace::{
-    ChildKey, Key, KeyedTxn, LayerKey, LayerPartsKey, LayerPartsRecord, LayerRecord, PartKey,
-    SlotDigest, SlotKey, SlotValue,
+    ChildKey, Counter, Key, KeyedTxn, LayerKey, LayerName, LayerPartsKey, LayerPartsRecord,
+    LayerRecord, PartKey, Present, SlotDigest, SlotKey, SlotValue, VolumeRecord,
 };
 use crate::store::Txn;
 
@@ -74,12 +78,64 @@ pub(super) async fn remove_parts<T: Txn>(
     Ok(())
 }
 
-/// Takes an empty layer away, and out of the list of its parent.
-pub(super) async fn forget_layer<T: Txn>(txn: &T, key: &LayerKey) -> Result<(), ServiceError> {
-    let record = txn.load_known(key).await?;
-    if let Some(parent) = record.parent {
-        txn.remove(&ChildKey { parent, child: key.layer });
+/// Checks that one more layer may stand on a layer.
+pub(super) async fn require_depth_left<T: Txn>(
+    txn: &T,
+    layer: LayerId,
+) -> Result<(), ServiceError> {
+    let mut depth = 0;
+    let mut next = Some(layer);
+    while let Some(id) = next {
+        depth += 1;
+        if depth >= CHAIN_LAYERS_MAX {
+            return Err(ServiceError::ChainTooDeep { layer, depth, most: CHAIN_LAYERS_MAX });
+        }
+        next = txn.load_known(&LayerKey { layer: id }).await?.parent;
     }
-    txn.remove(key);
+    Ok(())
+}
+
+/// Makes an empty head for a volume, on a layer or at the bottom.
+pub(super) async fn begin_head<T: Txn>(
+    txn: &T,
+    volume: VolumeId,
+    pool: PoolId,
+    parent: Option<LayerId>,
+) -> Result<LayerId, ServiceError> {
+    let head = LayerId::new(next_number(txn, Counter::Layer).await?);
+    let record = LayerRecord {
+        parent,
+        volume,
+        pool,
+        sealed: false,
+        size: ByteCount::new(0),
+        name: LayerName::Head(volume),
+        extents: 0,
+        digest: SlotDigest::default(),
+    };
+    if let Some(parent) = parent {
+        assert!(parent < head, "layers are numbered as they are made");
+        txn.put(&ChildKey { parent, child: head }, &Present {});
+    }
+    txn.put(&LayerKey { layer: head }, &record);
+    Ok(head)
+}
+
+/// Seals the head of a volume: nothing changes it from now on.
+pub(super) async fn seal_head<T: Txn>(
+    txn: &T,
+    volume: &VolumeRecord,
+    name: LayerName,
+) -> Result<(), ServiceError> {
+    let key = LayerKey { layer: volume.head };
+    let mut layer = txn.load_known(&key).await?;
+    if layer.sealed {
+        let problem = format!("it is sealed, and volume '{}' has it as its head", volume.name);
+        return Err(ServiceError::corrupt(format!("{key:?}"), problem));
+    }
+    layer.sealed = true;
+    layer.size = ByteCount::new(volume.size.bytes());
+    layer.name = name;
+    txn.put(&key, &layer);
     Ok(())
 }

@@ -13,7 +13,9 @@
 //! then; a simulator does it by its seed.
 
 mod attachments;
+mod clones;
 mod commit;
+mod drop_layer;
 mod geometry;
 mod idempotency;
 mod layers;
@@ -24,6 +26,7 @@ mod pools;
 mod read_layer;
 mod read_map;
 mod reservations;
+mod snapshots;
 mod space;
 mod status;
 mod volumes;

@@ -4,6 +4,8 @@
 //! - an operation is in the store before anything of it is done, and until everything is;
 //! - a step leaves the store consistent and says nothing that the next step needs: whoever comes
 //!   next, after a restart or in another process, goes on from what the store holds;
+//! - an operation that waits for something else is passed over: it makes no step, and nobody is
+//!   kept busy by it;
 //! - two processes may step the same operation: their transactions conflict, one of them runs
 //!   again and finds the work done.
 
@@ -11,28 +13,29 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lunar_proto::domain::{Operation, OperationId, OperationWork, Page, PageRequest};
-use lunar_types::{ExtentRun, NodeIncarnation, VolumeId};
+use lunar_types::{LayerId, NodeIncarnation, VolumeId};
 use tracing::info;
 
 use super::attachments::drop_stale_journal;
-use super::layers::{count_slot, forget_layer, remove_parts};
+use super::drop_layer::{step_drop, waits_for};
+use super::layers::seal_head;
 use super::paging::page;
-use super::space::{BitmapEdits, free_extents};
+use super::space::BitmapEdits;
 use super::{Service, next_number};
 use crate::error::ServiceError;
 use crate::keyspace::{
-    Counter, CounterKey, CounterRecord, GroupKey, IdempotencyKey, KeyedTxn, LayerKey,
-    LayerPartsKey, OperationKey, OperationRecord, PoolVolumeKey, TypedRange, VolumeKey,
-    VolumeRecord, parts_of, reservations_of, runs_of, slots_of, stale_journals_of,
+    Counter, CounterKey, CounterRecord, GroupKey, IdempotencyKey, Key as _, KeyedTxn, LayerName,
+    OperationKey, OperationRecord, PoolVolumeKey, TypedRange, VolumeKey, VolumeRecord,
+    reservations_of, runs_of, stale_journals_of,
 };
 use crate::store::{MetaStore, Txn};
 
-/// Slots that one step frees.
-const SLOTS_PER_STEP: usize = 500;
 /// Journals that one step frees.
 const JOURNALS_PER_STEP: usize = 16;
 /// Reserved groups that one step takes back.
 const GROUPS_PER_STEP: usize = 128;
+/// Operations that one transaction looks at for one that need not wait.
+const OPERATIONS_PER_LOOK: usize = 100;
 /// Requests that one step forgets.
 const REQUESTS_PER_STEP: usize = 500;
 
@@ -89,54 +92,22 @@ pub(super) async fn begin_operation<T: Txn>(
     Ok(())
 }
 
-/// Frees slots, then journals, then forgets the volume.
+/// Frees journals, then drops the head and forgets the volume.
 async fn step_delete<T: Txn>(
     txn: &T,
     operation: OperationId,
     volume: VolumeId,
 ) -> Result<(), ServiceError> {
     let record = txn.load_known(&VolumeKey { volume }).await?;
-    if free_slots(txn, &record).await? == Step::Worked
-        || free_parts(txn, &record).await? == Step::Worked
-        || free_journals(txn, volume, &record).await? == Step::Worked
-    {
+    if free_journals(txn, volume, &record).await? == Step::Worked {
         return Ok(());
     }
-    forget_layer(txn, &LayerKey { layer: record.head }).await?;
+    seal_head(txn, &record, LayerName::Nameless).await?;
+    begin_operation(txn, OperationWork::DropLayer(record.head)).await?;
     txn.remove(&PoolVolumeKey { pool: record.pool, volume });
     txn.remove(&VolumeKey { volume });
     txn.remove(&OperationKey { operation });
     Ok(())
-}
-
-async fn free_slots<T: Txn>(txn: &T, volume: &VolumeRecord) -> Result<Step, ServiceError> {
-    let slots = txn.scan(&slots_of(volume.head), SLOTS_PER_STEP).await?;
-    if slots.is_empty() {
-        return Ok(Step::Idle);
-    }
-    let extents = slots.iter().filter_map(|(_, slot)| slot.0.extent());
-    let runs: Vec<ExtentRun> = extents.map(|at| ExtentRun::new(at, 1)).collect();
-    free_extents(txn, volume.pool, &runs).await?;
-    let layer_key = LayerKey { layer: volume.head };
-    let mut layer = txn.load_known(&layer_key).await?;
-    for (key, slot) in &slots {
-        count_slot(&mut layer, key, Some(slot), None)?;
-        txn.remove(key);
-    }
-    txn.put(&layer_key, &layer);
-    Ok(Step::Worked)
-}
-
-async fn free_parts<T: Txn>(txn: &T, volume: &VolumeRecord) -> Result<Step, ServiceError> {
-    let parts = txn.scan(&parts_of(volume.head), SLOTS_PER_STEP).await?;
-    if parts.is_empty() {
-        return Ok(Step::Idle);
-    }
-    let extents = parts.iter().filter_map(|(_, slot)| slot.0.extent());
-    let runs: Vec<ExtentRun> = extents.map(|at| ExtentRun::new(at, 1)).collect();
-    free_extents(txn, volume.pool, &runs).await?;
-    remove_parts(txn, &LayerPartsKey { layer: volume.head }, &parts).await?;
-    Ok(Step::Worked)
 }
 
 async fn free_journals<T: Txn>(
@@ -187,7 +158,42 @@ async fn step<T: Txn>(txn: &T, operation: OperationId) -> Result<(), ServiceErro
         None => Ok(()),
         Some(OperationWork::DeleteVolume(volume)) => step_delete(txn, operation, volume).await,
         Some(OperationWork::ReclaimReservations(gone)) => step_reclaim(txn, operation, gone).await,
+        Some(OperationWork::DropLayer(layer)) => step_drop(txn, operation, layer).await,
     }
+}
+
+/// The layer that an operation waits for.
+async fn waiting<T: Txn>(txn: &T, work: OperationWork) -> Result<Option<LayerId>, ServiceError> {
+    match work {
+        OperationWork::DropLayer(layer) => waits_for(txn, layer).await,
+        OperationWork::DeleteVolume(_) | OperationWork::ReclaimReservations(_) => Ok(None),
+    }
+}
+
+/// The first operation of a range that need not wait, or where to look on.
+async fn first_ready<T: Txn>(
+    txn: &T,
+    range: &TypedRange<OperationKey>,
+) -> Result<Look, ServiceError> {
+    let read = range.first(OPERATIONS_PER_LOOK).as_snapshot();
+    let found = txn.scan_read::<OperationKey>(read).await?;
+    for (key, record) in &found {
+        if waiting(txn, record.work).await?.is_none() {
+            return Ok(Look::Found(key.operation, record.work));
+        }
+    }
+    Ok(match found.last() {
+        Some((last, _)) if found.len() >= OPERATIONS_PER_LOOK => Look::After(last.pack()),
+        _ => Look::Nothing,
+    })
+}
+
+/// What a look at some operations has found.
+enum Look {
+    Found(OperationId, OperationWork),
+    /// All of them wait; there may be more after this key.
+    After(Vec<u8>),
+    Nothing,
 }
 
 /// Raises the generation of requests, unless somebody else has.
@@ -243,19 +249,23 @@ impl<S: MetaStore> Service<S> {
         self.store.transact(|txn| async move { forget_requests(&*txn).await }).await
     }
 
-    /// The operation after the last one that was stepped, or the first.
+    /// The operation after the last one that was stepped, or the first, of those that need not
+    /// wait.
     async fn next_operation(&self) -> Result<Option<(OperationId, OperationWork)>, ServiceError> {
         let last = OperationKey { operation: self.progress.lock().last };
-        let last = &crate::keyspace::Key::pack(&last);
-        self.read(|txn| async move {
-            let table = TypedRange::<OperationKey>::table();
-            let mut found = txn.scan(&table.clone().after(last), 1).await?;
-            if found.is_empty() {
-                found = txn.scan(&table, 1).await?;
+        let table = TypedRange::<OperationKey>::table();
+        for mut range in [table.clone().after(&last.pack()), table] {
+            loop {
+                let look = &range;
+                let read = |txn: Arc<S::Txn>| async move { first_ready(&*txn, look).await };
+                match self.read(read).await? {
+                    Look::Found(operation, work) => return Ok(Some((operation, work))),
+                    Look::After(key) => range = range.after(&key),
+                    Look::Nothing => break,
+                }
             }
-            Ok(found.into_iter().next().map(|(key, record)| (key.operation, record.work)))
-        })
-        .await
+        }
+        Ok(None)
     }
 
     /// The operations that are not finished.
@@ -265,11 +275,11 @@ impl<S: MetaStore> Service<S> {
     pub async fn operations(&self, request: &PageRequest) -> Result<Page<Operation>, ServiceError> {
         self.read(|txn| async move {
             let (entries, next) = page(&*txn, TypedRange::<OperationKey>::table(), request).await?;
-            let operation = |(key, record): (OperationKey, OperationRecord)| Operation {
-                id: key.operation,
-                work: record.work,
-            };
-            Ok(Page { items: entries.into_iter().map(operation).collect(), next })
+            let mut items = Vec::with_capacity(entries.len());
+            for (OperationKey { operation: id }, OperationRecord { work }) in entries {
+                items.push(Operation { id, work, waits_for: waiting(&*txn, work).await? });
+            }
+            Ok(Page { items, next })
         })
         .await
     }

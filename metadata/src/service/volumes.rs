@@ -6,19 +6,19 @@ use lunar_proto::domain::{
     CreateVolume, DeleteVolume, Holder, OperationWork, Page, PageRequest, Selector, Volume,
     VolumeState,
 };
-use lunar_types::{ByteCount, Epoch, LayerId, NodeIncarnation, RequestId, VolumeId};
+use lunar_types::{Epoch, Name, NodeIncarnation, RequestId, VolumeId};
 
 use super::attachments::park_journal;
 use super::geometry::find_pool;
+use super::layers::begin_head;
 use super::nodes::is_live;
 use super::operations::begin_operation;
 use super::paging::page;
-use super::{Service, foreign_outcome, next_number};
+use super::{Service, foreign_outcome};
 use crate::error::ServiceError;
 use crate::keyspace::{
-    AttachmentKey, AttachmentRecord, Counter, KeyedTxn, LayerKey, LayerName, LayerRecord, NodeKey,
-    Outcome, PoolKey, PoolVolumeKey, PoolVolumeRecord, SlotDigest, TypedRange, VolumeKey,
-    VolumeNameKey, VolumeNameRecord, VolumeRecord,
+    AttachmentKey, AttachmentRecord, KeyedTxn, LayerKey, NodeKey, Outcome, PoolKey, PoolVolumeKey,
+    PoolVolumeRecord, TypedRange, VolumeKey, VolumeNameKey, VolumeNameRecord, VolumeRecord,
 };
 use crate::store::{MetaStore, Txn};
 
@@ -79,35 +79,29 @@ pub(super) async fn volume_view<T: Txn>(
     })
 }
 
+/// Refuses a name that a volume has.
+pub(super) async fn require_name_free<T: Txn>(txn: &T, name: &Name) -> Result<(), ServiceError> {
+    match txn.load(&VolumeNameKey { name: name.clone() }).await? {
+        None => Ok(()),
+        Some(VolumeNameRecord { volume }) => {
+            Err(ServiceError::VolumeExists { name: name.clone(), volume })
+        }
+    }
+}
+
 async fn create_volume<T: Txn>(
     txn: &T,
     volume: VolumeId,
     request: &CreateVolume,
 ) -> Result<Outcome, ServiceError> {
-    let name_key = VolumeNameKey { name: request.name.clone() };
-    if let Some(other) = txn.load(&name_key).await? {
-        return Err(ServiceError::VolumeExists {
-            name: request.name.clone(),
-            volume: other.volume,
-        });
-    }
+    require_name_free(txn, &request.name).await?;
     let pool = find_pool(txn, &request.pool).await?;
     let pool_record = txn.load_known(&PoolKey { pool }).await?;
     let (asked, given) = (request.logical_block_size, pool_record.logical_block_size);
     if asked < given {
         return Err(ServiceError::volume_block_size(asked, pool_record.name, given));
     }
-    let head = LayerId::new(next_number(txn, Counter::Layer).await?);
-    let layer = LayerRecord {
-        parent: None,
-        volume,
-        pool,
-        sealed: false,
-        size: ByteCount::new(0),
-        name: LayerName::Head(volume),
-        extents: 0,
-        digest: SlotDigest::default(),
-    };
+    let head = begin_head(txn, volume, pool, None).await?;
     let record = VolumeRecord {
         name: request.name.clone(),
         pool,
@@ -117,9 +111,8 @@ async fn create_volume<T: Txn>(
         epoch: Epoch::default(),
         state: VolumeState::Ready,
     };
-    txn.put(&LayerKey { layer: head }, &layer);
     txn.put(&VolumeKey { volume }, &record);
-    txn.put(&name_key, &VolumeNameRecord { volume });
+    txn.put(&VolumeNameKey { name: request.name.clone() }, &VolumeNameRecord { volume });
     txn.put(&PoolVolumeKey { pool, volume }, &PoolVolumeRecord { size: request.size });
     Ok(Outcome::Volume(volume))
 }
@@ -157,7 +150,8 @@ impl<S: MetaStore> Service<S> {
     }
 
     /// Starts the deletion of a volume and gives it in state Deleting; its name is free at once,
-    /// its space comes back in steps. A volume that is being deleted already is given again.
+    /// its space comes back in steps, that of its head after the volume is gone. A volume that is
+    /// being deleted already is given again.
     ///
     /// # Errors
     /// There is no such volume, or a live node holds it.
@@ -168,7 +162,7 @@ impl<S: MetaStore> Service<S> {
         self.volume_of(request.request, &outcome).await
     }
 
-    async fn volume_of(
+    pub(super) async fn volume_of(
         &self,
         request: RequestId,
         outcome: &Outcome,

@@ -24,6 +24,10 @@ struct Sound {
     mapped: ExtentAddress,
     reserved: ExtentAddress,
     deleting: VolumeId,
+    /// Of another volume, and Ready.
+    ready: Snapshot,
+    /// Of that volume too, below the other, and Deleting.
+    dropped: Snapshot,
 }
 
 fn sound() -> Sound {
@@ -39,9 +43,13 @@ fn sound() -> Sound {
     let reserved = world.extents(node, pool.id, 3)[0];
     let deleting = world.volume("w").id;
     world.delete(deleting).expect("it begins");
+    let cut = world.volume("cut").id;
+    let dropped = world.cut(cut, "dropped").expect("cut");
+    let ready = world.cut(cut, "ready").expect("cut");
+    world.delete_snapshot(dropped.id).expect("it begins");
     world.assert_clean();
     let (node, old) = (node.node, old.node);
-    Sound { world, pool, volume, node, old, mapped: extents[0], reserved, deleting }
+    Sound { world, pool, volume, node, old, mapped: extents[0], reserved, deleting, ready, dropped }
 }
 
 impl Sound {
@@ -116,6 +124,13 @@ impl Sound {
             }
             txn.put(&LayerKey { layer: head }, &layer);
         });
+    }
+
+    fn drop_key(&self) -> OperationKey {
+        let operations = self.world.operations();
+        let work = OperationWork::DropLayer(self.dropped.layer.expect("it has one"));
+        let found = operations.iter().find(|it| it.work == work).expect("it is dropped");
+        OperationKey { operation: found.id }
     }
 
     fn slot(&self, at: ExtentAddress) -> SlotValue {
@@ -250,6 +265,60 @@ const NAMES_AND_INDICES: &[Damage] = &[
         it.alter(LayerKey { layer: it.volume.head }, |layer| {
             layer.name = LayerName::Head(it.deleting);
         });
+    }),
+    (FindingKind::LayerStranded, |it| it.damage(|txn| txn.remove(&it.drop_key()))),
+    (FindingKind::OperationMismatch, |it| {
+        let work = OperationWork::DropLayer(it.ready.layer.expect("it has one"));
+        it.alter(it.drop_key(), |operation| operation.work = work);
+    }),
+    (FindingKind::OperationMismatch, |it| {
+        let key = OperationKey { operation: OperationId::new(1) };
+        let record = it.load(&it.drop_key());
+        it.damage(|txn| txn.put(&key, &record));
+    }),
+    (FindingKind::SnapshotLayerInvalid, |it| {
+        it.alter(SnapshotKey { snapshot: it.ready.id }, |snapshot| {
+            snapshot.layer = it.dropped.layer;
+        });
+    }),
+    (FindingKind::SnapshotLayerInvalid, |it| {
+        it.alter(SnapshotKey { snapshot: it.dropped.id }, |snapshot| {
+            snapshot.state = SnapshotState::Ready;
+        });
+    }),
+    (FindingKind::SnapshotLayerInvalid, |it| {
+        it.alter(LayerKey { layer: it.ready.layer.expect("it has one") }, |layer| {
+            layer.size = ByteCount::new(4096);
+        });
+    }),
+    (FindingKind::SnapshotLayerInvalid, |it| {
+        it.damage(|txn| txn.remove(&SnapshotKey { snapshot: it.ready.id }));
+    }),
+    (FindingKind::SnapshotListMismatch, |it| {
+        let (volume, snapshot) = (it.ready.volume, it.ready.id);
+        it.damage(|txn| txn.remove(&VolumeSnapshotKey { volume, snapshot }));
+    }),
+    (FindingKind::SnapshotListMismatch, |it| {
+        let (volume, snapshot) = (it.ready.volume, it.ready.id);
+        it.alter(VolumeSnapshotKey { volume, snapshot }, |listed| listed.layer = None);
+    }),
+    (FindingKind::NameMismatch, |it| {
+        let key = SnapshotNameKey { name: it.ready.name.clone() };
+        it.damage(|txn| txn.remove(&key));
+    }),
+    (FindingKind::NameMismatch, |it| {
+        let key = SnapshotNameKey { name: it.dropped.name.clone() };
+        let record = SnapshotNameRecord { snapshot: it.dropped.id };
+        it.damage(|txn| txn.put(&key, &record));
+    }),
+    (FindingKind::LayerOrphan, |it| {
+        // The chain of the dropped layer without its operation and its only child's parent.
+        let parent = it.ready.layer.expect("it has one");
+        it.damage(|txn| txn.remove(&it.drop_key()));
+        it.alter(LayerKey { layer: it.dropped.layer.expect("it has one") }, |layer| {
+            layer.name = LayerName::Nameless;
+        });
+        it.alter(LayerKey { layer: parent }, |layer| layer.parent = None);
     }),
     (FindingKind::CounterBehind, |it| {
         it.alter(CounterKey { counter: Counter::Layer }, |counter| counter.last -= 1);
@@ -429,8 +498,8 @@ fn the_summary_counts_what_was_looked_at() {
         findings: 0,
         pools: 1,
         luns: 1,
-        volumes: 2,
-        layers: 2,
+        volumes: 3,
+        layers: 5,
         slots: 1,
         nodes: 1,
         attachments: 1,

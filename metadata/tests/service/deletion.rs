@@ -110,12 +110,14 @@ fn two_deletions_share_the_steps() {
         world.detach(&held, DetachMode::Clean).expect("detached");
         world.delete(volume.id).expect("it begins")
     });
-    for _ in 0..2 {
+    for _ in 0..4 {
         block_on(world.service.step_operations()).expect("a step");
     }
     for volume in volumes {
-        let left = block_on(world.service.volume(&Selector::Id(volume.id))).expect("still there");
-        assert_eq!(left.mapped_extents, 400, "each had a step of 500");
+        let gone = block_on(world.service.volume(&Selector::Id(volume.id)));
+        assert_eq!(kind(gone), ErrorReason::VolumeNotFound, "its head goes on without it");
+        let left = world.layer(volume.head).expect("still there");
+        assert_eq!(left.extents, 400, "each had a step of 500");
     }
     world.settle();
     assert_eq!(world.status(pool.id).usage.allocated_extents, 0);

@@ -51,6 +51,7 @@ impl Fixture {
 
 const POOL: PoolId = PoolId::from_u128(0x1111_1111_1111_1111_1111_1111_1111_1111);
 const VOLUME: VolumeId = VolumeId::from_u128(0x2222_2222_2222_2222_2222_2222_2222_2222);
+const SNAPSHOT: SnapshotId = SnapshotId::from_u128(0x8888_8888_8888_8888_8888_8888_8888_8888);
 const LUN: LunId = LunId::from_u128(0x3333_3333_3333_3333_3333_3333_3333_3333);
 const NODE: NodeId = NodeId::new(0x0102);
 const INCARNATION: Incarnation = Incarnation::new(0x0304_0506);
@@ -129,12 +130,11 @@ fn volumes(fixture: &mut Fixture) {
         extents: 7,
         digest: SlotDigest::new(0x0f0e_0d0c_0b0a_0908),
     };
-    let snapshot = SnapshotId::from_u128(0x8888_8888_8888_8888_8888_8888_8888_8888);
     let names = [
         LayerName::Nameless,
         LayerName::Head(VOLUME),
-        LayerName::Snapshot(snapshot),
-        LayerName::DeletedSnapshot(snapshot),
+        LayerName::Snapshot(SNAPSHOT),
+        LayerName::DeletedSnapshot(SNAPSHOT),
     ];
     for name in names {
         let layer = LayerRecord { name, ..layer.clone() };
@@ -159,6 +159,33 @@ fn volumes(fixture: &mut Fixture) {
     let (layer, birth) = (LayerId::new(0x0102), LayerId::new(0x0100));
     let key = PartKey { layer, at: LogicalExtent::new(0xff), birth };
     fixture.add(key, SlotValue(Slot::zero(extent_size)));
+}
+
+fn snapshots(fixture: &mut Fixture) {
+    let layer = Some(LayerId::new(0x0101));
+    let states = [
+        (SnapshotState::Creating, None),
+        (SnapshotState::Ready, layer),
+        (SnapshotState::Deleting, layer),
+    ];
+    for (state, layer) in states {
+        let record = SnapshotRecord {
+            name: name("monday"),
+            volume: VOLUME,
+            pool: POOL,
+            layer,
+            size: VolumeSize::from_bytes(10 << 30).expect("a size"),
+            logical_block_size: LogicalBlockSize::B4096,
+            set: SnapshotSetId::from_u128(0x9999_9999_9999_9999_9999_9999_9999_9999),
+            created_unix_seconds: 0x0102_0304,
+            state,
+        };
+        fixture.add(SnapshotKey { snapshot: SNAPSHOT }, record);
+    }
+    let key = SnapshotNameKey { name: name("monday") };
+    fixture.add(key, SnapshotNameRecord { snapshot: SNAPSHOT });
+    let key = VolumeSnapshotKey { volume: VOLUME, snapshot: SNAPSHOT };
+    fixture.add(key, VolumeSnapshotRecord { layer });
 }
 
 fn nodes(fixture: &mut Fixture) {
@@ -194,7 +221,11 @@ fn nodes(fixture: &mut Fixture) {
 }
 
 fn work(fixture: &mut Fixture) {
-    let works = [OperationWork::DeleteVolume(VOLUME), OperationWork::ReclaimReservations(node())];
+    let works = [
+        OperationWork::DeleteVolume(VOLUME),
+        OperationWork::ReclaimReservations(node()),
+        OperationWork::DropLayer(LayerId::new(0x0102)),
+    ];
     for (id, work) in (1..).zip(works) {
         let operation = OperationId::new(id);
         fixture.add(OperationKey { operation }, OperationRecord { work });
@@ -207,6 +238,7 @@ fn work(fixture: &mut Fixture) {
         Outcome::Joined { session, resumed: true },
         Outcome::Attached { volume: VOLUME, epoch: Epoch::new(3) },
         Outcome::Reserved(runs()),
+        Outcome::Snapshot(SNAPSHOT),
     ];
     let request = RequestId::from_u128(0x6666_6666_6666_6666_6666_6666_6666_6666);
     for outcome in outcomes {
@@ -222,6 +254,7 @@ fn keys_and_values_are_the_bytes_of_the_fixture() {
     cluster(&mut fixture);
     pools(&mut fixture);
     volumes(&mut fixture);
+    snapshots(&mut fixture);
     nodes(&mut fixture);
     work(&mut fixture);
     let tables: BTreeSet<u16> = TABLES.iter().map(|(table, _)| *table).collect();

@@ -94,6 +94,7 @@ fn a_volume_is_deleted_with_the_parts_of_its_head() {
     world.delete(volume.id).expect("it begins");
     let sums = || load(&world, &LayerPartsKey { layer: volume.head });
     assert_eq!(sums().map(|it| it.parts), Some(599));
+    block_on(world.service.step_operations()).expect("the head is dropped");
     block_on(world.service.step_operations()).expect("own slots go");
     block_on(world.service.step_operations()).expect("parts go");
     assert_eq!(sums().map(|it| (it.parts, it.extents)), Some((99, 99)));

@@ -14,6 +14,7 @@ mod model;
 mod nodes;
 mod pools;
 mod sessions;
+mod snapshots;
 mod stores;
 mod volumes;
 mod world;

@@ -24,6 +24,10 @@ enum Action {
     Commit { volume: usize, slots: Vec<(u64, bool)> },
     Replay { volume: usize, slots: Vec<(u64, bool)> },
     Delete { volume: usize },
+    Cut { volume: usize },
+    Clone { snapshot: usize, volume: usize },
+    RollBack { volume: usize, snapshot: usize },
+    DeleteSnapshot { snapshot: usize },
     Reboot { node: usize },
     Fault(Fault),
     Step,
@@ -42,6 +46,12 @@ fn action() -> impl Strategy<Value = Action> {
         6 => (0..VOLUMES, slots()).prop_map(|(volume, slots)| Action::Commit { volume, slots }),
         2 => (0..VOLUMES, slots()).prop_map(|(volume, slots)| Action::Replay { volume, slots }),
         1 => (0..VOLUMES).prop_map(|volume| Action::Delete { volume }),
+        3 => (0..VOLUMES).prop_map(|volume| Action::Cut { volume }),
+        2 => (any::<usize>(), 0..VOLUMES)
+            .prop_map(|(snapshot, volume)| Action::Clone { snapshot, volume }),
+        2 => (0..VOLUMES, any::<usize>())
+            .prop_map(|(volume, snapshot)| Action::RollBack { volume, snapshot }),
+        2 => any::<usize>().prop_map(|snapshot| Action::DeleteSnapshot { snapshot }),
         1 => (0..NODES).prop_map(|node| Action::Reboot { node }),
         1 => fault.prop_map(Action::Fault),
         2 => Just(Action::Step),
@@ -54,7 +64,26 @@ type Map = BTreeMap<u64, ExtentAddress>;
 struct Vol {
     volume: Volume,
     held: Option<Attachment>,
+    /// Of its head.
     map: Map,
+    /// What the layers below its head show.
+    below: Map,
+    /// Whether a journal may be left.
+    restless: bool,
+}
+
+impl Vol {
+    fn view(&self) -> Map {
+        let mut view = self.below.clone();
+        view.extend(&self.map);
+        view
+    }
+}
+
+/// A snapshot and what it shows for ever.
+struct Snap {
+    snapshot: Snapshot,
+    view: Map,
 }
 
 /// The world and what the test believes of it.
@@ -66,6 +95,7 @@ struct Model {
     /// What each incarnation has reserved; those of gone incarnations come back some time.
     reserved: BTreeMap<NodeIncarnation, BTreeSet<ExtentAddress>>,
     volumes: Vec<Vol>,
+    snapshots: Vec<Snap>,
     made: usize,
 }
 
@@ -77,7 +107,7 @@ impl Model {
         let nodes = (0..NODES).map(|node| world.node(&format!("n{node}"))).collect();
         let volumes = (0..VOLUMES).map(|index| fresh_volume(&world, index)).collect();
         let reserved = BTreeMap::new();
-        Self { world, plan, pool, nodes, reserved, volumes, made: VOLUMES }
+        Self { world, plan, pool, nodes, reserved, volumes, snapshots: Vec::new(), made: VOLUMES }
     }
 
     fn apply(&mut self, action: &Action) {
@@ -89,6 +119,10 @@ impl Model {
             Action::Commit { volume, slots } => self.commit(*volume, slots),
             Action::Replay { volume, slots } => self.replay(*volume, slots),
             Action::Delete { volume } => self.delete(*volume),
+            Action::Cut { volume } => self.cut(*volume),
+            Action::Clone { snapshot, volume } => self.clone_into(*snapshot, *volume),
+            Action::RollBack { volume, snapshot } => self.roll_back(*volume, *snapshot),
+            Action::DeleteSnapshot { snapshot } => self.delete_snapshot(*snapshot),
             Action::Reboot { node } => {
                 self.nodes[*node] = self.world.node(&format!("n{node}"));
             }
@@ -131,6 +165,7 @@ impl Model {
         match self.world.attach(volume.volume.id, node) {
             Ok(held) => {
                 assert!(held_by.is_none_or(|holder| !live.contains(&holder)));
+                volume.restless = true;
                 volume.held = Some(held);
             }
             Err(error) if error.kind() == ErrorReason::PoolFull => {}
@@ -161,7 +196,102 @@ impl Model {
             return;
         }
         detached.expect("detached");
-        self.volumes[volume].held = None;
+        let volume = &mut self.volumes[volume];
+        (volume.held, volume.restless) = (None, keep);
+    }
+
+    fn cut(&mut self, index: usize) {
+        self.made += 1;
+        let volume = &mut self.volumes[index];
+        match self.world.cut(volume.volume.id, &format!("s{}", self.made)) {
+            Ok(snapshot) => {
+                assert!(!volume.restless);
+                assert_eq!(snapshot.layer, Some(volume.volume.head));
+                volume.below = volume.view();
+                volume.map = Map::new();
+                volume.volume = volume_again(&self.world, volume.volume.id);
+                self.snapshots.push(Snap { snapshot, view: volume.below.clone() });
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorReason::VolumeNotAtRest);
+                assert!(volume.restless);
+            }
+        }
+    }
+
+    /// Puts a clone in the place of a volume, if that can be deleted.
+    fn clone_into(&mut self, snapshot: usize, index: usize) {
+        if self.snapshots.is_empty() || self.usable(index).is_some() {
+            return;
+        }
+        let Snap { snapshot, view } = &self.snapshots[snapshot % self.snapshots.len()];
+        self.made += 1;
+        let clone = self.world.clone_of(snapshot.id, &format!("v{}", self.made)).expect("made");
+        self.world.delete(self.volumes[index].volume.id).expect("nobody holds it");
+        let (held, map, below) = (None, Map::new(), view.clone());
+        self.volumes[index] = Vol { volume: clone, held, map, below, restless: false };
+    }
+
+    fn roll_back(&mut self, index: usize, snapshot: usize) {
+        if self.snapshots.is_empty() {
+            return;
+        }
+        let Snap { snapshot, view } = &self.snapshots[snapshot % self.snapshots.len()];
+        let is_usable = self.usable(index).is_some();
+        let volume = &mut self.volumes[index];
+        match self.world.roll_back(volume.volume.id, snapshot.id) {
+            Ok(rolled) => {
+                assert!(!volume.restless && snapshot.volume == rolled.id);
+                (volume.volume, volume.map, volume.below) = (rolled, Map::new(), view.clone());
+            }
+            Err(error) => match error.kind() {
+                ErrorReason::VolumeAttached => assert!(is_usable),
+                ErrorReason::StaleJournals => assert!(volume.restless),
+                other => {
+                    assert_eq!(other, ErrorReason::SnapshotOfOtherVolume);
+                    assert_ne!(snapshot.volume, volume.volume.id);
+                }
+            },
+        }
+    }
+
+    fn delete_snapshot(&mut self, snapshot: usize) {
+        if self.snapshots.is_empty() {
+            return;
+        }
+        let Snap { snapshot, .. } = self.snapshots.swap_remove(snapshot % self.snapshots.len());
+        let deleting = self.world.delete_snapshot(snapshot.id).expect("it is Ready");
+        assert_eq!(deleting.state, SnapshotState::Deleting);
+    }
+
+    /// What a chain shows: the map has solid slots alone, so the uppermost counts.
+    fn shown(&self, top: LayerId) -> Map {
+        let (mut view, mut next) = (Map::new(), Some(top));
+        while let Some(layer) = next {
+            for entry in self.world.map(layer) {
+                let extent = entry.slot.extent().expect("it has storage");
+                view.entry(entry.at.get()).or_insert(extent);
+            }
+            next = self.world.layer(layer).expect("it is there").parent;
+        }
+        view
+    }
+
+    /// Deletes everything: no extent is left.
+    fn delete_everything(&mut self) {
+        for node in self.live() {
+            block_on(self.world.service.declare_fenced(node)).expect("fenced");
+        }
+        for Snap { snapshot, .. } in &self.snapshots {
+            self.world.delete_snapshot(snapshot.id).expect("it is Ready");
+        }
+        for volume in &self.volumes {
+            self.world.delete(volume.volume.id).expect("nobody lives");
+        }
+        self.world.settle();
+        self.world.assert_clean();
+        assert_eq!(self.world.status(self.pool.id).usage.allocated_extents, 0);
+        assert!(self.world.operations().is_empty());
     }
 
     /// Updates of these slots with extents of the writer's reservation, and the map after them.
@@ -226,8 +356,8 @@ impl Model {
         match self.world.delete(id) {
             Ok(_) => {
                 assert!(self.usable(index).is_none());
-                self.volumes[index] = fresh_volume(&self.world, self.made);
                 self.made += 1;
+                self.volumes[index] = fresh_volume(&self.world, self.made);
             }
             Err(error) => {
                 assert_eq!(error.kind(), ErrorReason::VolumeAttached);
@@ -245,6 +375,11 @@ impl Model {
                 .map(|entry| (entry.at.get(), entry.slot.extent().expect("it has storage")))
                 .collect();
             assert_eq!(map, volume.map);
+            assert_eq!(self.shown(volume.volume.head), volume.view());
+        }
+        for Snap { snapshot, view } in &self.snapshots {
+            let layer = snapshot.layer.expect("it has one");
+            assert_eq!(self.shown(layer), *view, "snapshot {}", snapshot.name);
         }
         for node in &self.live() {
             let page = block_on(self.world.service.reservations(*node, &PageRequest::first()));
@@ -259,7 +394,11 @@ impl Model {
 
 fn fresh_volume(world: &World<FaultyStore<RedbStore>>, index: usize) -> Vol {
     let volume = world.create(&format!("v{index}"), SLOTS << 20).expect("made");
-    Vol { volume, held: None, map: Map::new() }
+    Vol { volume, held: None, map: Map::new(), below: Map::new(), restless: false }
+}
+
+fn volume_again(world: &World<FaultyStore<RedbStore>>, volume: VolumeId) -> Volume {
+    block_on(world.service.volume(&Selector::Id(volume))).expect("it is there")
 }
 
 proptest! {
@@ -276,5 +415,6 @@ proptest! {
         }
         model.world.settle();
         model.check();
+        model.delete_everything();
     }
 }

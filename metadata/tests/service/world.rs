@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use lunar_metadata::error::ServiceError;
 use lunar_metadata::fsck::Flow;
+use lunar_metadata::keyspace::{KeyedTxn, LayerKey, LayerRecord};
 use lunar_metadata::seams::{Clock, RandomIds, block_on};
 use lunar_metadata::service::{Seams, Service, Settings, Step};
 use lunar_metadata::store::{MetaStore, RedbStore};
@@ -194,6 +195,55 @@ impl<S: MetaStore> World<S> {
         let request = self.request();
         let volume = Selector::Id(volume);
         block_on(self.service.delete_volume(&DeleteVolume { request, volume }))
+    }
+
+    /// The record of a layer.
+    pub fn layer(&self, layer: LayerId) -> Option<LayerRecord> {
+        block_on(async {
+            let txn = self.service.store().begin().await.expect("begun");
+            txn.load(&LayerKey { layer }).await.expect("it can be read")
+        })
+    }
+
+    pub fn cut(&self, volume: VolumeId, snapshot: &str) -> Result<Snapshot, ServiceError> {
+        let member = NewSnapshot { volume: Selector::Id(volume), name: name(snapshot) };
+        let set = block_on(self.service.create_snapshots(&CreateSnapshots {
+            request: self.request(),
+            members: vec![member],
+            created_unix_seconds: 77,
+        }));
+        set.map(|set| {
+            let [snapshot] = set.snapshots.as_slice() else { panic!("one member") };
+            snapshot.clone()
+        })
+    }
+
+    pub fn clone_of(&self, snapshot: SnapshotId, volume: &str) -> Result<Volume, ServiceError> {
+        block_on(self.service.clone_volume(&CloneVolume {
+            request: self.request(),
+            snapshot: Selector::Id(snapshot),
+            name: name(volume),
+            size: None,
+        }))
+    }
+
+    pub fn roll_back(
+        &self,
+        volume: VolumeId,
+        snapshot: SnapshotId,
+    ) -> Result<Volume, ServiceError> {
+        let (volume, snapshot) = (Selector::Id(volume), Selector::Id(snapshot));
+        let request = self.request();
+        block_on(self.service.rollback_volume(&RollbackVolume { request, volume, snapshot }))
+    }
+
+    pub fn delete_snapshot(&self, snapshot: SnapshotId) -> Result<Snapshot, ServiceError> {
+        let (request, snapshot) = (self.request(), Selector::Id(snapshot));
+        block_on(self.service.delete_snapshot(&DeleteSnapshot { request, snapshot }))
+    }
+
+    pub fn operations(&self) -> Vec<Operation> {
+        block_on(self.service.operations(&PageRequest::first())).expect("a list").items
     }
 
     pub fn reserve(

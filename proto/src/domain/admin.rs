@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use lunar_types::{ClusterId, NodeIncarnation, VolumeId};
+use lunar_types::{ClusterId, LayerId, NodeIncarnation, VolumeId};
 
 use crate::error::Facts;
 
@@ -44,10 +44,12 @@ impl fmt::Display for OperationId {
 /// What a long operation does.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum OperationWork {
-    /// Frees what a volume owns, then forgets it.
+    /// Frees the journals of a volume, drops its head, and forgets it.
     DeleteVolume(VolumeId),
     /// Frees what an incarnation that is gone had reserved.
     ReclaimReservations(NodeIncarnation),
+    /// Frees what a layer owns that nothing names any more, then forgets it.
+    DropLayer(LayerId),
 }
 
 impl fmt::Display for OperationWork {
@@ -55,6 +57,7 @@ impl fmt::Display for OperationWork {
         match self {
             Self::DeleteVolume(volume) => write!(f, "delete volume {volume}"),
             Self::ReclaimReservations(node) => write!(f, "reclaim reservations of {node}"),
+            Self::DropLayer(layer) => write!(f, "drop layer {layer}"),
         }
     }
 }
@@ -66,6 +69,8 @@ pub struct Operation {
     pub id: OperationId,
     /// What it does.
     pub work: OperationWork,
+    /// The layer that stands on the one to be dropped and keeps it.
+    pub waits_for: Option<LayerId>,
 }
 
 /// Something in the store that must not be so.

@@ -7,6 +7,7 @@ mod admin;
 mod map;
 mod nodes;
 mod pools;
+mod snapshots;
 mod volumes;
 
 use std::fmt;
@@ -23,6 +24,10 @@ pub use map::{
 };
 pub use nodes::{Join, Joined, LeaseTimers, Leave, Node, NodeState};
 pub use pools::{AddLuns, CreatePool, Lun, LunStatus, NewLun, Pool, PoolStatus, SpaceUsage};
+pub use snapshots::{
+    CloneVolume, CreateSnapshots, DeleteSnapshot, NewSnapshot, RollbackVolume, Snapshot,
+    SnapshotSet, SnapshotState,
+};
 pub use volumes::{
     Attach, Attachment, AttachmentSummary, CreateVolume, DeleteVolume, Detach, DetachMode, Holder,
     Layer, ResumeAttachment, RetireJournal, StaleJournal, Volume, VolumeState,

@@ -1,5 +1,8 @@
 //! The service's own facts and its check on the wire.
 
+use lunar_types::LayerId;
+
+use super::volumes::layer_id;
 use super::{Checked, nested, parsed, required};
 use crate::domain::{
     Cluster, FsckEvent, FsckFinding, FsckSummary, Operation, OperationId, OperationWork,
@@ -41,8 +44,10 @@ impl TryFrom<v1::Operation> for Operation {
             Work::ReclaimReservations(node) => {
                 OperationWork::ReclaimReservations(nested("reclaim_reservations", Some(node))?)
             }
+            Work::DropLayer(layer) => OperationWork::DropLayer(layer_id("drop_layer", layer)?),
         };
-        Ok(Self { id: OperationId::new(wire.operation_id), work })
+        let waits_for = (wire.waits_for_layer > 0).then(|| LayerId::new(wire.waits_for_layer));
+        Ok(Self { id: OperationId::new(wire.operation_id), work, waits_for })
     }
 }
 
@@ -52,8 +57,13 @@ impl From<Operation> for v1::Operation {
         let work = match operation.work {
             OperationWork::DeleteVolume(volume) => Work::DeleteVolume(volume.to_string()),
             OperationWork::ReclaimReservations(node) => Work::ReclaimReservations(node.into()),
+            OperationWork::DropLayer(layer) => Work::DropLayer(layer.get()),
         };
-        Self { operation_id: operation.id.get(), work: Some(work) }
+        Self {
+            operation_id: operation.id.get(),
+            work: Some(work),
+            waits_for_layer: operation.waits_for.map_or(0, LayerId::get),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ mod admin;
 mod map;
 mod nodes;
 mod pools;
+mod snapshots;
 #[cfg(test)]
 mod tests;
 mod volumes;
@@ -16,7 +17,7 @@ use std::str::FromStr;
 
 use lunar_types::{
     ExtentAddress, ExtentRun, ExtentSize, Incarnation, LogicalBlockSize, LunIndex, Name, NodeId,
-    NodeIncarnation, NodeSession, PhysicalExtent, PoolId, SessionNumber, VolumeId,
+    NodeIncarnation, NodeSession, PhysicalExtent, PoolId, SessionNumber, SnapshotId, VolumeId,
 };
 
 use crate::domain::{PageRequest, PageToken, Selector};
@@ -115,7 +116,7 @@ macro_rules! uuid_selector {
         })+
     };
 }
-uuid_selector!(PoolId, VolumeId);
+uuid_selector!(PoolId, VolumeId, SnapshotId);
 
 impl SelectorId for NodeId {
     fn from_selector_text(text: &str) -> Result<Self, String> {

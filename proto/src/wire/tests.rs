@@ -7,7 +7,7 @@ use lunar_types::{
     BlockRange, BootId, ByteCount, ClusterId, CommitNumber, Epoch, ExtentAddress, ExtentRun,
     ExtentSize, Incarnation, JournalSeq, LayerId, LogicalBlockSize, LogicalExtent, LunId, LunIndex,
     NodeId, NodeIncarnation, NodeSession, PoolId, Presence, RequestId, SessionNumber, Slot,
-    VolumeId, VolumeSize,
+    SnapshotId, SnapshotSetId, VolumeId, VolumeSize,
 };
 
 use crate::domain::*;
@@ -173,6 +173,86 @@ fn volumes_and_attachments_survive_the_wire() {
     });
 }
 
+fn snapshot(state: SnapshotState) -> Snapshot {
+    Snapshot {
+        id: SnapshotId::from_u128(14),
+        name: "monday".parse().expect("a name"),
+        volume: VolumeId::from_u128(13),
+        pool: PoolId::from_u128(12),
+        layer: (state != SnapshotState::Creating).then(|| LayerId::new(5)),
+        size: VolumeSize::from_bytes(1 << 30).expect("a size"),
+        logical_block_size: LogicalBlockSize::B512,
+        set: SnapshotSetId::from_u128(15),
+        created_unix_seconds: 1_700_000_000,
+        state,
+        owned_extents: 18,
+    }
+}
+
+#[test]
+fn snapshots_clones_and_rollbacks_survive_the_wire() {
+    use SnapshotState::{Creating, Deleting, Ready};
+    for state in [Creating, Ready, Deleting] {
+        survives::<_, v1::Snapshot>(snapshot(state));
+    }
+    survives::<_, v1::SnapshotSet>(SnapshotSet {
+        id: SnapshotSetId::from_u128(15),
+        snapshots: vec![snapshot(Ready), snapshot(Creating)],
+    });
+    let name = || "tuesday".parse().expect("a name");
+    let by_name = Selector::Name(name());
+    let volume = Selector::Id(VolumeId::from_u128(13));
+    survives::<_, v1::CreateSnapshotsRequest>(CreateSnapshots {
+        request: REQUEST,
+        members: vec![NewSnapshot { volume: volume.clone(), name: name() }],
+        created_unix_seconds: 7,
+    });
+    let snapshot = Selector::Id(SnapshotId::from_u128(14));
+    survives::<_, v1::DeleteSnapshotRequest>(DeleteSnapshot {
+        request: REQUEST,
+        snapshot: by_name.clone(),
+    });
+    for size in [None, VolumeSize::from_bytes(1 << 20).ok()] {
+        survives::<_, v1::CloneVolumeRequest>(CloneVolume {
+            request: REQUEST,
+            snapshot: snapshot.clone(),
+            name: name(),
+            size,
+        });
+    }
+    survives::<_, v1::RollbackVolumeRequest>(RollbackVolume {
+        request: REQUEST,
+        volume,
+        snapshot: by_name,
+    });
+}
+
+#[test]
+fn a_bad_field_of_a_snapshot_is_named() {
+    let create = v1::CreateSnapshotsRequest::from(CreateSnapshots {
+        request: REQUEST,
+        members: vec![NewSnapshot {
+            volume: Selector::Id(VolumeId::from_u128(13)),
+            name: "s".parse().expect("a name"),
+        }],
+        created_unix_seconds: 0,
+    });
+    assert_eq!(bad_field::<_, CreateSnapshots>(&create, |w| w.members.clear()), "members");
+    let field = bad_field::<_, CreateSnapshots>(&create, |w| w.members[0].volume = None);
+    assert_eq!(field, "members[0].volume");
+    let wire = v1::Snapshot::from(snapshot(SnapshotState::Ready));
+    assert_eq!(bad_field::<_, Snapshot>(&wire, |w| w.layer = 0), "layer");
+    assert_eq!(bad_field::<_, Snapshot>(&wire, |w| w.state = 1), "layer");
+    assert_eq!(bad_field::<_, Snapshot>(&wire, |w| w.state = 4), "state");
+    let clone = v1::CloneVolumeRequest::from(CloneVolume {
+        request: REQUEST,
+        snapshot: Selector::Id(SnapshotId::from_u128(14)),
+        name: "c".parse().expect("a name"),
+        size: None,
+    });
+    assert_eq!(bad_field::<_, CloneVolume>(&clone, |w| w.size_bytes = 4097), "size_bytes");
+}
+
 #[test]
 fn nodes_survive_the_wire() {
     survives::<_, v1::JoinRequest>(Join {
@@ -299,9 +379,12 @@ fn admin_facts_survive_the_wire() {
     let works = [
         OperationWork::DeleteVolume(VolumeId::from_u128(13)),
         OperationWork::ReclaimReservations(node()),
+        OperationWork::DropLayer(LayerId::new(8)),
     ];
     for work in works {
-        survives::<_, v1::Operation>(Operation { id: OperationId::new(4), work });
+        for waits_for in [None, Some(LayerId::new(9))] {
+            survives::<_, v1::Operation>(Operation { id: OperationId::new(4), work, waits_for });
+        }
     }
     survives::<_, v1::FsckEvent>(FsckEvent::Finding(FsckFinding {
         kind: "extent-leaked".to_owned(),

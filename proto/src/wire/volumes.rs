@@ -11,7 +11,7 @@ use crate::domain::{
 use crate::error::FieldError;
 use crate::v1;
 
-fn volume_size(field: &str, bytes: u64) -> Checked<VolumeSize> {
+pub(super) fn volume_size(field: &str, bytes: u64) -> Checked<VolumeSize> {
     VolumeSize::from_bytes(bytes).map_err(|error| FieldError::new(field, error))
 }
 

@@ -1,0 +1,128 @@
+//! Volumes from snapshots: clones, and volumes that go back to what they were.
+//!
+//! Invariants:
+//! - both put an empty head on the snapshot's layer, in one transaction; no data is copied;
+//! - a snapshot that is being deleted is neither cloned nor rolled back to, so a layer without
+//!   name never gets another child;
+//! - a rollback keeps all snapshots. Its old head, which nobody sees any more, is dropped.
+
+use std::sync::Arc;
+
+use lunar_proto::domain::{
+    CloneVolume, OperationWork, RollbackVolume, Selector, SnapshotState, Volume, VolumeState,
+};
+use lunar_types::{Epoch, LayerId, SnapshotId, VolumeId};
+
+use super::Service;
+use super::layers::{begin_head, require_depth_left, seal_head};
+use super::operations::begin_operation;
+use super::snapshots::{find_snapshot, unrest};
+use super::volumes::{find_volume, require_name_free};
+use crate::error::{ServiceError, Unrest};
+use crate::keyspace::{
+    KeyedTxn, LayerName, Outcome, PoolVolumeKey, PoolVolumeRecord, SnapshotRecord, VolumeKey,
+    VolumeNameKey, VolumeNameRecord, VolumeRecord,
+};
+use crate::store::{MetaStore, Txn};
+
+/// A snapshot that can be used, and its layer, on which one more may stand.
+async fn ready_snapshot<T: Txn>(
+    txn: &T,
+    selector: &Selector<SnapshotId>,
+) -> Result<(SnapshotId, SnapshotRecord, LayerId), ServiceError> {
+    let (snapshot, record) = find_snapshot(txn, selector).await?;
+    let layer = match (record.state, record.layer) {
+        (SnapshotState::Ready, Some(layer)) => layer,
+        (state, _) => return Err(ServiceError::SnapshotNotReady { snapshot, state }),
+    };
+    require_depth_left(txn, layer).await?;
+    Ok((snapshot, record, layer))
+}
+
+async fn clone_volume<T: Txn>(
+    txn: &T,
+    volume: VolumeId,
+    request: &CloneVolume,
+) -> Result<Outcome, ServiceError> {
+    require_name_free(txn, &request.name).await?;
+    let (_, snapshot, layer) = ready_snapshot(txn, &request.snapshot).await?;
+    let size = request.size.unwrap_or(snapshot.size);
+    if size.bytes() < snapshot.size.bytes() {
+        let problem = format_args!(
+            "a clone of {} B would cut off what the snapshot holds: it has {} B",
+            size.bytes(),
+            snapshot.size.bytes()
+        );
+        return Err(ServiceError::field("size_bytes", problem));
+    }
+    let pool = snapshot.pool;
+    let record = VolumeRecord {
+        name: request.name.clone(),
+        pool,
+        size,
+        logical_block_size: snapshot.logical_block_size,
+        head: begin_head(txn, volume, pool, Some(layer)).await?,
+        epoch: Epoch::default(),
+        state: VolumeState::Ready,
+    };
+    txn.put(&VolumeKey { volume }, &record);
+    txn.put(&VolumeNameKey { name: request.name.clone() }, &VolumeNameRecord { volume });
+    txn.put(&PoolVolumeKey { pool, volume }, &PoolVolumeRecord { size });
+    Ok(Outcome::Volume(volume))
+}
+
+async fn rollback_volume<T: Txn>(
+    txn: &T,
+    request: &RollbackVolume,
+) -> Result<Outcome, ServiceError> {
+    let (volume, mut record) = find_volume(txn, &request.volume).await?;
+    if record.state != VolumeState::Ready {
+        return Err(ServiceError::VolumeNotReady { volume, state: record.state });
+    }
+    match unrest(txn, volume).await? {
+        None => {}
+        Some(Unrest::Held(holder)) => return Err(ServiceError::VolumeAttached { volume, holder }),
+        Some(Unrest::JournalLeft(oldest)) => {
+            let wanted = "roll the volume back";
+            return Err(ServiceError::StaleJournals { volume, oldest, wanted });
+        }
+    }
+    let (snapshot, target, layer) = ready_snapshot(txn, &request.snapshot).await?;
+    if target.volume != volume {
+        let origin = target.volume;
+        return Err(ServiceError::SnapshotOfOtherVolume { snapshot, origin, volume });
+    }
+    let old = record.head;
+    seal_head(txn, &record, LayerName::Nameless).await?;
+    begin_operation(txn, OperationWork::DropLayer(old)).await?;
+    record.head = begin_head(txn, volume, record.pool, Some(layer)).await?;
+    txn.put(&VolumeKey { volume }, &record);
+    Ok(Outcome::Volume(volume))
+}
+
+impl<S: MetaStore> Service<S> {
+    /// Makes a volume that begins as a snapshot.
+    ///
+    /// # Errors
+    /// The name is taken, there is no such snapshot, it is not Ready, it stands on too many layers,
+    /// or the clone would be smaller.
+    pub async fn clone_volume(&self, request: &CloneVolume) -> Result<Volume, ServiceError> {
+        let id = VolumeId::from_u128(self.seams.ids.next());
+        let what = ("clone volume", request);
+        let clone = |txn: Arc<S::Txn>| async move { clone_volume(&*txn, id, request).await };
+        let outcome = self.once(request.request, &what, clone).await?;
+        self.volume_of(request.request, &outcome).await
+    }
+
+    /// Gives a detached volume the content of one of its snapshots.
+    ///
+    /// # Errors
+    /// There is no such volume or snapshot, one of them is not Ready, a live node holds the volume,
+    /// a journal waits to be replayed, the snapshot is another volume's, or stands too deep.
+    pub async fn rollback_volume(&self, request: &RollbackVolume) -> Result<Volume, ServiceError> {
+        let what = ("roll back volume", request);
+        let roll_back = |txn: Arc<S::Txn>| async move { rollback_volume(&*txn, request).await };
+        let outcome = self.once(request.request, &what, roll_back).await?;
+        self.volume_of(request.request, &outcome).await
+    }
+}

@@ -1,0 +1,120 @@
+//! Snapshots, and volumes that are made of them.
+
+use std::fmt;
+
+use lunar_types::{
+    LayerId, LogicalBlockSize, Name, PoolId, RequestId, SnapshotId, SnapshotSetId, VolumeId,
+    VolumeSize,
+};
+
+use super::Selector;
+
+/// Where a snapshot is in its life.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum SnapshotState {
+    /// Its name is taken, its set is not sealed yet.
+    Creating,
+    /// Usable.
+    Ready,
+    /// It has no name any more; its layer goes away when nothing stands on it.
+    Deleting,
+}
+
+impl fmt::Display for SnapshotState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Creating => "Creating",
+            Self::Ready => "Ready",
+            Self::Deleting => "Deleting",
+        })
+    }
+}
+
+/// A snapshot.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Snapshot {
+    /// Its id.
+    pub id: SnapshotId,
+    /// Its name.
+    pub name: Name,
+    /// The volume that it was cut of; it may be gone.
+    pub volume: VolumeId,
+    /// Where its extents are.
+    pub pool: PoolId,
+    /// The layer that it names; none while Creating.
+    pub layer: Option<LayerId>,
+    /// Size of the volume at the cut.
+    pub size: VolumeSize,
+    /// What devices of its clones advertise.
+    pub logical_block_size: LogicalBlockSize,
+    /// The set that it was cut with.
+    pub set: SnapshotSetId,
+    /// Seconds since 1970-01-01 UTC on the caller's clock, for people.
+    pub created_unix_seconds: u64,
+    /// Where it is in its life.
+    pub state: SnapshotState,
+    /// Extents that its layer owns.
+    pub owned_extents: u64,
+}
+
+/// A member of a set that is to be cut.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct NewSnapshot {
+    /// Of which volume.
+    pub volume: Selector<VolumeId>,
+    /// Name of the snapshot.
+    pub name: Name,
+}
+
+/// Cuts snapshots, all at one moment.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct CreateSnapshots {
+    /// Idempotency key.
+    pub request: RequestId,
+    /// Of what.
+    pub members: Vec<NewSnapshot>,
+    /// Seconds since 1970-01-01 UTC, kept for people.
+    pub created_unix_seconds: u64,
+}
+
+/// Snapshots that were cut at one moment.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SnapshotSet {
+    /// Its id.
+    pub id: SnapshotSetId,
+    /// In the order of the request.
+    pub snapshots: Vec<Snapshot>,
+}
+
+/// Starts the deletion of a snapshot.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct DeleteSnapshot {
+    /// Idempotency key.
+    pub request: RequestId,
+    /// The snapshot.
+    pub snapshot: Selector<SnapshotId>,
+}
+
+/// Makes a volume that begins as a snapshot.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct CloneVolume {
+    /// Idempotency key.
+    pub request: RequestId,
+    /// The snapshot.
+    pub snapshot: Selector<SnapshotId>,
+    /// Name of the volume.
+    pub name: Name,
+    /// Size of its device, at least the snapshot's; nothing: the snapshot's.
+    pub size: Option<VolumeSize>,
+}
+
+/// Gives a detached volume the content of one of its snapshots.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct RollbackVolume {
+    /// Idempotency key.
+    pub request: RequestId,
+    /// The volume.
+    pub volume: Selector<VolumeId>,
+    /// The snapshot.
+    pub snapshot: Selector<SnapshotId>,
+}
