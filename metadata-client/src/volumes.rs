@@ -24,7 +24,8 @@ impl MetadataClient {
     }
 
     /// Starts the deletion of a volume and gives it in state Deleting. It is gone when
-    /// [`MetadataClient::volume`] by its id is refused with VOLUME_NOT_FOUND.
+    /// [`MetadataClient::volume`] by its id is refused with VOLUME_NOT_FOUND; the space of its head
+    /// comes back after that, in steps.
     ///
     /// # Errors
     /// See [`ClientError`].

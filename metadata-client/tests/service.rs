@@ -100,8 +100,51 @@ async fn pools_volumes_and_nodes_are_made_found_and_listed() {
     while client.volume(&Selector::Id(volume.id)).await.is_ok() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert!(client.operations().await.expect("listed").is_empty());
+    while !client.operations().await.expect("listed").is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     client.leave(&Leave { request: fresh_request_id(), caller }).await.expect("gone");
+}
+
+#[tokio::test]
+async fn snapshots_are_cut_cloned_rolled_back_and_deleted() {
+    let (address, _serving) = serve(RedbStore::in_memory(), "127.0.0.1:0").await;
+    let client = client(address);
+    let (_, volume) = made_pool_and_volume(&client).await;
+    let cut = CreateSnapshots {
+        request: fresh_request_id(),
+        members: vec![NewSnapshot { volume: Selector::Id(volume.id), name: name("s") }],
+        created_unix_seconds: 5,
+    };
+    let set = client.create_snapshots(&cut).await.expect("cut");
+    assert_eq!(client.create_snapshots(&cut).await.expect("again"), set);
+    let snapshot = set.snapshots[0].clone();
+    let by_name = Selector::Name(name("s"));
+    assert_eq!(client.snapshot(&by_name).await.expect("found"), snapshot);
+    for volume in [None, Some(&Selector::Id(volume.id))] {
+        assert_eq!(client.snapshots(volume).await.expect("listed"), set.snapshots);
+    }
+    let clone = CloneVolume {
+        request: fresh_request_id(),
+        snapshot: by_name.clone(),
+        name: name("c"),
+        size: None,
+    };
+    let clone = client.clone_volume(&clone).await.expect("made");
+    assert!(client.snapshots(Some(&Selector::Id(clone.id))).await.expect("listed").is_empty());
+    let (request, volume) = (fresh_request_id(), Selector::Id(volume.id));
+    let back = RollbackVolume { request, volume, snapshot: by_name.clone() };
+    client.rollback_volume(&back).await.expect("back");
+    let delete = DeleteSnapshot { request: fresh_request_id(), snapshot: by_name.clone() };
+    let deleting = client.delete_snapshot(&delete).await.expect("it begins");
+    assert_eq!((deleting.id, deleting.state), (snapshot.id, SnapshotState::Deleting));
+    let error = client.snapshot(&by_name).await.expect_err("its name is free");
+    assert_eq!(error.kind(), ErrorKind::Refused(ErrorReason::SnapshotNotFound));
+    while client.snapshot(&Selector::Id(snapshot.id)).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let summary = client.fsck(|finding| panic!("{finding:?}")).await.expect("checked");
+    assert_eq!((summary.findings, summary.volumes), (0, 2));
 }
 
 async fn join(client: &MetadataClient) -> Joined {
