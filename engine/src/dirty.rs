@@ -50,7 +50,7 @@ impl SharedWords for Box<[AtomicU64]> {
 pub struct DirtyIdentity {
     /// The volume.
     pub volume: VolumeId,
-    /// Its head layer.
+    /// Its head layer; that of a table may change.
     pub layer: LayerId,
     /// The epoch of the attachment.
     pub epoch: Epoch,
@@ -102,6 +102,19 @@ pub enum DirtyTableError {
         found: u64,
         /// What it should hold.
         expected: u64,
+    },
+    /// The table speaks of a layer that it cannot speak of.
+    #[error(
+        "the dirty table has {slots} slots of layer {found}, but the head is layer {head}: they \
+         would be lost"
+    )]
+    Layer {
+        /// The table's layer.
+        found: LayerId,
+        /// Slots in use.
+        slots: usize,
+        /// The head.
+        head: LayerId,
     },
     /// An entry holds what no entry can.
     #[error("entry {entry} of the dirty table is damaged: word {word} is {found:#x}")]
@@ -155,7 +168,8 @@ impl DirtyTable {
         Ok(Self { memory, identity, index: HashMap::new(), free })
     }
 
-    /// Takes over the table of a predecessor; gives its slots too.
+    /// Takes over the table of a predecessor; gives its slots too. They are of the layer that the
+    /// table speaks of, whatever `identity` says: see [`DirtyTable::claim`].
     ///
     /// # Errors
     /// When it is the table of another volume, epoch or version, or damaged.
@@ -166,6 +180,8 @@ impl DirtyTable {
     ) -> Result<(Self, Vec<DirtySlot>), DirtyTableError> {
         check_size(&*memory, &identity, capacity)?;
         check_header(&*memory, &identity, capacity)?;
+        let layer = LayerId::new(memory.words()[LAYER_WORD].load(Ordering::Acquire));
+        let identity = DirtyIdentity { layer, ..identity };
         let mut table = Self { memory, identity, index: HashMap::new(), free: Vec::new() };
         let mut slots = Vec::new();
         for entry in (0..u32::try_from(capacity).expect("fewer than 2^32 entries")).rev() {
@@ -178,6 +194,35 @@ impl DirtyTable {
             }
         }
         Ok((table, slots))
+    }
+
+    /// The layer that the entries speak of.
+    #[must_use]
+    pub const fn layer(&self) -> LayerId {
+        self.identity.layer
+    }
+
+    /// Puts a predecessor's table to the head that the metadata service names. What it speaks of
+    /// then is the head, or the next head if the predecessor went on in that without an answer: the
+    /// seal has to be carried out before anything else.
+    ///
+    /// # Errors
+    /// When it has slots of a layer that is sealed, or speaks of no layer of this attachment.
+    pub fn claim(
+        &mut self,
+        head: LayerId,
+        next_head: Option<LayerId>,
+    ) -> Result<LayerId, DirtyTableError> {
+        let layer = self.layer();
+        if layer == head || next_head == Some(layer) {
+            return Ok(layer);
+        }
+        // Killed between the seal and the switch: nothing was dirty then.
+        if layer > head || !self.is_empty() {
+            return Err(DirtyTableError::Layer { found: layer, slots: self.len(), head });
+        }
+        self.relabel(head);
+        Ok(head)
     }
 
     /// From now on entries speak of this layer.
@@ -345,7 +390,7 @@ fn check_header(
         memory.words().iter().zip(identity.header(capacity)).zip(FIELDS)
     {
         let found = word.load(Ordering::Acquire);
-        if found != expected {
+        if found != expected && field != "layer" {
             return Err(DirtyTableError::Header { field, found, expected });
         }
     }
@@ -431,6 +476,40 @@ mod tests {
         table_memory.words()[HEADER_WORDS + 1].store(u64::MAX, Ordering::Release);
         let found = DirtyTable::open(table_memory, identity(), CAPACITY);
         assert!(matches!(found, Err(DirtyTableError::Entry { entry: 0, word: 1, .. })));
+    }
+
+    #[test]
+    fn a_predecessors_table_is_claimed_for_the_head_or_the_next_head_alone() {
+        let id = LayerId::new;
+        let opened = |layer: u64, is_empty: bool| {
+            let table_memory = memory(None);
+            let identity = DirtyIdentity { layer: id(layer), ..identity() };
+            let mut table = DirtyTable::create(Arc::clone(&table_memory), identity, CAPACITY)
+                .expect("right size");
+            if !is_empty {
+                table.insert(LogicalExtent::new(1), None).expect("there is room");
+            }
+            let unaware = DirtyIdentity { layer: id(99), ..identity };
+            DirtyTable::open(table_memory, unaware, CAPACITY).expect("our table").0
+        };
+        // (table's layer, empty, head, next head) → what it speaks of.
+        let cases = [
+            ((3, false, 3, Some(8)), Some(3)),
+            ((3, true, 5, Some(8)), Some(5)),
+            ((3, false, 5, Some(8)), None),
+            ((8, false, 5, Some(8)), Some(8)),
+            ((8, true, 5, Some(8)), Some(8)),
+            ((8, true, 5, None), None),
+            ((9, true, 5, Some(8)), None),
+        ];
+        for ((layer, is_empty, head, next), expected) in cases {
+            let mut table = opened(layer, is_empty);
+            let claimed = table.claim(id(head), next.map(id));
+            let what = format!("layer {layer}, empty {is_empty}, head {head}, next {next:?}");
+            assert_eq!(claimed.ok(), expected.map(id), "{what}");
+            let speaks_of = expected.unwrap_or(layer);
+            assert_eq!(table.layer(), id(speaks_of), "{what}");
+        }
     }
 
     #[test]

@@ -22,8 +22,8 @@ use lunar_engine::journal::{
 use lunar_engine::lun::{LunDevice, LunError, LunLayout, LunTable};
 use lunar_engine::replay;
 use lunar_engine::volume::{
-    ControlWork, LayerSlots, QueueContext, Tuning, Volume, VolumeParts, VolumeSpec, WorkDone,
-    blocking, dirty_capacity,
+    Chain, ControlWork, LayerSlots, QueueContext, Tuning, Volume, VolumeParts, VolumeSpec,
+    WorkDone, blocking, dirty_capacity,
 };
 use lunar_types::{
     Epoch, ExtentAddress, ExtentRun, ExtentSize, Incarnation, LayerId, LogicalBlockSize,
@@ -191,6 +191,20 @@ fn fresh_memory() -> Arc<dyn SharedWords> {
     Arc::new(words)
 }
 
+/// The chain of these sealed layers, newest first, below a head; their ids go up by one.
+fn chain(spec: &VolumeSpec, head: LayerId, sealed: &[LayerSlots]) -> Chain {
+    let mut chain = Chain::new(spec.size, spec.extent_size, spec.luns.clone()).expect("small");
+    for (below, slots) in sealed.iter().enumerate().rev() {
+        let layer = LayerId::new(head.get() - 1 - below as u64);
+        chain.begin(layer).expect("in order");
+        for (logical, slot) in slots {
+            chain.put(*logical, layer, slot.clone()).expect("a sound map");
+        }
+    }
+    chain.begin(head).expect("above them");
+    chain
+}
+
 impl World {
     /// A volume over a layer that has data in some blocks; everything else on the LUNs is garbage.
     fn new(logical_block: LogicalBlockSize, with_base: bool) -> Self {
@@ -218,11 +232,12 @@ impl World {
             .expect("memory does not fail");
         let table_memory = fresh_memory();
         let sealed: Vec<LayerSlots> = with_base.then_some(base).into_iter().collect();
-        let mut layers = vec![LayerSlots::new()];
-        layers.extend(sealed.iter().cloned());
+        let spec = spec(logical_block);
+        let chain = chain(&spec, FIRST_HEAD, &sealed);
         let volume = Volume::start(VolumeParts {
-            spec: spec(logical_block),
-            layers,
+            spec,
+            chain,
+            own: LayerSlots::new(),
             ring: JournalRing::fresh(journal_identity(1, FIRST_HEAD), ring_place()),
             table: DirtyTable::create(
                 Arc::clone(&table_memory),
@@ -373,16 +388,16 @@ impl World {
     }
 
     /// `labelled` is the layer that a killed predecessor's table speaks of.
-    fn restart(&mut self, layers: Vec<LayerSlots>, ring: JournalRing, labelled: Option<LayerId>) {
+    fn restart(&mut self, ring: JournalRing, labelled: Option<LayerId>) {
         let capacity = dirty_capacity(&ring_place(), size());
         let (table, predecessor) = if let Some(label) = labelled {
             let (memory, identity) =
                 (Arc::clone(&self.table_memory), dirty_identity(self.epoch, label));
             let (mut table, dirty) =
                 DirtyTable::open(memory, identity, capacity).expect("our table");
-            if label != self.head {
-                table.relabel(self.head);
-            }
+            assert_eq!(table.layer(), label);
+            let claimed = table.claim(self.head, None).expect("a table of the head");
+            assert_eq!(claimed, self.head);
             (table, Some(dirty))
         } else {
             self.table_memory = fresh_memory();
@@ -391,17 +406,12 @@ impl World {
             (DirtyTable::create(memory, identity, capacity).expect("right size"), None)
         };
         let spec = spec(self.logical_block);
-        let parts = VolumeParts { spec, layers, ring, table, predecessor };
+        let chain = chain(&spec, self.head, &self.sealed);
+        let own = self.metadata.committed.iter().map(|(at, slot)| (*at, slot.clone())).collect();
+        let parts = VolumeParts { spec, chain, own, ring, table, predecessor };
         self.volume = Volume::start(parts).expect("a sound map");
         self.contexts = (0..=QUEUES).map(|n| self.volume.queue(QueueId::new(n))).collect();
         self.wakes.clear();
-    }
-
-    fn layers(&self) -> Vec<LayerSlots> {
-        let head = self.metadata.committed.iter().map(|(at, slot)| (*at, slot.clone())).collect();
-        let mut layers = vec![head];
-        layers.extend(self.sealed.iter().cloned());
-        layers
     }
 
     /// What these layers show, newest first: a walk over them, block by block.
@@ -514,7 +524,8 @@ impl World {
         let image = journal::read(&ring_place(), &table(), &self.luns).expect("memory");
         let id = journal_identity(self.epoch, self.head);
         let blocks = ring_place().blocks();
-        journal::recover(&id, blocks, image.as_bytes(), self.metadata.checkpoint).expect("sound")
+        journal::recover(&id, None, blocks, image.as_bytes(), self.metadata.checkpoint)
+            .expect("sound")
     }
 
     /// fs-core is killed and its successor takes over.
@@ -527,7 +538,7 @@ impl World {
         let id = journal_identity(self.epoch, self.head);
         journal::wipe_beyond(&id, &ring_place(), &table(), &self.luns, &recovered).expect("memory");
         let ring = JournalRing::resumed(id, ring_place(), &recovered);
-        self.restart(self.layers(), ring, Some(label));
+        self.restart(ring, Some(label));
     }
 
     /// The node is lost and a new owner takes over: flushed data must be there.
@@ -542,7 +553,7 @@ impl World {
         self.metadata.checkpoint = SEQ_CONFIRMED;
         let id = journal_identity(self.epoch, self.head);
         journal::format_ring(&id, &ring_place(), &table(), &self.luns).expect("memory");
-        self.restart(self.layers(), JournalRing::fresh(id, ring_place()), None);
+        self.restart(JournalRing::fresh(id, ring_place()), None);
     }
 
     fn all_is_durable(&mut self) {

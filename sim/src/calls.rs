@@ -331,7 +331,8 @@ impl World {
         Ok(())
     }
 
-    fn step_until_idle(&self) -> Result<(), String> {
+    /// The service does all that it can do by itself.
+    pub(crate) fn step_until_idle(&self) -> Result<(), String> {
         use lunar_metadata::service::Step;
         for _ in 0..10_000 {
             match block_on(self.meta.service().step_operations()) {

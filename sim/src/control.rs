@@ -250,9 +250,10 @@ impl World {
         let served = self.serving(guest);
         let (batch, _) = served.last_commit.clone().expect("it was just set");
         let layer = served.layer;
-        let map = self.meta.map_of(layer, 1000);
-        let map: std::collections::BTreeMap<_, _> =
-            map.map_err(|e| crate::world::Stop::Failed(e.to_string()))?.into_iter().collect();
+        let map: std::collections::BTreeMap<_, _> = {
+            let own = self.meta.own_slots(layer, 1000);
+            own.map_err(|e| crate::world::Stop::Failed(e.to_string()))?.into_iter().collect()
+        };
         let freed = batch.updates.iter().filter_map(|update| {
             let before = map.get(&update.logical)?.extent()?;
             let after = update.slot.as_ref().and_then(lunar_types::Slot::extent);

@@ -43,8 +43,10 @@ impl World {
         self.detach_all()?;
         self.attach_all()?;
         self.sweep_all()?;
+        self.sweep_snapshots()?;
         self.detach_all()?;
-        self.audit("the end")
+        self.audit("the end")?;
+        self.delete_everything()
     }
 
     /// Everything that the network still holds arrives.
@@ -55,11 +57,11 @@ impl World {
         Ok(())
     }
 
-    fn note_line(&self, what: &str) {
+    pub(crate) fn note_line(&self, what: &str) {
         self.trace.line(self.moment, || what.to_owned());
     }
 
-    fn attach_all(&mut self) -> Flow {
+    pub(crate) fn attach_all(&mut self) -> Flow {
         // A poisoned volume is detached first and attached anew.
         for guest in 0..self.served.len() {
             let is_poisoned =

@@ -47,6 +47,8 @@ pub struct Guest {
     pub size: VolumeSize,
     /// What its device advertises.
     pub block: LogicalBlockSize,
+    /// Whose stamps it may show: its own, and those of what it began as.
+    lineage: Vec<u32>,
     /// What nothing tears, in bytes.
     granule: u64,
     oracle: Oracle,
@@ -58,6 +60,21 @@ pub struct Guest {
     pub is_deleted: bool,
     /// Whether its daemon has said that it takes no more writes, which a kill must not undo.
     pub is_poisoned: bool,
+}
+
+/// What a volume showed when it was cut, for ever.
+#[derive(Clone, Debug)]
+pub struct Cut {
+    lineage: Vec<u32>,
+    oracle: Oracle,
+}
+
+impl Cut {
+    /// The volume that was cut.
+    #[must_use]
+    pub fn uid(&self) -> u32 {
+        *self.lineage.last().expect("a volume is of its own lineage")
+    }
 }
 
 /// How a request ended that should have ended otherwise.
@@ -138,12 +155,37 @@ impl Guest {
             id,
             size,
             block,
+            lineage: vec![uid],
             granule,
             oracle,
             requests: 0,
             device: None,
             is_deleted: false,
             is_poisoned: false,
+        }
+    }
+
+    /// What a snapshot shows that is cut now, with nothing under way.
+    #[must_use]
+    pub fn cut(&self, now: Moment) -> Cut {
+        Cut { lineage: self.lineage.clone(), oracle: self.oracle.settled(now) }
+    }
+
+    /// A new volume that shows what a snapshot does; blocks beyond that are zeros.
+    #[must_use]
+    pub fn begun_as(mut self, cut: &Cut) -> Self {
+        self.roll_back(cut);
+        self
+    }
+
+    /// Shows what a snapshot does from now on. It may show its own former stamps again, if the
+    /// snapshot does.
+    pub fn roll_back(&mut self, cut: &Cut) {
+        let granules = self.size.bytes() / self.granule;
+        self.oracle = cut.oracle.grown_to(granules);
+        self.lineage.clone_from(&cut.lineage);
+        if !self.lineage.contains(&self.uid) {
+            self.lineage.push(self.uid);
         }
     }
 
@@ -264,8 +306,10 @@ impl Guest {
                 let at = granule * self.granule;
                 format!("read #{} of volume v{} shows at byte {at}", request.number, self.uid)
             };
-            let shown: Vec<Option<Shown>> =
-                (first..).zip(&stamps).map(|(s, stamp)| Shown::of(*stamp, self.uid, s)).collect();
+            let shown: Vec<Option<Shown>> = (first..)
+                .zip(&stamps)
+                .map(|(s, stamp)| Shown::of(*stamp, &self.lineage, s))
+                .collect();
             if let Some(strange) = shown.iter().position(Option::is_none) {
                 let sector = first + strange as u64;
                 return Err(format!("{} (sector {sector}) {}", read(), stamps[strange]));

@@ -12,6 +12,7 @@
 
 mod audit;
 mod calls;
+mod chain;
 mod control;
 pub mod dice;
 pub mod disk;
@@ -28,6 +29,7 @@ pub mod run;
 pub mod scenario;
 pub mod seeds;
 mod service;
+mod snapshots;
 pub mod stamp;
 pub mod trace;
 mod world;

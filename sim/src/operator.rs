@@ -242,6 +242,9 @@ impl World {
             let takes = self.dice.chance(500);
             return self.squeeze(takes);
         }
+        if self.dice.chance(self.scenario.layers) && self.layers_step()? {
+            return Ok(());
+        }
         let idle = self.idle_guests();
         if !idle.is_empty() && self.dice.chance(300) {
             let guest = self.dice.one_of(&idle);

@@ -67,7 +67,7 @@ pub enum Change {
 }
 
 /// The granules of one volume.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Oracle {
     /// Empty until the granule is written for the first time.
     granules: Vec<Vec<Candidate>>,
@@ -99,6 +99,41 @@ impl Oracle {
             is_unsettled: vec![false; count],
             is_distrusted: false,
         }
+    }
+
+    /// What somebody sees who looks at this moment, when nothing is under way: of several
+    /// candidates the first read fixes one, for ever.
+    #[must_use]
+    pub fn settled(&self, now: Moment) -> Self {
+        let mut settled = Self::new(self.granules.len() as u64);
+        for (granule, list) in self.granules.iter().enumerate() {
+            let shows = |one: &&Candidate| {
+                !one.is_gone && !list.iter().any(|other| other.supersedes(one, now))
+            };
+            let sealed = |one: &Candidate| Candidate {
+                end: one.end.min(now),
+                seen: None,
+                is_durable: true,
+                ..*one
+            };
+            settled.granules[granule] = list.iter().filter(shows).map(sealed).collect();
+            settled.is_unsettled[granule] = settled.granules[granule].len() > 1;
+            if settled.is_unsettled[granule] {
+                settled.unsettled.push(granule as u32);
+            }
+        }
+        settled
+    }
+
+    /// With more granules, which are zeros.
+    #[must_use]
+    pub fn grown_to(&self, granules: u64) -> Self {
+        let mut grown = self.clone();
+        let count = granules as usize;
+        assert!(count >= grown.granules.len(), "a volume never shrinks");
+        grown.granules.resize(count, Vec::new());
+        grown.is_unsettled.resize(count, false);
+        grown
     }
 
     fn list(&mut self, granule: u64) -> &mut Vec<Candidate> {
@@ -257,13 +292,14 @@ pub enum Shown {
 }
 
 impl Shown {
-    /// What a sector's stamp says, if it is zeros or the volume's own for that sector.
+    /// What a sector's stamp says, if it is zeros or for that sector, of one of these volumes.
+    /// The numbers of operations are never given again, whatever the volume.
     #[must_use]
-    pub fn of(stamp: Stamp, own_volume: u32, own_sector: u64) -> Option<Self> {
+    pub fn of(stamp: Stamp, lineage: &[u32], own_sector: u64) -> Option<Self> {
         match stamp {
             Stamp::Zeros => Some(Self::Zeros),
             Stamp::Written { volume, sector, write }
-                if volume == own_volume && sector == own_sector =>
+                if lineage.contains(&volume) && sector == own_sector =>
             {
                 Some(Self::Write(write))
             }

@@ -10,7 +10,7 @@ use lunar_engine::journal::{
 };
 use lunar_engine::lun::{LunLayout, LunTable};
 use lunar_engine::replay::{SlotUpdate, replay};
-use lunar_engine::volume::{LayerSlots, Volume, VolumeParts, VolumeSpec, dirty_capacity};
+use lunar_engine::volume::{Volume, VolumeParts, VolumeSpec, dirty_capacity};
 use lunar_metadata::domain::{Attachment, CommitMap, RetireJournal, StaleJournal};
 use lunar_metadata::error::ServiceError;
 use lunar_metadata::store::StoreError;
@@ -88,7 +88,7 @@ impl World {
         RingPlace::new(used, self.scenario.extent_size)
     }
 
-    fn lun_table(&self, attachment: &Attachment) -> LunTable {
+    pub(crate) fn lun_table(&self, attachment: &Attachment) -> LunTable {
         let size = self.scenario.extent_size;
         let luns = &attachment.pool.luns;
         LunTable::new(luns.iter().map(|lun| (lun.index, LunLayout::new(size, lun.size.get()))))
@@ -243,7 +243,7 @@ impl World {
             let (from, last) = (found.replay_from, found.last_seq);
             format!("v{guest} journal of epoch {}: {from}..={last}", stale.epoch)
         });
-        let committed = self.read_layer(attachment)?;
+        let committed = self.read_own(attachment.volume.head)?;
         let size = self.scenario.extent_size;
         let committed = committed.into_iter().collect();
         let mut updates = replay(&found.records, &committed, size)
@@ -268,22 +268,10 @@ impl World {
             Ok(image) => image,
             Err(trouble) => return Ok(Err(trouble)),
         };
-        match journal::recover(identity, place.blocks(), image.as_bytes(), checkpoint) {
+        match journal::recover(identity, None, place.blocks(), image.as_bytes(), checkpoint) {
             Ok(found) => Ok(Ok(found)),
             Err(damage) => self.damage_was_found(guest, &damage),
         }
-    }
-
-    /// The committed slots of the head layer.
-    fn read_layer(&mut self, attachment: &Attachment) -> Flow<LayerSlots> {
-        self.tick()?;
-        let limit = self.dice.one_of(&[1, 7, 1000]);
-        while !self.meta.is_up {
-            self.network_step()?;
-            self.meanwhile()?;
-        }
-        let slots = self.meta.map_of(attachment.volume.head, limit);
-        slots.map_err(|error| Stop::Failed(format!("the map cannot be read: {error}")))
     }
 
     /// Takes over the volume of a killed predecessor under the same incarnation.
@@ -328,9 +316,9 @@ impl World {
         table: DirtyTable,
         predecessor: Option<Vec<lunar_engine::dirty::DirtySlot>>,
     ) -> Flow {
-        let mut head = self.read_layer(attachment)?;
+        let (chain, mut own) = self.read_chain(attachment)?;
         if self.planted == Some(Planted::StaleBytesReadable) {
-            for (_, slot) in head.iter_mut().filter(|(_, slot)| slot.extent().is_some()) {
+            for (_, slot) in own.iter_mut().filter(|(_, slot)| slot.extent().is_some()) {
                 slot.presence = Presence::full(self.scenario.extent_size);
             }
         }
@@ -346,7 +334,7 @@ impl World {
             tuning: self.scenario.tuning,
         };
         let holds_quarantine = predecessor.as_ref().is_some_and(|dirty| !dirty.is_empty());
-        let parts = VolumeParts { spec, layers: vec![head], ring, table, predecessor };
+        let parts = VolumeParts { spec, chain, own, ring, table, predecessor };
         let started = Volume::start(parts);
         let engine = started.map_err(|e| Stop::Failed(format!("v{guest} does not start: {e}")))?;
         let queues = (0..=self.scenario.queues)

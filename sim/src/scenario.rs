@@ -58,6 +58,8 @@ pub struct Scenario {
     pub journal_faults: u64,
     /// The longest way to the next crash, in steps.
     pub crash_within: u64,
+    /// How often something is done with snapshots, in a thousand steps of the operator.
+    pub layers: u64,
     /// How often volumes are detached, deleted and made anew, in ten thousand steps.
     pub turnover: u64,
 }
@@ -119,6 +121,7 @@ impl Scenario {
             power_cuts: dice.one_of(&[300, 500, 700]),
             journal_faults: dice.one_of(&[0, 0, 300]),
             crash_within: if is_wide { 3000 } else { dice.one_of(&[300, 1000, 3000]) },
+            layers: dice.one_of(&[0, 60, 250]),
             turnover: dice.one_of(&[0, 5, 20]),
         }
     }

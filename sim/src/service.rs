@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use lunar_engine::volume::LayerSlots;
 use lunar_metadata::domain::{
-    AddLuns, CreatePool, FsckEvent, Join, NewLun, Page, PageRequest, Pool, ReadMap, ReleaseExtents,
-    ReserveExtents, Selector, SpaceUsage,
+    AddLuns, CreatePool, FsckEvent, Join, LayerPage, NewLun, Page, PageRequest, Pool, ReadLayer,
+    ReleaseExtents, ReserveExtents, Selector, SpaceUsage,
 };
 use lunar_metadata::error::ServiceError;
 use lunar_metadata::fsck::Flow as FsckFlow;
@@ -17,7 +18,7 @@ use lunar_metadata::service::{Seams, Service, Settings, StartError};
 use lunar_metadata::store::{Fault, FaultPlan, FaultyStore, RedbStore};
 use lunar_types::{
     BootId, ByteCount, ExtentAddress, ExtentRun, LayerId, LogicalExtent, LunId, Name,
-    NodeIncarnation, NodeSession, PoolId, RequestId, SessionNumber, Slot,
+    NodeIncarnation, NodeSession, PoolId, RequestId, SessionNumber,
 };
 
 use crate::calls::LateCalls;
@@ -207,23 +208,36 @@ impl MetaLink {
         block_on(self.service.add_luns(&AddLuns { request, pool, luns }))
     }
 
-    /// The slots of a layer, read in pages of this size.
+    /// What a layer has from a logical extent on, as far as a page of this limit goes.
     ///
     /// # Errors
     /// As the service answers.
-    pub(crate) fn map_of(
+    pub(crate) fn read_layer(
+        &self,
+        layer: LayerId,
+        from: LogicalExtent,
+        limit: usize,
+    ) -> Result<LayerPage, ServiceError> {
+        block_on(self.service.read_layer(ReadLayer { layer, from, limit }))
+    }
+
+    /// The slots that were written into a layer itself, read in pages of this limit.
+    ///
+    /// # Errors
+    /// As the service answers.
+    pub(crate) fn own_slots(
         &self,
         layer: LayerId,
         limit: usize,
-    ) -> Result<Vec<(LogicalExtent, Slot)>, ServiceError> {
-        let mut slots = Vec::new();
-        let mut from = Some(LogicalExtent::new(0));
+    ) -> Result<LayerSlots, ServiceError> {
+        let (mut own, mut from) = (LayerSlots::new(), Some(LogicalExtent::new(0)));
         while let Some(first) = from {
-            let page = block_on(self.service.read_map(ReadMap { layer, from: first, limit }))?;
-            slots.extend(page.entries.into_iter().map(|entry| (entry.at, entry.slot)));
+            let page = self.read_layer(layer, first, limit)?;
+            let slots = page.entries.into_iter();
+            own.extend(slots.filter_map(|entry| entry.own.map(|slot| (entry.at, slot))));
             from = page.next;
         }
-        Ok(slots)
+        Ok(own)
     }
 
     /// What an incarnation has reserved.

@@ -30,6 +30,7 @@ use crate::planted::Planted;
 use crate::run::CrashKind;
 use crate::scenario::Scenario;
 use crate::service::{MetaLink, WorldClock, lun_bytes};
+use crate::snapshots::Snapshot;
 use crate::trace::Trace;
 
 /// Why a run does not go on where it was.
@@ -160,6 +161,12 @@ pub struct Counters {
     pub commits_out_of_order: u64,
     /// Long times without anything.
     pub quiet_hours: u64,
+    /// Snapshots cut.
+    pub snapshots: u64,
+    /// Volumes made of snapshots.
+    pub clones: u64,
+    /// Volumes that went back to a snapshot.
+    pub rollbacks: u64,
     /// Bits of everything that happened, to compare runs.
     pub fingerprint: u64,
 }
@@ -182,6 +189,9 @@ impl Counters {
         self.late_refused += other.late_refused;
         self.commits_out_of_order += other.commits_out_of_order;
         self.quiet_hours += other.quiet_hours;
+        self.snapshots += other.snapshots;
+        self.clones += other.clones;
+        self.rollbacks += other.rollbacks;
         self.fingerprint ^= other.fingerprint;
     }
 }
@@ -196,6 +206,8 @@ pub(crate) struct World {
     pub(crate) planted: Option<Planted>,
     pub(crate) moment: Moment,
     pub(crate) guests: Vec<Guest>,
+    /// Those that were not deleted.
+    pub(crate) snapshots: Vec<Snapshot>,
     /// By guest.
     pub(crate) served: Vec<Option<Served>>,
     pub(crate) tmpfs: Tmpfs,
@@ -245,6 +257,7 @@ impl World {
             planted,
             moment: 1,
             guests: Vec::new(),
+            snapshots: Vec::new(),
             served: Vec::new(),
             tmpfs: Tmpfs::default(),
             boot: BootId::from_u128(100),

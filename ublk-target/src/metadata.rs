@@ -8,15 +8,17 @@ pub mod remote;
 
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use lunar_proto::domain::{
-    Attachment, AttachmentSummary, DetachMode, Joined, LeaseTimers, NodeState, PoolReservation,
-    Selector, SlotUpdate,
+    Attachment, AttachmentSummary, ChangedStructure, DetachMode, Joined, KnownMember, LayerPage,
+    LayerSealed, LeaseTimers, NodeNews, NodeState, PoolReservation, Selector, SetProgress,
+    SlotUpdate, Vote,
 };
 use lunar_proto::error::{ErrorReason, ErrorReport};
 use lunar_types::{
     BootId, CommitNumber, Epoch, ExtentRun, ExtentSize, Incarnation, JournalSeq, LayerId,
-    LogicalExtent, Name, NodeIncarnation, PoolId, RequestId, Slot, VolumeId,
+    LogicalExtent, Name, NodeIncarnation, PoolId, RequestId, SnapshotSetId, VolumeId,
 };
 
 /// A call to the metadata service failed.
@@ -113,6 +115,45 @@ pub struct MapCommit {
     pub replay_of: Option<Epoch>,
 }
 
+/// What a node knows of what there is to do.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Known {
+    /// The members of the answer before.
+    pub members: Vec<KnownMember>,
+    /// The structures of what it holds.
+    pub structures: Vec<ChangedStructure>,
+}
+
+/// A vote: the volume is paused, and everything of its head is in the map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ballot {
+    /// Of which set.
+    pub set: SnapshotSetId,
+    /// The number of the last commit under the grant.
+    pub last_commit: CommitNumber,
+    /// The last journal block.
+    pub checkpoint: JournalSeq,
+    /// What becomes the head.
+    pub next_head: LayerId,
+}
+
+/// The seal of a head that was left already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seal {
+    /// Idempotency key: the same seal tried again carries the same.
+    pub request: RequestId,
+    /// Under which grant.
+    pub grant: Grant,
+    /// One more than the last commit's under this grant.
+    pub number: CommitNumber,
+    /// Up to where the journal is in the map of what is sealed.
+    pub checkpoint: JournalSeq,
+    /// What becomes the head.
+    pub next_head: LayerId,
+    /// The epoch of the stale journal whose records are of its next head.
+    pub replay_of: Option<Epoch>,
+}
+
 /// What fs-core asks of the metadata service. Every call but the lists is made under the session
 /// that the last join of this process gave; the service refuses those of earlier processes.
 pub trait Metadata: Send + Sync {
@@ -132,8 +173,8 @@ pub trait Metadata: Send + Sync {
     fn list_attachments(&self, node: NodeIncarnation) -> Reply<'_, Vec<AttachmentSummary>>;
     /// Changes the map.
     fn commit_map(&self, commit: MapCommit) -> Reply<'_, ()>;
-    /// The whole map of a layer.
-    fn read_map(&self, layer: LayerId) -> Reply<'_, Vec<(LogicalExtent, Slot)>>;
+    /// What a layer has from a logical extent on, as far as one page goes.
+    fn read_layer(&self, layer: LayerId, from: LogicalExtent) -> Reply<'_, LayerPage>;
     /// Takes free extents for an incarnation; at least one.
     fn reserve(&self, node: NodeIncarnation, pool: PoolId, count: u32)
     -> Reply<'_, Vec<ExtentRun>>;
@@ -141,4 +182,19 @@ pub trait Metadata: Send + Sync {
     fn release(&self, node: NodeIncarnation, pool: PoolId, runs: Vec<ExtentRun>) -> Reply<'_, ()>;
     /// Everything that an incarnation has reserved.
     fn list_reservations(&self, node: NodeIncarnation) -> Reply<'_, Vec<PoolReservation>>;
+    /// What there is for the node to do, once that is not what it knows, or after some time.
+    fn watch(&self, node: NodeIncarnation, known: Known) -> Reply<'_, NodeNews>;
+    /// Says that a member of a set is warmed up, and waits for the others for some time.
+    fn member_ready(&self, grant: Grant, set: SnapshotSetId) -> Reply<'_, SetProgress>;
+    /// Says that a member of a set cannot be cut; `why` is a name.
+    fn member_failed(
+        &self,
+        grant: Grant,
+        set: SnapshotSetId,
+        why: &'static str,
+    ) -> Reply<'_, SetProgress>;
+    /// Votes for the cut, and waits so long for the others.
+    fn vote(&self, grant: Grant, ballot: Ballot, wait: Duration) -> Reply<'_, Vote>;
+    /// Seals a head without a name.
+    fn seal_layer(&self, seal: Seal) -> Reply<'_, LayerSealed>;
 }

@@ -11,6 +11,8 @@ use std::os::fd::AsRawFd;
 mod request {
     nix::ioctl_read!(block_device_bytes, 0x12, 114, u64);
     nix::ioctl_read_bad!(logical_block_bytes, 0x1268, libc::c_int);
+    nix::ioctl_readwrite!(freeze_file_system, b'X', 119, libc::c_int);
+    nix::ioctl_readwrite!(thaw_file_system, b'X', 120, libc::c_int);
 }
 
 // linux/prctl.h; libc has them for Android only.
@@ -76,6 +78,28 @@ pub(crate) fn block_device_logical_block(device: &File) -> io::Result<u32> {
     // SAFETY: BLKSSZGET writes one int through the pointer, which outlives the call.
     unsafe { request::logical_block_bytes(device.as_raw_fd(), &raw mut bytes) }?;
     u32::try_from(bytes).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
+}
+
+/// Has a file system written out and keeps every later write waiting; takes any open file of it.
+///
+/// # Errors
+/// When it knows no freezing, or is frozen.
+pub(crate) fn freeze_file_system(root: &File) -> io::Result<()> {
+    let mut ignored: libc::c_int = 0;
+    // SAFETY: FIFREEZE ignores its argument, which is a valid int and outlives the call.
+    unsafe { request::freeze_file_system(root.as_raw_fd(), &raw mut ignored) }?;
+    Ok(())
+}
+
+/// Lets the writes of a frozen file system go on.
+///
+/// # Errors
+/// When it is not frozen.
+pub(crate) fn thaw_file_system(root: &File) -> io::Result<()> {
+    let mut ignored: libc::c_int = 0;
+    // SAFETY: FITHAW ignores its argument, which is a valid int and outlives the call.
+    unsafe { request::thaw_file_system(root.as_raw_fd(), &raw mut ignored) }?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
 
 use lunar_proto::domain::{
-    Attachment, AttachmentSummary, DetachMode, Joined, LeaseTimers, NodeState, PoolReservation,
-    Selector,
+    Attachment, AttachmentSummary, DetachMode, Joined, LayerEntry, LayerPage, LeaseTimers,
+    NodeState, PoolReservation, Selector,
 };
 use lunar_types::{
-    BootId, Epoch, ExtentRun, Incarnation, LayerId, LogicalExtent, Name, NodeIncarnation, PoolId,
-    Slot, VolumeId,
+    BootId, Epoch, ExtentRun, ExtentSize, Incarnation, LayerId, LogicalExtent, Name,
+    NodeIncarnation, PoolId, VolumeId,
 };
 
 use crate::metadata::{Grant, MapCommit, Metadata, MetadataError, Reply};
@@ -38,8 +38,8 @@ struct Script {
 }
 
 impl Script {
-    /// The map as the commits so far have made it.
-    fn committed(&self) -> Vec<(LogicalExtent, Slot)> {
+    /// The head as the commits so far have made it, from a logical extent on.
+    fn committed(&self, from: LogicalExtent) -> LayerPage {
         let mut map = BTreeMap::new();
         for update in self.commits.iter().flat_map(|commit| &commit.updates) {
             match &update.slot {
@@ -47,7 +47,10 @@ impl Script {
                 None => map.remove(&update.at),
             };
         }
-        map.into_iter().collect()
+        let extent_size = self.commits.last().map_or(ExtentSize::DEFAULT, |one| one.extent_size);
+        let entry = |(at, slot)| LayerEntry { at, own: Some(slot), parts: Vec::new() };
+        let entries = map.split_off(&from).into_iter().map(entry).collect();
+        LayerPage { entries, next: None, extent_size }
     }
 }
 
@@ -169,8 +172,8 @@ impl Metadata for FakeMetadata {
         ready(script.commit.pop_front().unwrap_or(Ok(())))
     }
 
-    fn read_map(&self, _: LayerId) -> Reply<'_, Vec<(LogicalExtent, Slot)>> {
-        ready(Ok(self.script().committed()))
+    fn read_layer(&self, _: LayerId, from: LogicalExtent) -> Reply<'_, LayerPage> {
+        ready(Ok(self.script().committed(from)))
     }
 
     fn reserve(&self, _: NodeIncarnation, _: PoolId, count: u32) -> Reply<'_, Vec<ExtentRun>> {

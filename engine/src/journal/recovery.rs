@@ -7,7 +7,8 @@
 //! after the former was durable.
 //!
 //! Beyond the checkpoint all blocks speak of one layer, the head: a seal comes only after
-//! everything of the sealed layer was committed. Superseded blocks may speak of earlier heads.
+//! everything of the sealed layer was committed. Or of the next head, if the writer went on in that
+//! before it knew of the seal. Superseded blocks may speak of earlier heads.
 
 use std::collections::BTreeMap;
 
@@ -21,6 +22,8 @@ use super::{JournalIdentity, Record};
 pub struct Recovered {
     /// The records to apply, oldest first.
     pub records: Vec<Record>,
+    /// The layer that they speak of; the head if there are none.
+    pub layer: LayerId,
     /// The last block of the chain; 0 when nothing was written.
     pub last_seq: u64,
     /// The first block of the chain.
@@ -129,11 +132,17 @@ fn check_acknowledged(ring: &Ring, last: u64) -> Result<(), JournalDamage> {
     }
 }
 
-/// What is replayed speaks of the head.
-fn check_layers(chain: &BTreeMap<u64, Written>, head: LayerId) -> Result<(), JournalDamage> {
-    match chain.iter().find(|(_, block)| block.layer != head) {
-        Some((&seq, block)) => Err(JournalDamage::Layer { seq, found: block.layer, head }),
-        None => Ok(()),
+/// The layer that a chain speaks of: the head or the next head, in all its blocks.
+fn layer_of(
+    chain: &BTreeMap<u64, Written>,
+    head: LayerId,
+    next_head: Option<LayerId>,
+) -> Result<LayerId, JournalDamage> {
+    let first = chain.values().next().map_or(head, |block| block.layer);
+    let layer = if next_head == Some(first) { first } else { head };
+    match chain.iter().find(|(_, block)| block.layer != layer) {
+        Some((&seq, block)) => Err(JournalDamage::Layer { seq, found: block.layer, head: layer }),
+        None => Ok(layer),
     }
 }
 
@@ -161,12 +170,14 @@ fn check_damage(
     Ok(())
 }
 
-/// Reads a ring's image, of which the metadata service has everything up to `checkpoint`.
+/// Reads a ring's image, of which the metadata service has everything up to `checkpoint`. The layer
+/// of `id` is the head; `next_head` is what the attachment would have had as its next one.
 ///
 /// # Errors
 /// When something that may have been acknowledged cannot be read; nothing is guessed.
 pub fn recover(
     id: &JournalIdentity,
+    next_head: Option<LayerId>,
     ring_blocks: u32,
     image: &[u8],
     checkpoint: u64,
@@ -183,9 +194,9 @@ pub fn recover(
     beyond.extend(ring.written.split_off(&(last + 1)).into_keys());
     beyond.sort_unstable();
     let chain = ring.written.split_off(&from);
-    check_layers(&chain, id.layer)?;
+    let layer = layer_of(&chain, id.layer, next_head)?;
     let records = chain.into_values().flat_map(|block| block.records).collect();
-    Ok(Recovered { records, last_seq: last, replay_from: from, beyond })
+    Ok(Recovered { records, layer, last_seq: last, replay_from: from, beyond })
 }
 
 #[cfg(test)]
@@ -258,7 +269,7 @@ mod tests {
         }
 
         fn recover(&self, checkpoint: u64) -> Result<Recovered, JournalDamage> {
-            recover(&ID, 48, &self.image, checkpoint)
+            recover(&ID, None, 48, &self.image, checkpoint)
         }
     }
 
@@ -298,7 +309,7 @@ mod tests {
         for (seq, counts) in [(2, false), (3, true), (4, true), (5, true)] {
             let mut image = disk.image.clone();
             image[seq * 4096 + 700] ^= 4;
-            let found = recover(&ID, 48, &image, 2);
+            let found = recover(&ID, None, 48, &image, 2);
             assert_eq!(found.is_err(), counts, "block {seq}: {found:?}");
         }
     }
@@ -312,12 +323,18 @@ mod tests {
         let checkpoint = disk.ring.last_seq();
         disk.ring.speak_of(head);
         disk.append(&records(10, 1), |_| true);
-        let recover_as =
-            |layer| recover(&JournalIdentity { layer, ..ID }, 48, &disk.image, checkpoint);
-        assert_eq!(recover_as(head).expect("one layer").records, records(10, 1));
+        let recover_as = |layer, next| {
+            recover(&JournalIdentity { layer, ..ID }, next, 48, &disk.image, checkpoint)
+        };
+        let found = recover_as(head, None).expect("one layer");
+        assert_eq!((found.records, found.layer), (records(10, 1), head));
+        let ahead = recover_as(sealed, Some(head)).expect("the writer went on in its next head");
+        assert_eq!((ahead.records, ahead.layer), (records(10, 1), head));
         let seq = disk.ring.last_seq();
         let expected = JournalDamage::Layer { seq, found: head, head: sealed };
-        assert_eq!(recover_as(sealed), Err(expected));
+        let other = Some(LayerId::new(head.get() + 1));
+        assert_eq!(recover_as(sealed, other), Err(expected.clone()));
+        assert_eq!(recover_as(sealed, None), Err(expected));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Slot lists: extents that are present in part, or in several layers.
 
-use lunar_types::{BlockRange, ExtentAddress, Slot};
+use lunar_types::{BlockRange, ExtentAddress, LayerId, Slot};
 
 use super::Generation;
 
@@ -22,16 +22,26 @@ impl SplitIndex {
     }
 }
 
-/// The slot of one layer.
+/// A slot of a chain.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LayerSlot {
-    /// Which layer.
+    /// In which layer it was found.
     pub generation: Generation,
+    /// The layer whose writes made it.
+    pub birth: LayerId,
     /// What it says.
     pub slot: Slot,
 }
 
-/// What the layers say of one logical extent, head first.
+impl LayerSlot {
+    /// Whether nothing of the older slots shows.
+    #[must_use]
+    pub fn hides_older(&self) -> bool {
+        self.slot.opaque || self.slot.presence.is_full()
+    }
+}
+
+/// What the layers say of one logical extent, the youngest slot first.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Split {
     slots: Vec<LayerSlot>,
@@ -43,9 +53,9 @@ impl Split {
     pub fn new(slots: impl IntoIterator<Item = LayerSlot>) -> Self {
         let mut kept = Vec::new();
         for layer in slots {
-            let hides_below = layer.slot.opaque || layer.slot.presence.is_full();
+            let hides_older = layer.hides_older();
             kept.push(layer);
-            if hides_below {
+            if hides_older {
                 break;
             }
         }
@@ -70,12 +80,12 @@ impl Split {
     }
 
     /// Gives the head layer a slot, in place of the one it has.
-    pub(crate) fn set_head(&mut self, head: Generation, slot: Option<Slot>) {
+    pub(crate) fn set_head(&mut self, head: Generation, birth: LayerId, slot: Option<Slot>) {
         if self.head(head).is_some() {
             self.slots.remove(0);
         }
         if let Some(slot) = slot {
-            self.slots.insert(0, LayerSlot { generation: head, slot });
+            self.slots.insert(0, LayerSlot { generation: head, birth, slot });
         }
     }
 
@@ -185,7 +195,8 @@ mod tests {
         let size = ExtentSize::from_bytes(64 << 10).expect("valid");
         let presence = Presence::from_words(size, &[bits & 0xffff]).expect("16 blocks");
         let slot = Slot { presence, opaque, ..Slot::fresh(ExtentAddress::new(0, at), size) };
-        LayerSlot { generation: Generation::new(generation), slot }
+        let birth = LayerId::new(u64::from(generation));
+        LayerSlot { generation: Generation::new(generation), birth, slot }
     }
 
     proptest! {
@@ -225,10 +236,10 @@ mod tests {
         let head = Generation::new(2);
         let mut split = Split::new([layer(1, 5, 0b11, false)]);
         assert!(split.head(head).is_none() && split.has_below(head));
-        split.set_head(head, Some(layer(2, 6, 0b10, false).slot));
+        split.set_head(head, LayerId::new(2), Some(layer(2, 6, 0b10, false).slot));
         assert_eq!(split.source(1), Some(ExtentAddress::new(0, 6)));
         assert_eq!(split.source(0), Some(ExtentAddress::new(0, 5)));
-        split.set_head(head, None);
+        split.set_head(head, LayerId::new(2), None);
         assert_eq!(split.source(1), Some(ExtentAddress::new(0, 5)));
     }
 }

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use lunar_types::{BlockRange, LogicalExtent};
+use lunar_types::{BlockRange, LayerId, LogicalExtent};
 
 use super::checkpoint::Checkpoint;
 use super::edges::{ActiveWrites, Fills};
@@ -77,7 +77,10 @@ pub(super) struct Core {
     pub(super) fills: Fills,
     pub(super) requests: HashMap<RequestId, Request>,
     pub(super) ops: Ops,
-    pub(super) layer_count: usize,
+    /// The layer that is written.
+    pub(super) head_layer: LayerId,
+    /// Whether anything may be below the head's own slots; never falls.
+    pub(super) has_below: bool,
     pub(super) stats: VolumeStats,
     pub(super) frozen: Option<Frozen>,
     poison: Option<String>,
@@ -97,7 +100,8 @@ pub(super) struct CoreParts {
     pub(super) table: DirtyTable,
     pub(super) ring: JournalRing,
     pub(super) limbo: Limbo,
-    pub(super) layer_count: usize,
+    pub(super) head_layer: LayerId,
+    pub(super) has_below: bool,
     pub(super) queue_count: u16,
     pub(super) reserve: Reserve,
     pub(super) checkpoint_interval: std::time::Duration,
@@ -125,7 +129,8 @@ impl Core {
             fills: Fills::default(),
             requests: HashMap::new(),
             ops: Ops::default(),
-            layer_count: parts.layer_count,
+            head_layer: parts.head_layer,
+            has_below: parts.has_below,
             stats: VolumeStats::default(),
             poison,
             frozen: None,

@@ -88,7 +88,8 @@ impl Volume {
         assert!(core.is_settled(self), "a layer is sealed when all of it is committed");
         core.table.relabel(head);
         core.ring.speak_of(head);
-        core.layer_count += 1;
+        core.head_layer = head;
+        core.has_below = true;
         self.head.store(self.head().get() + 1, Ordering::Release);
         core.thaw(self, out);
     }

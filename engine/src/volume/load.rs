@@ -1,29 +1,32 @@
 //! Makes a volume from its committed map, the dirty table of a predecessor if any, and its ring.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU16};
 
-use lunar_types::{ExtentAddress, ExtentSize, LogicalExtent, LunIndex, Presence, Slot};
+use lunar_types::{ExtentAddress, ExtentSize, LayerId, LogicalExtent, LunIndex, Presence, Slot};
 
+use super::chain::{Chain, Resolved};
 use super::core::{Core, CoreParts};
 use super::reserve::Reserve;
-use super::slots::{Limbo, Mark, describe};
+use super::slots::{Limbo, Mark};
 use super::{Volume, VolumeSpec};
 use crate::dirty::{DirtySlot, DirtyTable};
 use crate::grace::Grace;
 use crate::journal::{JournalRing, RingPlace};
-use crate::map::{Entry, Generation, LayerSlot, ResolvedMap, ResolvedMapError, Split, SplitArena};
+use crate::map::ResolvedMapError;
 
-/// The slots of one layer, in any order.
+/// Slots that were written into one layer, in any order.
 pub type LayerSlots = Vec<(LogicalExtent, Slot)>;
 
 /// What a volume is made from.
 pub struct VolumeParts {
     /// What it is.
     pub spec: VolumeSpec,
-    /// The committed slots of its layers, head first; at least the head's, which may be empty.
-    pub layers: Vec<LayerSlots>,
+    /// What is below the head's own slots.
+    pub chain: Chain,
+    /// The committed slots that were written into the head itself.
+    pub own: LayerSlots,
     /// The writer of its journal.
     pub ring: JournalRing,
     /// Its dirty table.
@@ -39,9 +42,33 @@ pub enum StartError {
     /// Too many extents.
     #[error(transparent)]
     Map(#[from] ResolvedMapError),
-    /// No layer at all, or more than a generation can number.
-    #[error("a volume has 1 to 65,535 layers, not {0}")]
-    Layers(usize),
+    /// More layers than a generation can number.
+    #[error("the volume stands on more than {most} layers: delete snapshots of it")]
+    Layers {
+        /// How many there can be.
+        most: usize,
+    },
+    /// No layer at all.
+    #[error("a volume has at least one layer, its head")]
+    NoLayer,
+    /// Layers come from the lowest up, and each is younger than the one below it.
+    #[error("layer {layer} stands on layer {below}, which is not older: run lunar fsck")]
+    Order {
+        /// The layer.
+        layer: LayerId,
+        /// The one below.
+        below: LayerId,
+    },
+    /// A slot is not of the time of its layer.
+    #[error(
+        "logical extent {logical} has a slot of layer {birth} in a wrong layer: run lunar fsck"
+    )]
+    Birth {
+        /// The slot's extent.
+        logical: LogicalExtent,
+        /// The layer whose writes made it.
+        birth: LayerId,
+    },
     /// A slot lies beyond the end of the volume.
     #[error("the map has logical extent {logical}, but the volume ends at extent {extents}")]
     BeyondVolume {
@@ -58,15 +85,16 @@ pub enum StartError {
         /// What it is mapped to.
         at: ExtentAddress,
     },
-    /// Two logical extents are mapped to one extent.
-    #[error("extent {at} is mapped twice, at logical extents {first} and {second}: run lunar fsck")]
+    /// Two slots have one extent.
+    #[error(
+        "extent {at} is mapped twice, the second time at logical extent {logical}: run lunar fsck, \
+         which names its owners"
+    )]
     MappedTwice {
         /// The extent.
         at: ExtentAddress,
-        /// One owner.
-        first: LogicalExtent,
-        /// The other owner.
-        second: LogicalExtent,
+        /// Where it was met again.
+        logical: LogicalExtent,
     },
 }
 
@@ -74,24 +102,6 @@ pub enum StartError {
 #[must_use]
 pub fn dirty_capacity(place: &RingPlace, extent_size: ExtentSize) -> usize {
     JournalRing::records_max(place) / Presence::word_count(extent_size)
-}
-
-fn check(spec: &VolumeSpec, layers: &[BTreeMap<LogicalExtent, Slot>]) -> Result<(), StartError> {
-    let extents = spec.size.extents(spec.extent_size);
-    let mut owners: HashMap<ExtentAddress, LogicalExtent> = HashMap::new();
-    for (&logical, slot) in layers.iter().flatten() {
-        if logical.get() >= extents {
-            return Err(StartError::BeyondVolume { logical, extents });
-        }
-        let Some(at) = slot.extent() else { continue };
-        if !spec.luns.contains(at) {
-            return Err(StartError::BeyondPool { logical, at });
-        }
-        if let Some(first) = owners.insert(at, logical) {
-            return Err(StartError::MappedTwice { at, first, second: logical });
-        }
-    }
-    Ok(())
 }
 
 /// Puts a predecessor's dirty slots over the head's; gives the extents that they unmap.
@@ -109,52 +119,26 @@ fn overlay(head: &mut BTreeMap<LogicalExtent, Slot>, dirty: &[DirtySlot]) -> Vec
     unmapped
 }
 
-fn resolve(
-    extents: u64,
-    layers: Vec<BTreeMap<LogicalExtent, Slot>>,
-) -> Result<(ResolvedMap, SplitArena), StartError> {
-    let map = ResolvedMap::holes(extents)?;
-    let mut splits = SplitArena::default();
-    let mut stacks: BTreeMap<LogicalExtent, Vec<LayerSlot>> = BTreeMap::new();
-    let top = u16::try_from(layers.len()).map_err(|_| StartError::Layers(layers.len()))?;
-    for (generation, layer) in (1..=top).rev().map(Generation::new).zip(layers) {
-        for (logical, slot) in layer {
-            stacks.entry(logical).or_default().push(LayerSlot { generation, slot });
-        }
-    }
-    for (logical, stack) in stacks {
-        let split = Split::new(stack);
-        let entry = describe(&split).unwrap_or_else(|| Entry::Split(splits.insert(split)));
-        map.store(logical, entry);
-    }
-    Ok((map, splits))
-}
-
 impl Volume {
     /// Makes a volume that is ready to serve.
     ///
     /// # Errors
     /// When the map does not fit the volume or the pool.
     pub fn start(parts: VolumeParts) -> Result<Self, StartError> {
-        let VolumeParts { spec, layers, ring, table, predecessor } = parts;
-        if layers.is_empty() || layers.len() >= usize::from(u16::MAX) {
-            return Err(StartError::Layers(layers.len()));
-        }
-        let mut layers: Vec<BTreeMap<LogicalExtent, Slot>> =
-            layers.into_iter().map(|layer| layer.into_iter().collect()).collect();
+        let VolumeParts { spec, chain, own, ring, table, predecessor } = parts;
+        let mut own: BTreeMap<LogicalExtent, Slot> = own.into_iter().collect();
         let dirty = predecessor.unwrap_or_default();
-        let unmapped = overlay(&mut layers[0], &dirty);
-        check(&spec, &layers)?;
-        let layer_count = layers.len();
-        let head = u16::try_from(layer_count).expect("checked above");
-        let (map, splits) = resolve(spec.size.extents(spec.extent_size), layers)?;
+        let unmapped = overlay(&mut own, &dirty);
+        let Resolved { map, splits, head, head_layer, has_below } = chain.resolve(own)?;
+        let head = head.get();
         let touched = (0..LunIndex::LIMIT).map(|_| AtomicBool::new(false)).collect();
         let mut core = Core::new(CoreParts {
             splits,
             table,
             ring,
             limbo: Limbo { unmapped, ..Limbo::default() },
-            layer_count,
+            head_layer,
+            has_below,
             queue_count: spec.queue_count,
             reserve: Reserve::new(spec.tuning),
             checkpoint_interval: spec.tuning.checkpoint_interval,

@@ -9,6 +9,7 @@
 //! no requests, and runs the rounds that a checkpoint asks for ([`blocking`]).
 
 pub mod blocking;
+mod chain;
 mod checkpoint;
 mod core;
 mod discard;
@@ -36,6 +37,7 @@ use crate::io::{Action, IoError, IoOp, IoRequest, LunDone, LunIo, QueueId};
 use crate::lun::LunTable;
 use crate::map::{Entry, Generation, ResolvedMap};
 
+pub use chain::Chain;
 pub use checkpoint::{COMMIT_UPDATES_MAX, CommitBatch, ControlWork, WorkDone};
 pub use freeze::GenerationsUsedUp;
 pub use load::{LayerSlots, StartError, VolumeParts, dirty_capacity};

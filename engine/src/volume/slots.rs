@@ -114,9 +114,9 @@ impl Core {
     }
 
     /// Whether a block that the head lost could be seen in a layer below. Solid entries and full
-    /// heads have forgotten what is below them, so with several layers the answer is yes.
+    /// heads have forgotten what is below them, so if there is anything the answer is yes.
     pub(super) fn may_have_below(&self, volume: &Volume, logical: LogicalExtent) -> bool {
-        self.layer_count > 1
+        self.has_below
             && match volume.map.load(logical) {
                 Entry::Hole => false,
                 Entry::Solid { .. } => true,
@@ -196,7 +196,8 @@ impl Core {
         let opaque = before.is_some_and(|slot| slot.opaque);
         let slot = Slot { opaque, ..Slot::fresh(at, volume.spec.extent_size) };
         self.table.set_place(logical, Some(&slot));
-        self.change_head(volume, logical, |split, head| split.set_head(head, Some(slot)));
+        let birth = self.head_layer;
+        self.change_head(volume, logical, |split, head| split.set_head(head, birth, Some(slot)));
         self.mark_changed(logical, 1);
         self.stats.allocations += 1;
     }
@@ -238,7 +239,8 @@ impl Core {
         let hides = is_opaque || self.may_have_below(volume, logical);
         let after = hides.then(|| Slot::zero(volume.spec.extent_size));
         self.table.set_place(logical, after.as_ref());
-        self.change_head(volume, logical, |split, head| split.set_head(head, after));
+        let birth = self.head_layer;
+        self.change_head(volume, logical, |split, head| split.set_head(head, birth, after));
         self.mark_changed(logical, 1);
         self.limbo.unmapped.extend(before.and_then(|slot| slot.extent()));
     }
@@ -253,7 +255,9 @@ impl Core {
         let mut split = match volume.map.load(logical) {
             Entry::Hole => Split::default(),
             Entry::Solid { generation, at } => {
-                Split::new([LayerSlot { generation, slot: solid_slot(volume, at) }])
+                // Whatever its birth was: it is the lowest of the list, and the head is above it.
+                let birth = self.head_layer;
+                Split::new([LayerSlot { generation, birth, slot: solid_slot(volume, at) }])
             }
             Entry::Split(index) => std::mem::take(self.splits.get_mut(index)),
         };
@@ -288,7 +292,7 @@ fn solid_slot(volume: &Volume, at: ExtentAddress) -> Slot {
 pub(super) fn describe(split: &Split) -> Option<Entry> {
     match split.slots() {
         [] => Some(Entry::Hole),
-        [LayerSlot { generation, slot }, ..] if slot.presence.is_full() && !slot.opaque => {
+        [LayerSlot { generation, slot, .. }, ..] if slot.presence.is_full() && !slot.opaque => {
             slot.extent().map(|at| Entry::Solid { generation: *generation, at })
         }
         _ => None,

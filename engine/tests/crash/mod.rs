@@ -21,8 +21,8 @@ use lunar_engine::journal::{
 use lunar_engine::lun::{LunDevice, LunLayout, LunTable};
 use lunar_engine::replay;
 use lunar_engine::volume::{
-    CommitBatch, ControlWork, LayerSlots, QueueContext, Tuning, Volume, VolumeParts, VolumeSpec,
-    WorkDone, dirty_capacity,
+    Chain, CommitBatch, ControlWork, LayerSlots, QueueContext, Tuning, Volume, VolumeParts,
+    VolumeSpec, WorkDone, dirty_capacity,
 };
 use lunar_types::{
     Epoch, ExtentAddress, ExtentRun, ExtentSize, Incarnation, LayerId, LogicalBlockSize,
@@ -106,7 +106,7 @@ fn capacity() -> usize {
 
 fn parts_of(
     block: LogicalBlockSize,
-    layers: Vec<LayerSlots>,
+    (own, base): (LayerSlots, &LayerSlots),
     ring: JournalRing,
     table: DirtyTable,
     predecessor: Option<Vec<lunar_engine::dirty::DirtySlot>>,
@@ -121,7 +121,15 @@ fn parts_of(
         luns: self::table(),
         tuning: Tuning { reserve_min: 2, reserve_max: 2, ..Tuning::default() },
     };
-    VolumeParts { spec, layers, ring, table, predecessor }
+    let head = identity(1).layer;
+    let mut chain = Chain::new(spec.size, size(), spec.luns.clone()).expect("small");
+    let below = LayerId::new(head.get() - 1);
+    chain.begin(below).expect("the first");
+    for (logical, slot) in base {
+        chain.put(*logical, below, slot.clone()).expect("a sound map");
+    }
+    chain.begin(head).expect("above it");
+    VolumeParts { spec, chain, own, ring, table, predecessor }
 }
 
 fn fresh_memory() -> Arc<dyn SharedWords> {
@@ -154,8 +162,7 @@ impl World {
         journal::format_ring(&identity(1), &ring_place(), &table(), &luns).expect("memory");
         let memory = fresh_memory();
         let table = DirtyTable::create(Arc::clone(&memory), dirty_identity(1), capacity());
-        let mut layers = vec![LayerSlots::new()];
-        layers.extend(with_base.then(|| base.clone()));
+        let layers = (LayerSlots::new(), &base);
         let ring = JournalRing::fresh(identity(1), ring_place());
         let parts = parts_of(block, layers, ring, table.expect("right size"), None);
         let volume = Volume::start(parts).expect("a sound map");
@@ -426,17 +433,15 @@ impl World {
         panic!("requests do not end: {:?}", self.volume.stats());
     }
 
-    fn layers(&self) -> Vec<LayerSlots> {
+    fn layers(&self) -> (LayerSlots, &LayerSlots) {
         let head = self.metadata.committed.iter().map(|(at, slot)| (*at, slot.clone())).collect();
-        let mut layers = vec![head];
-        layers.extend((!self.base.is_empty()).then(|| self.base.clone()));
-        layers
+        (head, &self.base)
     }
 
     fn recover(&self) -> Recovered {
         let image = journal::read(&ring_place(), &table(), &self.luns).expect("memory");
         let (blocks, checkpoint) = (ring_place().blocks(), self.metadata.checkpoint);
-        journal::recover(&identity(self.epoch), blocks, image.as_bytes(), checkpoint)
+        journal::recover(&identity(self.epoch), None, blocks, image.as_bytes(), checkpoint)
             .expect("nothing was damaged")
     }
 

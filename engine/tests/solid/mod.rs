@@ -7,7 +7,9 @@ use lunar_engine::dirty::{DirtyIdentity, DirtyTable, table_words};
 use lunar_engine::io::{Action, IoOp, IoRequest, LunDone, QueueId, RequestId};
 use lunar_engine::journal::{JournalIdentity, JournalRing, RingPlace};
 use lunar_engine::lun::{LunLayout, LunTable};
-use lunar_engine::volume::{QueueContext, Tuning, Volume, VolumeParts, VolumeSpec, dirty_capacity};
+use lunar_engine::volume::{
+    Chain, QueueContext, Tuning, Volume, VolumeParts, VolumeSpec, dirty_capacity,
+};
 use lunar_types::{
     Epoch, ExtentAddress, ExtentRun, ExtentSize, Incarnation, LayerId, LogicalBlockSize,
     LogicalExtent, LunIndex, NodeId, NodeIncarnation, Presence, Slot, SlotPlace, VolumeId,
@@ -43,18 +45,22 @@ impl Hits {
             (0..table_words(size, capacity)).map(|_| AtomicU64::new(0)).collect();
         let dirty = DirtyIdentity { volume, layer, epoch, holder, extent_size: size };
         let journal = JournalIdentity { volume, layer, epoch, writer: holder };
+        let spec = VolumeSpec {
+            volume,
+            holder,
+            size: VolumeSize::from_bytes(EXTENTS << 20).expect("valid"),
+            extent_size: size,
+            logical_block: LogicalBlockSize::B4096,
+            queue_count: 1,
+            luns: LunTable::new([(LunIndex::new(0), layout)]),
+            tuning: Tuning::default(),
+        };
+        let mut chain = Chain::new(spec.size, size, spec.luns.clone()).expect("small");
+        chain.begin(layer).expect("the first");
         let parts = VolumeParts {
-            spec: VolumeSpec {
-                volume,
-                holder,
-                size: VolumeSize::from_bytes(EXTENTS << 20).expect("valid"),
-                extent_size: size,
-                logical_block: LogicalBlockSize::B4096,
-                queue_count: 1,
-                luns: LunTable::new([(LunIndex::new(0), layout)]),
-                tuning: Tuning::default(),
-            },
-            layers: vec![(0..EXTENTS).map(solid_slot).collect()],
+            spec,
+            chain,
+            own: (0..EXTENTS).map(solid_slot).collect(),
             ring: JournalRing::fresh(journal, place),
             table: DirtyTable::create(Arc::new(words), dirty, capacity).expect("right size"),
             predecessor: None,

@@ -9,12 +9,12 @@ use std::time::Duration;
 use lunar_metadata_client::{ClientError, EndpointError, MetadataClient, Policy, fresh_request_id};
 use lunar_proto::domain::{
     Attach, Attachment, AttachmentSummary, CommitMap, Detach, DetachMode, Join, Joined,
-    LeaseTimers, NodeState, PoolReservation, READ_MAP_MAX, RELEASE_EXTENTS_MAX, RELEASE_RUNS_MAX,
-    ReadMap, ReleaseExtents, ReserveExtents, ResumeAttachment, RetireJournal, Selector,
+    LayerPage, LeaseTimers, NodeState, PoolReservation, READ_MAP_MAX, RELEASE_EXTENTS_MAX, RELEASE_RUNS_MAX,
+    ReadLayer, ReleaseExtents, ReserveExtents, ResumeAttachment, RetireJournal, Selector,
 };
 use lunar_types::{
     BootId, Epoch, ExtentRun, Incarnation, LayerId, LogicalExtent, Name, NodeIncarnation,
-    NodeSession, PoolId, SessionNumber, Slot, VolumeId,
+    NodeSession, PoolId, SessionNumber, VolumeId,
 };
 
 use super::{Grant, MapCommit, Metadata, MetadataError, Reply};
@@ -178,17 +178,10 @@ impl Metadata for Remote {
         })
     }
 
-    fn read_map(&self, layer: LayerId) -> Reply<'_, Vec<(LogicalExtent, Slot)>> {
+    fn read_layer(&self, layer: LayerId, from: LogicalExtent) -> Reply<'_, LayerPage> {
         Box::pin(async move {
-            let mut slots = Vec::new();
-            let mut from = Some(LogicalExtent::new(0));
-            while let Some(at) = from {
-                let request = ReadMap { layer, from: at, limit: READ_MAP_MAX };
-                let page = self.client.read_map(request).await?;
-                slots.extend(page.entries.into_iter().map(|entry| (entry.at, entry.slot)));
-                from = page.next;
-            }
-            Ok(slots)
+            let request = ReadLayer { layer, from, limit: READ_MAP_MAX };
+            Ok(self.client.read_layer(request).await?)
         })
     }
 
@@ -249,7 +242,7 @@ mod tests {
         let client = MetadataClient::new(&["127.0.0.1:9"], policy).expect("an endpoint");
         let remote = Remote { client, session: Arc::default() };
         let layer = LayerId::new(1);
-        let error = remote.read_map(layer).await.expect_err("nobody listens there");
+        let error = remote.read_layer(layer, LogicalExtent::new(0)).await.expect_err("nobody listens there");
         assert!(error.is_unavailable(), "{error}");
         assert!(error.to_string().contains("127.0.0.1:9"), "{error}");
     }

@@ -134,6 +134,7 @@ impl Node {
             device: self.next_device()?,
             token: rand::random(),
             phase: Phase::Starting,
+            is_fs_frozen: false,
         };
         self.state.save_record(&record)?;
         Ok(record)
@@ -341,7 +342,7 @@ pub(crate) fn serve(
     loaded: Loaded,
     queues: u16,
 ) -> Result<Arc<ServedVolume>, NodeError> {
-    let last_commit = loaded.last_commit.into();
+    let heads = loaded.heads;
     let (volume, luns) =
         loaded.start(attachment, queues).map_err(|source| load_error(attachment, source))?;
     let wakers = (0..queues).map(|_| QueueWaker::new()).collect::<Result<Vec<_>, _>>();
@@ -360,7 +361,7 @@ pub(crate) fn serve(
         facts: VolumeFacts::from(attachment),
         shared: Arc::new(shared),
         luns,
-        last_commit,
+        heads: heads.into(),
     }))
 }
 

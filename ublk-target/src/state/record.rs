@@ -46,6 +46,8 @@ pub struct Record {
     pub token: u64,
     /// How far it has come.
     pub phase: Phase,
+    /// Whether file systems on the device may be frozen: whoever takes over thaws them.
+    pub is_fs_frozen: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -59,6 +61,8 @@ struct RecordFile {
     device: u32,
     token: u64,
     phase: Phase,
+    #[serde(default)]
+    is_fs_frozen: bool,
 }
 
 impl From<&Record> for RecordFile {
@@ -72,6 +76,7 @@ impl From<&Record> for RecordFile {
             device: record.device.get(),
             token: record.token,
             phase: record.phase,
+            is_fs_frozen: record.is_fs_frozen,
         }
     }
 }
@@ -91,6 +96,7 @@ impl TryFrom<RecordFile> for Record {
             device: DeviceId::new(file.device),
             token: file.token,
             phase: file.phase,
+            is_fs_frozen: file.is_fs_frozen,
         })
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Invariants:
 //! - one piece of work is under way at a time, whoever drives;
+//! - while it is not known whether a head was sealed, nothing is committed ([`super::cut`]);
 //! - commits of the grant are numbered without a gap: until one is answered, the engine asks for
 //!   the same again, and it is sent again under its number and its request id;
 //! - while the metadata service is away the work is tried again and again, and I/O to mapped
@@ -15,7 +16,7 @@ use lunar_engine::io::Action;
 use lunar_engine::volume::{CommitBatch, ControlWork, QueueContext, WorkDone, blocking};
 use lunar_metadata_client::fresh_request_id;
 use lunar_proto::domain::SlotUpdate;
-use lunar_types::{CommitNumber, ExtentRun, JournalSeq, RequestId};
+use lunar_types::{ExtentRun, JournalSeq, RequestId};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -69,19 +70,19 @@ enum GrowthError {
 
 /// How far driving came.
 #[derive(Debug)]
-enum Progress {
+pub(super) enum Progress {
     Idle,
     Unavailable(MetadataError),
 }
 
 /// Drives one volume.
 pub struct Control {
-    served: Arc<ServedVolume>,
-    metadata: Arc<dyn Metadata>,
+    pub(super) served: Arc<ServedVolume>,
+    pub(super) metadata: Arc<dyn Metadata>,
     desk: Arc<ReserveDesk>,
     luns: Arc<LunOpener>,
     queue: Arc<Mutex<QueueContext>>,
-    driver: tokio::sync::Mutex<()>,
+    pub(super) driver: tokio::sync::Mutex<()>,
     /// A commit whose answer is not known: tried again, it is the same request.
     unanswered: Mutex<Option<(CommitBatch, RequestId)>>,
     /// The last search for new LUNs, which may still be under way.
@@ -105,7 +106,7 @@ impl Control {
         Self { served, metadata, desk, luns, queue, driver, unanswered, search, started }
     }
 
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         self.served.facts.name.to_string()
     }
 
@@ -113,7 +114,7 @@ impl Control {
         self.started.elapsed()
     }
 
-    fn wake(&self, out: &mut Vec<Action>) {
+    pub(super) fn wake(&self, out: &mut Vec<Action>) {
         for action in out.drain(..) {
             wake_up(&self.served.shared, &action);
         }
@@ -152,7 +153,18 @@ impl Control {
     /// Does everything that the engine has to be done.
     async fn drive(&self) -> Progress {
         let _driver = self.driver.lock().await;
+        self.drive_locked().await
+    }
+
+    /// As [`Control::drive`], for who has the driver's lock. It must not be cut off: the engine
+    /// waits for the end of what it has asked for.
+    pub(super) async fn drive_locked(&self) -> Progress {
         let mut out = Vec::new();
+        match self.seal_pending().await {
+            Ok(()) => {}
+            Err(problem) if problem.is_unavailable() => return Progress::Unavailable(problem),
+            Err(problem) => self.give_up(&problem.to_string()),
+        }
         loop {
             let work = self.served.shared.volume.next_work(self.now(), &mut out);
             self.wake(&mut out);
@@ -247,13 +259,14 @@ impl Control {
         let facts = &self.served.facts;
         let request = self.request_of(&batch);
         self.note_unanswered(Some((batch.clone(), request)));
-        let number = self.last_commit().next();
+        let heads = self.heads();
+        let number = heads.last_commit.next();
         let updates = batch.updates.iter().cloned();
         let commit = MapCommit {
             request,
             grant: facts.grant,
             number,
-            layer: facts.layer,
+            layer: heads.layer,
             extent_size: facts.extent_size,
             updates: updates.map(|one| SlotUpdate { at: one.logical, slot: one.slot }).collect(),
             checkpoint: batch.checkpoint.map(JournalSeq::new),
@@ -261,7 +274,7 @@ impl Control {
         };
         match self.metadata.commit_map(commit).await {
             Ok(()) => {
-                *self.served.last_commit.lock().expect("a panic ends the process") = number;
+                self.served.heads.lock().expect("a panic ends the process").last_commit = number;
                 self.note_unanswered(None);
                 (WorkDone::Committed, None)
             }
@@ -272,10 +285,6 @@ impl Control {
 
     fn note_unanswered(&self, commit: Option<(CommitBatch, RequestId)>) {
         *self.unanswered.lock().expect("a panic ends the process") = commit;
-    }
-
-    fn last_commit(&self) -> CommitNumber {
-        *self.served.last_commit.lock().expect("a panic ends the process")
     }
 
     fn request_of(&self, batch: &CommitBatch) -> RequestId {

@@ -5,7 +5,7 @@
 //! there a dirty table. A crash anywhere leaves a grant that the next daemon gives back, with every
 //! stale journal either whole or wholly committed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use lunar_engine::dirty::{DirtyIdentity, DirtySlot, DirtyTable};
@@ -14,13 +14,14 @@ use lunar_engine::journal::{
 };
 use lunar_engine::replay::{self, ReplayError};
 use lunar_engine::volume::{
-    LayerSlots, StartError, Tuning, Volume, VolumeParts, VolumeSpec, dirty_capacity,
+    Chain, StartError, Tuning, Volume, VolumeParts, VolumeSpec, dirty_capacity,
 };
 use lunar_metadata_client::fresh_request_id;
 use lunar_proto::domain::{Attachment, COMMIT_UPDATES_MAX, Pool, SlotUpdate, StaleJournal};
-use lunar_types::{ClusterId, CommitNumber, Epoch, ExtentAddress, JournalSeq, LogicalExtent, Slot};
+use lunar_types::{ClusterId, CommitNumber, Epoch, ExtentAddress, JournalSeq, Slot};
 use tracing::info;
 
+use super::chain::{ChainError, OwnSlots, read_chain};
 use super::served::grant_of;
 use crate::lun::set::{LunOpener, LunSetError, PoolLuns};
 use crate::metadata::{MapCommit, Metadata, MetadataError};
@@ -133,7 +134,8 @@ pub struct Loaded {
     pub luns: PoolLuns,
     /// The number of the last commit under the grant, after those that loading has made.
     pub last_commit: CommitNumber,
-    layers: Vec<LayerSlots>,
+    chain: Chain,
+    own: OwnSlots,
     ring: JournalRing,
     table: DirtyTable,
     predecessor: Option<Vec<DirtySlot>>,
@@ -171,7 +173,8 @@ impl Loaded {
         };
         let parts = VolumeParts {
             spec,
-            layers: self.layers,
+            chain: self.chain,
+            own: self.own.into_iter().collect(),
             ring: self.ring,
             table: self.table,
             predecessor: self.predecessor,
@@ -197,8 +200,6 @@ pub(super) fn tuning(pool: &Pool) -> Tuning {
         ..default
     }
 }
-
-type Map = BTreeMap<LogicalExtent, Slot>;
 
 fn name(attachment: &Attachment) -> String {
     attachment.volume.name.to_string()
@@ -252,12 +253,12 @@ impl Loader {
     pub async fn fresh(&self, attachment: &Attachment) -> Result<Loaded, LoadError> {
         let luns = self.open_luns(attachment).await?;
         let place = ring_place(attachment)?;
-        let mut layers = self.read_layers(attachment).await?;
+        let (chain, mut own) = self.read_chain(attachment, &luns).await?;
         let mut replayed = BTreeSet::new();
         let mut last_commit = attachment.last_commit;
         for stale in &attachment.stale_journals {
             let (luns, commits) = (&luns, &mut last_commit);
-            let updates = self.replay(attachment, stale, luns, &mut layers[0], commits).await?;
+            let updates = self.replay(attachment, stale, luns, &mut own, commits).await?;
             replayed.extend(updates.iter().filter_map(|one| one.slot.as_ref()?.extent()));
         }
         let identity = journal_identity(attachment);
@@ -272,8 +273,7 @@ impl Loader {
             .create_dirty_table(dirty_identity(attachment), capacity)
             .map_err(|source| LoadError::Dirty { volume: name(attachment), source })?;
         let ring = JournalRing::fresh(identity, place);
-        let layers = layers.into_iter().map(|layer| layer.into_iter().collect()).collect();
-        Ok(Loaded { luns, last_commit, layers, ring, table, predecessor: None, replayed })
+        Ok(Loaded { luns, last_commit, chain, own, ring, table, predecessor: None, replayed })
     }
 
     /// Loads a volume that a killed predecessor of the same incarnation has served.
@@ -295,13 +295,13 @@ impl Loader {
         blocking(move || journal::wipe_beyond(&identity, &ring_place, set.table(), &set, &chain))
             .await
             .map_err(|source| journal_io(attachment, attachment.epoch, source))?;
-        let layers = self.read_layers(attachment).await?;
+        let (chain, own) = self.read_chain(attachment, &luns).await?;
         let ring = JournalRing::resumed(identity, place, &recovered);
-        let layers = layers.into_iter().map(|layer| layer.into_iter().collect()).collect();
         Ok(Loaded {
             luns,
             last_commit: attachment.last_commit,
-            layers,
+            chain,
+            own,
             ring,
             table,
             predecessor: Some(slots),
@@ -317,15 +317,17 @@ impl Loader {
             .map_err(|source| LoadError::Luns { volume: name(attachment), source })
     }
 
-    /// The maps of all layers, head first.
-    async fn read_layers(&self, attachment: &Attachment) -> Result<Vec<Map>, LoadError> {
-        let mut layers = Vec::with_capacity(attachment.layers.len());
-        for layer in &attachment.layers {
-            let slots = self.metadata.read_map(layer.id).await;
-            let slots = slots.map_err(metadata_error("read the map", attachment))?;
-            layers.push(slots.into_iter().collect());
-        }
-        Ok(layers)
+    /// What is below the head's own slots, and those.
+    async fn read_chain(
+        &self,
+        attachment: &Attachment,
+        luns: &PoolLuns,
+    ) -> Result<(Chain, OwnSlots), LoadError> {
+        let read = read_chain(&self.metadata, attachment, luns.table()).await;
+        read.map_err(|error| match error {
+            ChainError::Metadata(source) => metadata_error("read the map", attachment)(source),
+            ChainError::Map(source) => LoadError::Map { volume: name(attachment), source },
+        })
     }
 
     async fn confirm(
@@ -361,7 +363,7 @@ impl Loader {
         let epoch = identity.epoch;
         let read = blocking(move || {
             let image = journal::read(&place, set.table(), &set)?;
-            Ok(journal::recover(&identity, place.blocks(), image.as_bytes(), checkpoint))
+            Ok(journal::recover(&identity, None, place.blocks(), image.as_bytes(), checkpoint))
         });
         let recovered = read.await.map_err(|source| journal_io(attachment, epoch, source))?;
         recovered.map_err(|source| LoadError::Damaged { volume: name(attachment), epoch, source })
@@ -373,7 +375,7 @@ impl Loader {
         attachment: &Attachment,
         stale: &StaleJournal,
         luns: &PoolLuns,
-        map: &mut Map,
+        map: &mut OwnSlots,
         last_commit: &mut CommitNumber,
     ) -> Result<Vec<SlotUpdate>, LoadError> {
         let mut updates = Vec::new();
@@ -400,7 +402,7 @@ impl Loader {
         attachment: &Attachment,
         stale: &StaleJournal,
         luns: &PoolLuns,
-        map: &Map,
+        map: &OwnSlots,
     ) -> Result<Vec<SlotUpdate>, LoadError> {
         let extent_size = attachment.pool.extent_size;
         let place = RingPlace::new(stale.runs.clone(), extent_size);

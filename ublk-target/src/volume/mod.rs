@@ -1,11 +1,17 @@
 //! A volume on this node, from grant to return.
 //!
 //! - [`load`]: the engine's side: LUNs, stale journals, journal, dirty table, map;
+//! - `chain`: the map, as the layers have it;
 //! - [`device`]: the kernel's side: the ublk device and the threads of its queues;
 //! - [`control`]: what the volume needs from the metadata service while it serves;
+//! - [`cut`]: a snapshot while it serves;
+//! - [`fsfreeze`]: file systems that stand still meanwhile;
 //! - [`served`]: what the parts share.
 
+mod chain;
 pub mod control;
+pub mod cut;
 pub mod device;
+pub mod fsfreeze;
 pub mod load;
 pub mod served;

@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex};
 use lunar_engine::volume::VolumeStats;
 use lunar_proto::domain::Attachment;
 use lunar_types::{
-    CommitNumber, ExtentAddress, ExtentSize, LayerId, LogicalBlockSize, Name, PoolId, VolumeId,
-    VolumeSize,
+    ExtentAddress, ExtentSize, LogicalBlockSize, Name, PoolId, VolumeId, VolumeSize,
 };
 
+use super::cut::Heads;
 use crate::lun::set::PoolLuns;
 use crate::metadata::Grant;
 use crate::queue::server::DeviceShared;
@@ -27,8 +27,6 @@ pub struct VolumeFacts {
     pub size: VolumeSize,
     /// What its device advertises.
     pub logical_block: LogicalBlockSize,
-    /// Its head layer.
-    pub layer: LayerId,
     /// Of its pool.
     pub extent_size: ExtentSize,
 }
@@ -42,7 +40,6 @@ impl From<&Attachment> for VolumeFacts {
             pool: volume.pool,
             size: volume.size,
             logical_block: volume.logical_block_size,
-            layer: volume.head,
             extent_size: attachment.pool.extent_size,
         }
     }
@@ -62,8 +59,8 @@ pub struct ServedVolume {
     pub shared: Arc<DeviceShared>,
     /// Its LUNs.
     pub luns: PoolLuns,
-    /// The number of the last commit under the grant that was answered.
-    pub last_commit: Mutex<CommitNumber>,
+    /// Which layer is written, and the commits of the grant.
+    pub heads: Mutex<Heads>,
 }
 
 impl ServedVolume {

@@ -1,0 +1,211 @@
+//! Snapshots, clones and rollbacks, as an operator asks for them.
+//!
+//! What a snapshot shows is settled when it is cut: a volume at rest has nothing under way, and
+//! what was written is in the map. From then on nothing changes it, no crash and no other volume.
+
+use lunar_metadata::domain::{
+    CloneVolume, CreateSnapshots, DeleteSnapshot, NewSnapshot, RollbackVolume, Selector,
+};
+use lunar_metadata::error::ServiceError;
+use lunar_metadata::seams::block_on;
+use lunar_types::{LogicalBlockSize, Name, SnapshotId, VolumeId, VolumeSize};
+
+use crate::guest::{Cut, Guest};
+use crate::world::{Flow, Stop, World, failed};
+
+/// Snapshots at a time.
+const SNAPSHOTS_MAX: usize = 6;
+/// Clones that are there at a time, on top of the volumes of the scenario.
+const CLONES_MAX: usize = 2;
+
+/// A snapshot as the operator knows it.
+#[derive(Clone)]
+pub(crate) struct Snapshot {
+    id: SnapshotId,
+    /// Of which volume.
+    origin: VolumeId,
+    size: VolumeSize,
+    block: LogicalBlockSize,
+    cut: Cut,
+}
+
+impl World {
+    /// Something with snapshots; says whether there was anything to do.
+    pub(crate) fn layers_step(&mut self) -> Flow<bool> {
+        let idle = self.idle_guests();
+        let kind = self.dice.below(10);
+        if kind < 4 && !idle.is_empty() && self.snapshots.len() < SNAPSHOTS_MAX {
+            let guest = self.dice.one_of(&idle);
+            self.cut_at_rest(guest)?;
+            return Ok(true);
+        }
+        if self.snapshots.is_empty() {
+            return Ok(false);
+        }
+        let index = self.dice.below(self.snapshots.len() as u64) as usize;
+        match kind {
+            4 | 5 => {
+                let alive = self.guests.iter().filter(|guest| !guest.is_deleted).count();
+                if alive < self.scenario.volumes + CLONES_MAX {
+                    self.clone_of(index)?;
+                }
+            }
+            6 | 7 => {
+                let origin = self.snapshots[index].origin;
+                let guest = idle.into_iter().find(|guest| self.guests[*guest].id == origin);
+                if let Some(guest) = guest {
+                    self.roll_back(guest, index)?;
+                }
+            }
+            _ => self.delete_snapshot(index)?,
+        }
+        Ok(true)
+    }
+
+    /// Cuts a volume that nobody holds, unless a journal of it waits.
+    fn cut_at_rest(&mut self, guest: usize) -> Flow {
+        self.end_dead_device(guest);
+        let name: Name = format!("snap-{}", self.counters.snapshots).parse().expect("a valid name");
+        let volume = Selector::Id(self.guests[guest].id);
+        let members = vec![NewSnapshot { volume, name }];
+        let create = CreateSnapshots {
+            request: self.meta.fresh_request(),
+            members,
+            created_unix_seconds: self.moment,
+        };
+        let answer = self.until_answered(|s| block_on(s.create_snapshots(&create)));
+        let set = match answer {
+            Ok(set) => set,
+            Err(ServiceError::VolumeNotAtRest { .. } | ServiceError::ChainTooDeep { .. }) => {
+                return Ok(());
+            }
+            Err(error) => return failed(format!("a snapshot of v{guest} was refused: {error}")),
+        };
+        self.note_line(&format!("v{guest} is cut: {}", set.snapshots[0].name));
+        let moment = self.moment;
+        let origin = &self.guests[guest];
+        self.snapshots.push(Snapshot {
+            id: set.snapshots[0].id,
+            origin: origin.id,
+            size: origin.size,
+            block: origin.block,
+            cut: origin.cut(moment),
+        });
+        self.counters.snapshots += 1;
+        self.audit("a snapshot")
+    }
+
+    /// Makes a volume of a snapshot; gives its place.
+    pub(crate) fn clone_of(&mut self, index: usize) -> Flow<Option<usize>> {
+        let snapshot = self.snapshots[index].clone();
+        let uid = self.guests.len() as u32;
+        let name: Name = format!("clone-{uid}").parse().expect("a valid name");
+        let size = self.dice.chance(300).then(|| {
+            let more = self.dice.between(1, 3) * self.scenario.extent_size.bytes();
+            let bytes = (snapshot.size.bytes() + more).next_multiple_of(4096);
+            VolumeSize::from_bytes(bytes).expect("whole blocks")
+        });
+        let clone = CloneVolume {
+            request: self.meta.fresh_request(),
+            snapshot: Selector::Id(snapshot.id),
+            name: name.clone(),
+            size,
+        };
+        let volume = match self.until_answered(|s| block_on(s.clone_volume(&clone))) {
+            Ok(volume) => volume,
+            Err(ServiceError::ChainTooDeep { .. }) => return Ok(None),
+            Err(error) => return failed(format!("a clone was refused: {error}")),
+        };
+        let (id, block) = (volume.id, snapshot.block);
+        let new = Guest::new(uid, name, id, volume.size, block, self.scenario.lun_block);
+        self.guests.push(new.begun_as(&snapshot.cut));
+        self.served.push(None);
+        self.note_line(&format!("v{uid} is a clone of v{}'s", snapshot.cut.uid()));
+        self.counters.clones += 1;
+        Ok(Some(uid as usize))
+    }
+
+    fn roll_back(&mut self, guest: usize, index: usize) -> Flow {
+        self.end_dead_device(guest);
+        let snapshot = self.snapshots[index].clone();
+        let roll_back = RollbackVolume {
+            request: self.meta.fresh_request(),
+            volume: Selector::Id(self.guests[guest].id),
+            snapshot: Selector::Id(snapshot.id),
+        };
+        match self.until_answered(|s| block_on(s.rollback_volume(&roll_back))) {
+            Ok(_) => {}
+            Err(ServiceError::StaleJournals { .. } | ServiceError::ChainTooDeep { .. }) => {
+                return Ok(());
+            }
+            Err(error) => return failed(format!("a rollback was refused: {error}")),
+        }
+        self.note_line(&format!("v{guest} is rolled back"));
+        self.guests[guest].roll_back(&snapshot.cut);
+        self.counters.rollbacks += 1;
+        self.audit("a rollback")
+    }
+
+    fn delete_snapshot(&mut self, index: usize) -> Flow {
+        let snapshot = self.snapshots.swap_remove(index);
+        let delete = DeleteSnapshot {
+            request: self.meta.fresh_request(),
+            snapshot: Selector::Id(snapshot.id),
+        };
+        self.note_line("a snapshot is deleted");
+        self.insist("the deletion of a snapshot", |s| block_on(s.delete_snapshot(&delete)))?;
+        self.audit("the deletion of a snapshot")
+    }
+
+    /// A daemon that was killed after it had given the volume back left a device without one.
+    fn end_dead_device(&mut self, guest: usize) {
+        if self.guests[guest].device.is_some() {
+            let moment = self.moment;
+            self.guests[guest].detached_poisoned(moment);
+        }
+    }
+
+    /// Reads every snapshot that is left through a clone.
+    pub(crate) fn sweep_snapshots(&mut self) -> Flow {
+        for index in 0..self.snapshots.len() {
+            let Some(clone) = self.clone_of(index)? else { continue };
+            self.attach_all()?;
+            self.sweep(clone)?;
+            self.detach(clone)?;
+            self.delete(clone)?;
+        }
+        Ok(())
+    }
+
+    /// Deletes everything: no extent is left. Nothing is attached.
+    pub(crate) fn delete_everything(&mut self) -> Flow {
+        while !self.snapshots.is_empty() {
+            let index = self.dice.below(self.snapshots.len() as u64) as usize;
+            self.delete_snapshot(index)?;
+            self.step_operations()?;
+        }
+        let mut idle = self.idle_guests();
+        self.dice.shuffle(&mut idle);
+        for guest in idle {
+            self.delete(guest)?;
+        }
+        self.step_until_idle().map_err(Stop::Failed)?;
+        self.audit("the deletion of everything")?;
+        match self.meta.usage() {
+            Some(usage) if usage.allocated_extents == usage.reserved_extents => Ok(()),
+            left => failed(format!("everything was deleted, and this is still used: {left:?}")),
+        }
+    }
+
+    fn until_answered<T>(
+        &self,
+        call: impl Fn(&crate::service::SimService) -> Result<T, ServiceError>,
+    ) -> Result<T, ServiceError> {
+        loop {
+            match call(self.meta.service()) {
+                Err(ServiceError::Store(error)) if error.is_retryable() => {}
+                answer => return answer,
+            }
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Reads what the layers of an attachment have, the lowest first, page by page.
+//!
+//! Invariant: slots move upwards only, so who reads from the bottom up misses nothing. A layer
+//! below the head that is gone counts as empty: what it had is in those that are read later.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use lunar_engine::lun::LunTable;
+use lunar_engine::volume::{Chain, StartError};
+use lunar_proto::domain::Attachment;
+use lunar_proto::error::ErrorReason;
+use lunar_types::{LayerId, LogicalExtent, Slot};
+
+use crate::metadata::{Metadata, MetadataError};
+
+/// The slots that were written into a head itself.
+pub(super) type OwnSlots = BTreeMap<LogicalExtent, Slot>;
+
+/// A chain cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ChainError {
+    /// The metadata service did not give a page.
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+    /// What it gave makes no sense.
+    #[error(transparent)]
+    Map(#[from] StartError),
+}
+
+/// Reads the layers of an attachment: what is below the head's own slots, and those.
+pub(super) async fn read_chain(
+    metadata: &Arc<dyn Metadata>,
+    attachment: &Attachment,
+    luns: &LunTable,
+) -> Result<(Chain, OwnSlots), ChainError> {
+    let (size, extent_size) = (attachment.volume.size, attachment.pool.extent_size);
+    let mut chain = Chain::new(size, extent_size, luns.clone())?;
+    let mut own = OwnSlots::new();
+    for layer in attachment.layers.iter().rev().map(|layer| layer.id) {
+        chain.begin(layer)?;
+        let head = (layer == attachment.volume.head).then_some(&mut own);
+        read_layer(metadata, layer, head, &mut chain).await?;
+    }
+    Ok((chain, own))
+}
+
+/// `own` takes the own slots of a head.
+async fn read_layer(
+    metadata: &Arc<dyn Metadata>,
+    layer: LayerId,
+    mut own: Option<&mut OwnSlots>,
+    chain: &mut Chain,
+) -> Result<(), ChainError> {
+    let mut from = Some(LogicalExtent::new(0));
+    while let Some(first) = from {
+        let page = match metadata.read_layer(layer, first).await {
+            Ok(page) => page,
+            Err(error) if own.is_none() && error.reason() == Some(ErrorReason::LayerNotFound) => {
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        for entry in page.entries {
+            for part in entry.parts {
+                chain.put(entry.at, part.birth, part.slot)?;
+            }
+            match (entry.own, &mut own) {
+                (Some(slot), Some(own)) => {
+                    own.insert(entry.at, slot);
+                }
+                (Some(slot), None) => chain.put(entry.at, layer, slot)?,
+                (None, _) => {}
+            }
+        }
+        from = page.next;
+    }
+    Ok(())
+}
