@@ -1,8 +1,8 @@
 //! Calls about attachments.
 
 use lunar_proto::domain::{
-    Attach, Attachment, AttachmentSummary, Detach, Page, PageRequest, PageToken, ResumeAttachment,
-    RetireJournal,
+    Attach, Attachment, AttachmentSummary, Detach, LayerSealed, Page, PageRequest, PageToken,
+    ResumeAttachment, RetireJournal, SealLayer,
 };
 use lunar_proto::v1;
 use lunar_proto::v1::attachments_client::AttachmentsClient;
@@ -50,6 +50,18 @@ impl MetadataClient {
             on_channel!(AttachmentsClient, channel).detach(request).await
         });
         answer.await.map(|v1::DetachResponse {}| ())
+    }
+
+    /// Makes the next head of a grant, or of its oldest stale journal, the head.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn seal_layer(&self, request: &SealLayer) -> Result<LayerSealed, ClientError> {
+        let request = v1::SealLayerRequest::from(*request);
+        self.call("seal the head", request, async |channel, request| {
+            on_channel!(AttachmentsClient, channel).seal_layer(request).await
+        })
+        .await
     }
 
     /// Frees the oldest stale journal of a volume.

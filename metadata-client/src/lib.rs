@@ -17,6 +17,7 @@ mod error;
 mod map;
 mod nodes;
 mod pools;
+mod sets;
 mod snapshots;
 mod transport;
 mod volumes;

@@ -1,8 +1,8 @@
 //! Calls about maps and reservations.
 
 use lunar_proto::domain::{
-    CommitMap, LayerPage, MapPage, Page, PageRequest, PageToken, PoolReservation, ReadLayer,
-    ReadMap, ReleaseExtents, ReserveExtents,
+    CommitMap, LayerPage, Page, PageRequest, PageToken, PoolReservation, ReadLayer, ReleaseExtents,
+    ReserveExtents,
 };
 use lunar_proto::v1;
 use lunar_proto::v1::map_client::MapClient;
@@ -24,18 +24,6 @@ impl MetadataClient {
             on_channel!(MapClient, channel).commit_map(request).await
         });
         answer.await.map(|v1::CommitMapResponse {}| ())
-    }
-
-    /// Slots of a layer in order of their logical extent.
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    pub async fn read_map(&self, request: ReadMap) -> Result<MapPage, ClientError> {
-        let request = v1::ReadMapRequest::from(request);
-        self.call("read the map", request, async |channel, request| {
-            on_channel!(MapClient, channel).read_map(request).await
-        })
-        .await
     }
 
     /// Own slots and parts of a layer in order of their logical extent.

@@ -1,8 +1,8 @@
 //! Calls about snapshots, and about volumes that are made of them.
 
 use lunar_proto::domain::{
-    CloneVolume, CreateSnapshots, DeleteSnapshot, Page, PageRequest, PageToken, RollbackVolume,
-    Selector, Snapshot, SnapshotSet, Volume,
+    CloneVolume, DeleteSnapshot, Page, PageRequest, PageToken, RollbackVolume, Selector, Snapshot,
+    Volume,
 };
 use lunar_proto::v1;
 use lunar_proto::v1::snapshots_client::SnapshotsClient;
@@ -14,21 +14,6 @@ use crate::transport::on_channel;
 use crate::{ClientError, MetadataClient, every};
 
 impl MetadataClient {
-    /// Cuts snapshots at one moment.
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    pub async fn create_snapshots(
-        &self,
-        request: &CreateSnapshots,
-    ) -> Result<SnapshotSet, ClientError> {
-        let request = v1::CreateSnapshotsRequest::from(request.clone());
-        self.call("create the snapshots", request, async |channel, request| {
-            on_channel!(SnapshotsClient, channel).create_snapshots(request).await
-        })
-        .await
-    }
-
     /// Starts the deletion of a snapshot and gives it in state Deleting. It is gone when
     /// [`MetadataClient::snapshot`] by its id is refused with SNAPSHOT_NOT_FOUND.
     ///

@@ -138,6 +138,12 @@ impl MetadataClient {
         Self { policy, ..self.clone() }
     }
 
+    /// The deadlines and waits.
+    #[must_use]
+    pub const fn policy(&self) -> Policy {
+        self.policy
+    }
+
     /// The endpoints, for messages.
     #[must_use]
     pub fn endpoints(&self) -> String {

@@ -6,12 +6,12 @@ mod facts;
 
 use std::time::Duration;
 
-use lunar_proto::domain::{Holder, NodeState, SnapshotState, VolumeState};
+use lunar_proto::domain::{Holder, NodeState, SetState, SnapshotState, VolumeState};
 use lunar_proto::error::{ErrorReason, ErrorReport, FieldError};
 use lunar_types::{
     ByteCount, CommitNumber, Epoch, ExtentAddress, Incarnation, JournalSeq, LayerId,
     LogicalBlockSize, LunId, Name, NodeIncarnation, PoolId, RequestId, SessionNumber, SnapshotId,
-    VolumeId,
+    SnapshotSetId, VolumeId,
 };
 
 use crate::store::{StoreError, TransactError};
@@ -77,12 +77,40 @@ pub enum ServiceError {
         volume: VolumeId,
     },
     /// The map of the volume may lack what was written.
-    #[error("volume {volume} is not at rest: {unrest}")]
+    #[error(
+        "volume {volume} cannot be cut: its journal of epoch {oldest} waits to be replayed; attach \
+         the volume once, or wait until its holder has done it"
+    )]
     VolumeNotAtRest {
         /// The volume.
         volume: VolumeId,
-        /// Why.
-        unrest: Unrest,
+        /// The epoch of its oldest journal that waits.
+        oldest: Epoch,
+    },
+    /// It is a member of an open set.
+    #[error(
+        "volume {volume} is a member of snapshot set {set}, which is not decided yet: try again \
+         when it is, or abort it"
+    )]
+    VolumeBusy {
+        /// The volume.
+        volume: VolumeId,
+        /// The set.
+        set: SnapshotSetId,
+    },
+    /// No such set.
+    #[error("snapshot set {set} does not exist, or was decided long ago")]
+    SetNotFound {
+        /// Its id.
+        set: SnapshotSetId,
+    },
+    /// The set cannot be aborted any more.
+    #[error("snapshot set {set} is {state} already: delete its snapshots instead")]
+    SetDecided {
+        /// The set.
+        set: SnapshotSetId,
+        /// Its state.
+        state: SetState,
     },
     /// The chain is as deep as it may be.
     #[error(
@@ -232,6 +260,15 @@ pub enum ServiceError {
         /// Its state.
         state: NodeState,
     },
+    /// Its daemon would serve wrong data.
+    #[error(
+        "node {node} runs an fs-core that does not know layers: it would serve holes in the place \
+         of data; update it and attach again"
+    )]
+    NodeTooOld {
+        /// The incarnation.
+        node: NodeIncarnation,
+    },
     /// Another process of the node has joined since.
     #[error(
         "node '{name}' ({node}) is in session {held}, the request came from session {given}: a \
@@ -321,6 +358,21 @@ pub enum ServiceError {
         /// The number in the request.
         given: CommitNumber,
     },
+    /// The seal is not of this grant's next head.
+    #[error(
+        "volume {volume} has head {head} and the next head {held}, the request says {given}: it \
+         is late, and changes nothing"
+    )]
+    NextHeadMismatch {
+        /// The volume.
+        volume: VolumeId,
+        /// Its head.
+        head: LayerId,
+        /// The next head of the grant, or of the stale journal.
+        held: LayerId,
+        /// The one in the request.
+        given: LayerId,
+    },
     /// The checkpoint would fall.
     #[error("volume {volume} has checkpoint {stored} of epoch {epoch}, the commit says {given}")]
     CheckpointRegression {
@@ -360,21 +412,6 @@ pub enum ServiceError {
         /// What is wrong.
         problem: String,
     },
-}
-
-/// Why a volume is not at rest.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Unrest {
-    /// Somebody has it attached and lives.
-    #[error(
-        "node '{}' ({}) holds it under epoch {}; detach it there first, this version cuts detached \
-         volumes alone",
-        .0.node_name, .0.node, .0.epoch
-    )]
-    Held(Holder),
-    /// A journal may hold what its map lacks.
-    #[error("its journal of epoch {0} waits to be replayed; attach the volume once and detach it")]
-    JournalLeft(Epoch),
 }
 
 impl TransactError for ServiceError {
@@ -422,6 +459,11 @@ impl ServiceError {
             Self::SnapshotNotReady { .. } => ErrorReason::SnapshotNotReady,
             Self::SnapshotOfOtherVolume { .. } => ErrorReason::SnapshotOfOtherVolume,
             Self::VolumeNotAtRest { .. } => ErrorReason::VolumeNotAtRest,
+            Self::VolumeBusy { .. } => ErrorReason::VolumeBusy,
+            Self::SetNotFound { .. } => ErrorReason::SetNotFound,
+            Self::SetDecided { .. } => ErrorReason::SetDecided,
+            Self::NodeTooOld { .. } => ErrorReason::NodeTooOld,
+            Self::NextHeadMismatch { .. } => ErrorReason::NextHeadMismatch,
             Self::ChainTooDeep { .. } => ErrorReason::ChainTooDeep,
             Self::NodeNotFound { .. } => ErrorReason::NodeNotFound,
             Self::JournalNotFound { .. } => ErrorReason::JournalNotFound,

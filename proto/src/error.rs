@@ -65,6 +65,8 @@ reasons! {
     NodeNotFound = "NODE_NOT_FOUND" => NotFound,
     /// The volume has no stale journal of this epoch.
     JournalNotFound = "JOURNAL_NOT_FOUND" => NotFound,
+    /// No snapshot set has this id, or it was decided long ago.
+    SetNotFound = "SET_NOT_FOUND" => NotFound,
     /// A pool of this name exists.
     PoolExists = "POOL_EXISTS" => AlreadyExists,
     /// A volume of this name exists.
@@ -77,8 +79,12 @@ reasons! {
     LunBlockSize = "LUN_BLOCK_SIZE" => FailedPrecondition,
     /// The volume is being created or deleted.
     VolumeNotReady = "VOLUME_NOT_READY" => FailedPrecondition,
-    /// The volume is attached, or a journal of it waits to be replayed: it cannot be cut now.
+    /// A journal of the volume waits to be replayed: it cannot be cut now.
     VolumeNotAtRest = "VOLUME_NOT_AT_REST" => FailedPrecondition,
+    /// The volume is a member of an open snapshot set; facts: `volume`, `set`.
+    VolumeBusy = "VOLUME_BUSY" => FailedPrecondition,
+    /// The snapshot set is sealed and cannot be aborted any more.
+    SetDecided = "SET_DECIDED" => FailedPrecondition,
     /// The snapshot is being cut or deleted.
     SnapshotNotReady = "SNAPSHOT_NOT_READY" => FailedPrecondition,
     /// The snapshot was cut of another volume.
@@ -96,6 +102,8 @@ reasons! {
     StaleSession = "STALE_SESSION" => FailedPrecondition,
     /// The node was heard from a moment ago: a second daemon must not take its place.
     NodeAlive = "NODE_ALIVE" => FailedPrecondition,
+    /// The daemon does not know layers: it would serve holes in the place of data.
+    NodeTooOld = "NODE_TOO_OLD" => FailedPrecondition,
     /// The incarnation still holds attachments.
     NodeHoldsAttachments = "NODE_HOLDS_ATTACHMENTS" => FailedPrecondition,
     /// Journals of earlier epochs wait to be replayed and retired, the oldest first.
@@ -107,6 +115,9 @@ reasons! {
     /// The commit does not follow the last one under this grant; facts: `commit_last`,
     /// `commit_given`.
     CommitOutOfOrder = "COMMIT_OUT_OF_ORDER" => FailedPrecondition,
+    /// The next head in the request is neither the one of the grant nor the head; facts: `head`,
+    /// `next_head_held`, `next_head_given`.
+    NextHeadMismatch = "NEXT_HEAD_MISMATCH" => FailedPrecondition,
     /// The checkpoint would fall behind the one that is stored.
     CheckpointRegression = "CHECKPOINT_REGRESSION" => FailedPrecondition,
     /// The pool has no free extent.
@@ -241,6 +252,7 @@ mod tests {
             ("LAYER_NOT_FOUND", 5),
             ("NODE_NOT_FOUND", 5),
             ("JOURNAL_NOT_FOUND", 5),
+            ("SET_NOT_FOUND", 5),
             ("POOL_EXISTS", 6),
             ("VOLUME_EXISTS", 6),
             ("SNAPSHOT_EXISTS", 6),
@@ -248,6 +260,8 @@ mod tests {
             ("LUN_BLOCK_SIZE", 9),
             ("VOLUME_NOT_READY", 9),
             ("VOLUME_NOT_AT_REST", 9),
+            ("VOLUME_BUSY", 9),
+            ("SET_DECIDED", 9),
             ("SNAPSHOT_NOT_READY", 9),
             ("SNAPSHOT_OF_OTHER_VOLUME", 9),
             ("VOLUME_ATTACHED", 9),
@@ -256,11 +270,13 @@ mod tests {
             ("NODE_FENCED", 9),
             ("STALE_SESSION", 9),
             ("NODE_ALIVE", 9),
+            ("NODE_TOO_OLD", 9),
             ("NODE_HOLDS_ATTACHMENTS", 9),
             ("STALE_JOURNALS", 9),
             ("LAYER_NOT_WRITABLE", 9),
             ("EXTENT_NOT_RESERVED", 9),
             ("COMMIT_OUT_OF_ORDER", 9),
+            ("NEXT_HEAD_MISMATCH", 9),
             ("CHECKPOINT_REGRESSION", 9),
             ("POOL_FULL", 8),
             ("CHAIN_TOO_DEEP", 8),

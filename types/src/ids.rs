@@ -172,6 +172,12 @@ counter_id!(
     u64
 );
 counter_id!(
+    /// Rises when the chain of layers below the head of a volume has become another, or its size:
+    /// the holder has to look at its attachment again. A seal by the holder is no such change.
+    StructureNumber,
+    u64
+);
+counter_id!(
     /// Position in the journal of one epoch. 0 is before the first.
     JournalSeq,
     u64
@@ -218,6 +224,17 @@ impl CommitNumber {
     #[must_use]
     pub const fn next(self) -> Self {
         Self(self.0.checked_add(1).expect("a grant sees fewer than 2^64 commits"))
+    }
+}
+
+impl StructureNumber {
+    /// The number after this one.
+    ///
+    /// # Panics
+    /// When 2^64 changes are used up.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0.checked_add(1).expect("a volume changes fewer than 2^64 times"))
     }
 }
 

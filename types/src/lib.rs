@@ -25,7 +25,7 @@ pub use geometry::{
 pub use ids::{
     BootId, ClusterId, CommitNumber, Epoch, IdParseError, Incarnation, JournalSeq, LayerId, LunId,
     NodeId, NodeIncarnation, NodeSession, PoolId, RequestId, SessionNumber, SnapshotId,
-    SnapshotSetId, VolumeId,
+    SnapshotSetId, StructureNumber, VolumeId,
 };
 pub use names::{Name, NameError};
 pub use presence::Presence;

@@ -2,7 +2,7 @@
 
 use lunar_proto::error::Facts;
 
-use super::{ServiceError, Unrest};
+use super::ServiceError;
 
 impl ServiceError {
     /// The objects and numbers of the error by name.
@@ -83,6 +83,7 @@ impl ServiceError {
                 fact("newest_incarnation", newest);
                 fact("state", state);
             }
+            Self::NodeTooOld { node } => fact("node", node),
             Self::StaleSession { name, node, held, given } => {
                 fact("node_name", name);
                 fact("node", node);
@@ -132,6 +133,12 @@ impl ServiceError {
                 fact("commit_last", last);
                 fact("commit_given", given);
             }
+            Self::NextHeadMismatch { volume, head, held, given } => {
+                fact("volume", volume);
+                fact("head", head);
+                fact("next_head_held", held);
+                fact("next_head_given", given);
+            }
             Self::CheckpointRegression { volume, epoch, stored, given } => {
                 fact("volume", volume);
                 fact("epoch", epoch);
@@ -173,16 +180,18 @@ impl ServiceError {
                 fact("origin", origin);
                 fact("volume", volume);
             }
-            Self::VolumeNotAtRest { volume, unrest } => {
+            Self::VolumeNotAtRest { volume, oldest } => {
                 fact("volume", volume);
-                match unrest {
-                    Unrest::Held(holder) => {
-                        fact("node", &holder.node);
-                        fact("node_name", &holder.node_name);
-                        fact("epoch_held", &holder.epoch);
-                    }
-                    Unrest::JournalLeft(epoch) => fact("oldest_epoch", epoch),
-                }
+                fact("oldest_epoch", oldest);
+            }
+            Self::VolumeBusy { volume, set } => {
+                fact("volume", volume);
+                fact("set", set);
+            }
+            Self::SetNotFound { set } => fact("set", set),
+            Self::SetDecided { set, state } => {
+                fact("set", set);
+                fact("state", state);
             }
             Self::ChainTooDeep { layer, depth, most } => {
                 fact("layer", layer);

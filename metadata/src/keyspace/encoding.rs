@@ -4,7 +4,7 @@ use lunar_types::{
     BootId, ByteCount, ClusterId, CommitNumber, Epoch, ExtentAddress, ExtentRun, ExtentSize,
     Incarnation, JournalSeq, LayerId, LogicalBlockSize, LunId, LunIndex, Name, NodeId,
     NodeIncarnation, NodeSession, PhysicalExtent, PoolId, RequestId, SessionNumber, SnapshotId,
-    SnapshotSetId, VolumeId, VolumeSize,
+    SnapshotSetId, StructureNumber, VolumeId, VolumeSize,
 };
 
 /// Why bytes are not the value they should be.
@@ -153,6 +153,7 @@ counter_field!(
     Epoch,
     CommitNumber,
     JournalSeq,
+    StructureNumber,
     ByteCount
 );
 
@@ -210,6 +211,41 @@ impl Field for Option<LayerId> {
     fn take(input: &mut &[u8]) -> Result<Self, DecodeError> {
         let id = LayerId::take(input)?;
         Ok((id != LayerId::default()).then_some(id))
+    }
+}
+
+macro_rules! optional_uuid_field {
+    ($($id:ty),+) => {
+        $(impl Field for Option<$id> {
+            /// 0 is none.
+            fn put(&self, out: &mut Vec<u8>) {
+                self.unwrap_or(<$id>::from_u128(0)).put(out);
+            }
+
+            fn take(input: &mut &[u8]) -> Result<Self, DecodeError> {
+                let id = <$id>::take(input)?;
+                Ok((id.as_u128() != 0).then_some(id))
+            }
+        })+
+    };
+}
+optional_uuid_field!(VolumeId, SnapshotId, SnapshotSetId);
+
+impl Field for Option<Name> {
+    /// Length 0 is none.
+    fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            Some(name) => name.put(out),
+            None => 0_u8.put(out),
+        }
+    }
+
+    fn take(input: &mut &[u8]) -> Result<Self, DecodeError> {
+        if input.first() == Some(&0) {
+            u8::take(input)?;
+            return Ok(None);
+        }
+        Name::take(input).map(Some)
     }
 }
 

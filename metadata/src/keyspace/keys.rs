@@ -4,13 +4,14 @@ use foundationdb_tuple::{TuplePack, TupleUnpack, pack, unpack};
 use lunar_proto::domain::OperationId;
 use lunar_types::{
     Epoch, Incarnation, LayerId, LogicalExtent, LunId, LunIndex, Name, NodeId, PoolId, RequestId,
-    SnapshotId, VolumeId,
+    SnapshotId, SnapshotSetId, VolumeId,
 };
 use uuid::Uuid;
 
 use super::bitmap::{Bitmap, GroupIndex};
 use super::encoding::Record;
 use super::records::*;
+use super::set_records::*;
 use super::slot_value::SlotValue;
 use crate::store::KeyRange;
 
@@ -68,7 +69,7 @@ macro_rules! uuid_part {
         })+
     };
 }
-uuid_part!(PoolId, VolumeId, SnapshotId, LunId, RequestId);
+uuid_part!(PoolId, VolumeId, SnapshotId, SnapshotSetId, LunId, RequestId);
 
 macro_rules! number_part {
     ($($id:ty = $int:ty, $make:expr;)+) => {
@@ -425,6 +426,32 @@ keys! {
         /// Its id.
         request: RequestId,
     }
+
+    /// A set of snapshots.
+    SnapshotSetKey = 42 "set" => SnapshotSetRecord {
+        /// Its id.
+        set: SnapshotSetId,
+    }
+
+    /// A member of an open set.
+    SetMemberKey = 43 "set member" => SetMemberRecord {
+        /// The set.
+        set: SnapshotSetId,
+        /// The volume.
+        volume: VolumeId,
+    }
+
+    /// A member of an open set by its holder.
+    NodeSetKey = 44 "set of a node" => Present {
+        /// The node.
+        node: NodeId,
+        /// Its incarnation.
+        incarnation: Incarnation,
+        /// The set.
+        set: SnapshotSetId,
+        /// The volume.
+        volume: VolumeId,
+    }
 }
 
 /// The keys of a table that begin with these parts.
@@ -481,6 +508,14 @@ prefix!(
 prefix!(
     /// The reservations of an incarnation.
     reservations_of => ReservationKey { node: NodeId, incarnation: Incarnation }
+);
+prefix!(
+    /// The members of open sets that an incarnation holds.
+    sets_of_node => NodeSetKey { node: NodeId, incarnation: Incarnation }
+);
+prefix!(
+    /// The members of an open set.
+    members_of => SetMemberKey { set: SnapshotSetId }
 );
 prefix!(
     /// The requests of a generation.

@@ -13,6 +13,7 @@ mod digest;
 mod encoding;
 mod keys;
 mod records;
+mod set_records;
 mod slot_value;
 mod typed;
 
@@ -21,6 +22,7 @@ pub use digest::SlotDigest;
 pub use encoding::{DecodeError, Record};
 pub use keys::*;
 pub use records::*;
+pub use set_records::*;
 pub use slot_value::SlotValue;
 pub use typed::{Entry, KeyedTxn, TypedRange};
 

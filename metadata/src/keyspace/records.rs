@@ -1,10 +1,13 @@
 //! The records of the store, field by field in the order of their bytes.
 
-use lunar_proto::domain::{NodeState, OperationWork, SnapshotState, VolumeState};
+use lunar_proto::domain::{
+    LayerSealed, NodeState, OperationWork, SealedHead, SnapshotState, VolumeState,
+};
 use lunar_types::{
     BootId, ByteCount, ClusterId, CommitNumber, Epoch, ExtentRun, ExtentSize, Incarnation,
     JournalSeq, LayerId, LogicalBlockSize, LunId, LunIndex, Name, NodeIncarnation, NodeSession,
-    PoolId, RequestId, SessionNumber, SnapshotId, SnapshotSetId, VolumeId, VolumeSize,
+    PoolId, RequestId, SessionNumber, SnapshotId, SnapshotSetId, StructureNumber, VolumeId,
+    VolumeSize,
 };
 
 use super::digest::SlotDigest;
@@ -36,6 +39,7 @@ macro_rules! records {
         )+
     };
 }
+pub(super) use records;
 
 records! {
     /// The key alone says everything.
@@ -110,7 +114,7 @@ records! {
     }
 
     /// A volume.
-    VolumeRecord = "volume" {
+    VolumeRecord = "volume" version 2 {
         /// Its name; no longer its own while it is being deleted.
         name: Name,
         /// Where its extents are.
@@ -125,6 +129,10 @@ records! {
         epoch: Epoch,
         /// Where it is in its life.
         state: VolumeState,
+        /// Rises when its chain or its size has become another without its holder.
+        structure: StructureNumber,
+        /// The open set that it is a member of.
+        set: Option<SnapshotSetId>,
     }
 
     /// A volume of a pool, for its sums.
@@ -213,7 +221,7 @@ records! {
     }
 
     /// The grant of a volume.
-    AttachmentRecord = "attachment" {
+    AttachmentRecord = "attachment" version 2 {
         /// Who holds it.
         node: NodeIncarnation,
         /// Under which epoch.
@@ -222,20 +230,25 @@ records! {
         checkpoint: JournalSeq,
         /// The number of the last commit under this grant.
         last_commit: CommitNumber,
-        /// The request that it was: sent again, it is answered again. 0 before the first.
+        /// The request that it was: sent again, it is answered again. 0 before the first. Of a
+        /// seal by a set, the id of the set.
         last_request: RequestId,
         /// Where the journal is.
         journal: Vec<ExtentRun>,
+        /// The layer that the next seal makes the head.
+        next_head: LayerId,
     }
 
     /// A journal that waits for its replay.
-    StaleJournalRecord = "stale journal" {
+    StaleJournalRecord = "stale journal" version 2 {
         /// Who wrote it.
         node: NodeIncarnation,
         /// Up to where it is in the map.
         checkpoint: JournalSeq,
         /// Where it is.
         journal: Vec<ExtentRun>,
+        /// The next head of its grant: its records are of it or of the volume's head.
+        next_head: LayerId,
     }
 
     /// An attachment as its incarnation sees it.
@@ -325,8 +338,12 @@ pub enum Outcome {
     },
     /// Extents were reserved.
     Reserved(Vec<ExtentRun>),
-    /// A snapshot was made, or its deletion began.
+    /// A set of snapshots was stored.
+    SnapshotSet(SnapshotSetId),
+    /// The deletion of a snapshot began.
     Snapshot(SnapshotId),
+    /// A head was sealed without a set.
+    Sealed(LayerSealed),
 }
 
 impl Field for Outcome {
@@ -355,9 +372,20 @@ impl Field for Outcome {
                 5_u8.put(out);
                 runs.put(out);
             }
+            Self::SnapshotSet(set) => {
+                6_u8.put(out);
+                set.put(out);
+            }
             Self::Snapshot(snapshot) => {
                 7_u8.put(out);
                 snapshot.put(out);
+            }
+            Self::Sealed(LayerSealed { now, before }) => {
+                8_u8.put(out);
+                now.head.put(out);
+                now.next_head.put(out);
+                now.last_commit.put(out);
+                before.put(out);
             }
         }
     }
@@ -370,7 +398,13 @@ impl Field for Outcome {
             3 => Self::Joined { session: Field::take(input)?, resumed: Field::take(input)? },
             4 => Self::Attached { volume: Field::take(input)?, epoch: Field::take(input)? },
             5 => Self::Reserved(Field::take(input)?),
+            6 => Self::SnapshotSet(Field::take(input)?),
             7 => Self::Snapshot(Field::take(input)?),
+            8 => {
+                let (head, next_head) = (Field::take(input)?, Field::take(input)?);
+                let now = SealedHead { head, next_head, last_commit: Field::take(input)? };
+                Self::Sealed(LayerSealed { now, before: Field::take(input)? })
+            }
             other => return Err(invalid("outcome", other)),
         })
     }

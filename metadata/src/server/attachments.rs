@@ -1,6 +1,6 @@
 //! Handlers of attachments.
 
-use lunar_proto::domain::{Attach, Detach, Page, ResumeAttachment, RetireJournal};
+use lunar_proto::domain::{Attach, Detach, Page, ResumeAttachment, RetireJournal, SealLayer};
 use lunar_proto::v1;
 use lunar_proto::v1::attachments_server::Attachments;
 use lunar_proto::wire::{page_request, to_list, token_bytes};
@@ -40,6 +40,17 @@ impl<S: MetaStore> Attachments for Handlers<S> {
         let request = Detach::try_from(request.into_inner())?;
         self.call(move |service| block_on(service.detach(&request))).await?;
         Ok(Response::new(v1::DetachResponse {}))
+    }
+
+    async fn seal_layer(
+        &self,
+        request: Request<v1::SealLayerRequest>,
+    ) -> Result<Response<v1::SealLayerResponse>, Status> {
+        self.require_caller(&request, request.get_ref().caller.as_ref()).await?;
+        let request = SealLayer::try_from(request.into_inner())?;
+        let sealed = self.call(move |service| block_on(service.seal_layer(&request))).await?;
+        self.work.notify_one();
+        Ok(Response::new(sealed.into()))
     }
 
     async fn retire_journal(

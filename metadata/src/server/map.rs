@@ -1,6 +1,6 @@
 //! Handlers of maps and reservations.
 
-use lunar_proto::domain::{CommitMap, Page, ReadLayer, ReadMap, ReleaseExtents, ReserveExtents};
+use lunar_proto::domain::{CommitMap, Page, ReadLayer, ReleaseExtents, ReserveExtents};
 use lunar_proto::v1;
 use lunar_proto::v1::map_server::Map;
 use lunar_proto::v1::reservations_server::Reservations;
@@ -21,16 +21,6 @@ impl<S: MetaStore> Map for Handlers<S> {
         let request = CommitMap::try_from(request.into_inner())?;
         self.call(move |service| block_on(service.commit_map(&request))).await?;
         Ok(Response::new(v1::CommitMapResponse {}))
-    }
-
-    async fn read_map(
-        &self,
-        request: Request<v1::ReadMapRequest>,
-    ) -> Result<Response<v1::ReadMapResponse>, Status> {
-        Identity::of(&request)?;
-        let request = ReadMap::try_from(request.into_inner())?;
-        let page = self.call(move |service| block_on(service.read_map(request))).await?;
-        Ok(Response::new(page.into()))
     }
 
     async fn read_layer(

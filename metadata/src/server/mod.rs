@@ -13,10 +13,12 @@ mod attachments;
 mod background;
 mod identity;
 mod map;
+mod members;
 mod nodes;
 mod pools;
 mod snapshots;
 mod volumes;
+mod wait;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -25,7 +27,7 @@ use lunar_proto::error::ErrorReason;
 use lunar_proto::v1;
 use lunar_types::{NodeId, NodeIncarnation, NodeSession};
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Status};
@@ -43,11 +45,14 @@ pub struct Handlers<S> {
     service: Arc<Service<S>>,
     /// Woken when an operation may wait.
     work: Arc<Notify>,
+    /// Whether the service stops: then no call waits any more.
+    stopping: Arc<watch::Sender<bool>>,
 }
 
 impl<S> Clone for Handlers<S> {
     fn clone(&self) -> Self {
-        Self { service: Arc::clone(&self.service), work: Arc::clone(&self.work) }
+        let (service, work) = (Arc::clone(&self.service), Arc::clone(&self.work));
+        Self { service, work, stopping: Arc::clone(&self.stopping) }
     }
 }
 
@@ -66,7 +71,7 @@ impl<S: MetaStore> Handlers<S> {
     /// Handlers of a service; `work` is woken when an operation may wait.
     #[must_use]
     pub fn new(service: Arc<Service<S>>, work: Arc<Notify>) -> Self {
-        Self { service, work }
+        Self { service, work, stopping: Arc::new(watch::Sender::new(false)) }
     }
 
     /// Runs one call on a thread that may block.
@@ -135,11 +140,17 @@ pub async fn serve_loopback<S: MetaStore>(
             InterceptedService::new(<$server>::new(handlers.clone()), identify_loopback)
         };
     }
+    let stopping = handlers.clone();
+    let stop = async move {
+        stop.await;
+        stopping.stop_waiting();
+    };
     tonic::transport::Server::builder()
         .tcp_nodelay(true)
         .add_service(guarded!(v1::pools_server::PoolsServer<Handlers<S>>))
         .add_service(guarded!(v1::volumes_server::VolumesServer<Handlers<S>>))
         .add_service(guarded!(v1::snapshots_server::SnapshotsServer<Handlers<S>>))
+        .add_service(guarded!(v1::members_server::MembersServer<Handlers<S>>))
         .add_service(guarded!(v1::attachments_server::AttachmentsServer<Handlers<S>>))
         .add_service(guarded!(v1::nodes_server::NodesServer<Handlers<S>>))
         .add_service(guarded!(v1::map_server::MapServer<Handlers<S>>))

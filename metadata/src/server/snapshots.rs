@@ -1,9 +1,12 @@
 //! Handlers of snapshots.
 
-use lunar_proto::domain::{CreateSnapshots, DeleteSnapshot, Page};
+use lunar_proto::domain::{CreateSnapshots, DeleteSnapshot, Page, SnapshotSet};
 use lunar_proto::v1;
 use lunar_proto::v1::snapshots_server::Snapshots;
-use lunar_proto::wire::{page_request, selector, to_list, token_bytes};
+use lunar_proto::wire::{
+    known_set_state, page_request, parsed, selector, to_list, token_bytes, wait,
+};
+use lunar_types::SnapshotSetId;
 use tonic::{Request, Response, Status};
 
 use super::{Handlers, Identity};
@@ -19,6 +22,33 @@ impl<S: MetaStore> Snapshots for Handlers<S> {
         Identity::require_admin(&request)?;
         let request = CreateSnapshots::try_from(request.into_inner())?;
         let set = self.call(move |service| block_on(service.create_snapshots(&request))).await?;
+        Ok(Response::new(set.into()))
+    }
+
+    async fn get_snapshot_set(
+        &self,
+        request: Request<v1::GetSnapshotSetRequest>,
+    ) -> Result<Response<v1::SnapshotSet>, Status> {
+        Identity::of(&request)?;
+        let v1::GetSnapshotSetRequest { set_id, wait_ms, known } = request.into_inner();
+        let set: SnapshotSetId = parsed("set_id", &set_id)?;
+        let (wait, known) = (wait(wait_ms)?, known_set_state("known", known)?);
+        let is_changed = |set: &SnapshotSet| match known {
+            Some(known) => set.state != known,
+            None => !set.state.is_open(),
+        };
+        let ask = move |service: &crate::service::Service<S>| block_on(service.snapshot_set(set));
+        let set = self.ask_until(wait, ask, is_changed).await?;
+        Ok(Response::new(set.into()))
+    }
+
+    async fn abort_snapshots(
+        &self,
+        request: Request<v1::AbortSnapshotsRequest>,
+    ) -> Result<Response<v1::SnapshotSet>, Status> {
+        Identity::require_admin(&request)?;
+        let set: SnapshotSetId = parsed("set_id", &request.into_inner().set_id)?;
+        let set = self.call(move |service| block_on(service.abort_snapshots(set))).await?;
         Ok(Response::new(set.into()))
     }
 

@@ -4,6 +4,9 @@
 //! - one volume has one attachment at most, and its epoch is the volume's;
 //! - a grant is given away only when its holder is gone or has detached; what a holder that is
 //!   gone may have written into its journal is kept as a stale journal until it is retired;
+//! - a grant has a next head of its own: the layer that its next seal makes the head. A journal
+//!   speaks of the head or of it, also when it has become stale;
+//! - who takes, ends or takes over a grant aborts the open set of the volume;
 //! - stale journals are replayed and retired in the order of their epochs, before anything else
 //!   is committed: a replay over newer commits would bring old data back;
 //! - whoever asks is the last process of the holder's node: see `docs/metadata.md`, "Sessions and
@@ -25,10 +28,11 @@ use lunar_types::{
 };
 
 use super::geometry::PoolGeometry;
-use super::layers::CHAIN_LAYERS_MAX;
+use super::layers::{CHAIN_LAYERS_MAX, next_layer};
 use super::nodes::{is_live, reclaim_if_unused, require_session};
 use super::paging::page;
 use super::reservations::home_group;
+use super::sets::leave_set;
 use super::space::{Allocator, Purpose, free_extents, runs_taken};
 use super::volumes::{find_volume, holder_of, volume_view};
 use super::{Service, foreign_outcome};
@@ -59,9 +63,9 @@ fn node_stale_key(node: NodeIncarnation, volume: VolumeId, epoch: Epoch) -> Node
 
 /// Ends an attachment and keeps its journal for a replay.
 pub(super) fn park_journal<T: Txn>(txn: &T, volume: VolumeId, attachment: &AttachmentRecord) {
-    let AttachmentRecord { node, epoch, checkpoint, journal, .. } = attachment.clone();
+    let AttachmentRecord { node, epoch, checkpoint, journal, next_head, .. } = attachment.clone();
     remove_attachment(txn, volume, node);
-    let stale = StaleJournalRecord { node, checkpoint, journal };
+    let stale = StaleJournalRecord { node, checkpoint, journal, next_head };
     txn.put(&StaleJournalKey { volume, epoch }, &stale);
     txn.put(&node_stale_key(node, volume, epoch), &Present {});
 }
@@ -169,6 +173,7 @@ async fn attach<T: Txn>(txn: &T, request: &Attach) -> Result<Outcome, ServiceErr
     let (volume, mut record) = find_volume(txn, &request.volume).await?;
     require_ready(volume, &record)?;
     take_over(txn, volume).await?;
+    leave_set(txn, volume, &mut record, "volume-attached").await?;
     let geometry = PoolGeometry::load(txn, record.pool).await?;
     let wanted = journal_extents(geometry.record.extent_size);
     let start = home_group(node.node, &geometry);
@@ -186,6 +191,7 @@ async fn attach<T: Txn>(txn: &T, request: &Attach) -> Result<Outcome, ServiceErr
         last_commit: CommitNumber::default(),
         last_request: RequestId::from_u128(0),
         journal,
+        next_head: next_layer(txn).await?,
     };
     record.epoch = epoch;
     txn.put(&VolumeKey { volume }, &record);
@@ -223,6 +229,7 @@ async fn attachment_facts<T: Txn>(
         node: record.node,
         runs: record.journal,
         checkpoint: record.checkpoint,
+        next_head: record.next_head,
     });
     Ok(Attachment {
         epoch,
@@ -233,13 +240,16 @@ async fn attachment_facts<T: Txn>(
         checkpoint: attachment.checkpoint,
         stale_journals: stale.collect(),
         last_commit: attachment.last_commit,
+        next_head: attachment.next_head,
+        structure: record.structure,
         volume: volume_view(txn, volume, record).await?,
     })
 }
 
 async fn detach<T: Txn>(txn: &T, request: &Detach) -> Result<(), ServiceError> {
     let Detach { volume, epoch, caller, mode, .. } = *request;
-    let (record, attachment) = require_attachment(txn, volume, epoch, caller).await?;
+    let (mut record, attachment) = require_attachment(txn, volume, epoch, caller).await?;
+    leave_set(txn, volume, &mut record, "volume-detached").await?;
     match mode {
         DetachMode::KeepJournal => park_journal(txn, volume, &attachment),
         DetachMode::Clean => {
@@ -267,11 +277,17 @@ impl<S: MetaStore> Service<S> {
     ///
     /// # Errors
     /// The incarnation is gone, a later process speaks for it, the volume is not Ready or held by a
-    /// live incarnation (also by this one), or the pool has no extent for a journal.
+    /// live incarnation (also by this one), the pool has no extent for a journal, or the caller
+    /// does not understand layers.
     pub async fn attach(&self, request: &Attach) -> Result<Attachment, ServiceError> {
+        if !request.understands_layers {
+            return Err(ServiceError::NodeTooOld { node: request.caller.node });
+        }
         let what = ("attach", request);
         let grant = |txn: Arc<S::Txn>| async move { attach(&*txn, request).await };
-        match self.once(request.request, &what, grant).await? {
+        let outcome = self.once(request.request, &what, grant).await?;
+        self.sets_changed();
+        match outcome {
             Outcome::Attached { volume, epoch } => {
                 let caller = request.caller;
                 self.resume_attachment(ResumeAttachment { volume, epoch, caller }).await
@@ -299,7 +315,9 @@ impl<S: MetaStore> Service<S> {
     pub async fn detach(&self, request: &Detach) -> Result<(), ServiceError> {
         let what = ("detach", request);
         let end = |txn: Arc<S::Txn>| async move { detach(&*txn, request).await };
-        self.once_done(request.request, &what, end).await
+        self.once_done(request.request, &what, end).await?;
+        self.sets_changed();
+        Ok(())
     }
 
     /// Frees the oldest stale journal, after what it holds was committed.

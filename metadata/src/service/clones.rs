@@ -11,18 +11,17 @@ use std::sync::Arc;
 use lunar_proto::domain::{
     CloneVolume, OperationWork, RollbackVolume, Selector, SnapshotState, Volume, VolumeState,
 };
-use lunar_types::{Epoch, LayerId, SnapshotId, VolumeId};
+use lunar_types::{LayerId, SnapshotId, VolumeId};
 
 use super::Service;
 use super::layers::{begin_head, require_depth_left, seal_head};
 use super::operations::begin_operation;
-use super::snapshots::{find_snapshot, unrest};
-use super::volumes::{find_volume, require_name_free};
-use crate::error::{ServiceError, Unrest};
-use crate::keyspace::{
-    KeyedTxn, LayerName, Outcome, PoolVolumeKey, PoolVolumeRecord, SnapshotRecord, VolumeKey,
-    VolumeNameKey, VolumeNameRecord, VolumeRecord,
-};
+use super::sets::leave_set;
+use super::snapshots::find_snapshot;
+use super::standing::{Standing, standing};
+use super::volumes::{NewVolume, find_volume, holder_of, put_volume, require_name_free};
+use crate::error::ServiceError;
+use crate::keyspace::{KeyedTxn, LayerName, Outcome, SnapshotRecord, VolumeKey};
 use crate::store::{MetaStore, Txn};
 
 /// A snapshot that can be used, and its layer, on which one more may stand.
@@ -56,18 +55,9 @@ async fn clone_volume<T: Txn>(
         return Err(ServiceError::field("size_bytes", problem));
     }
     let pool = snapshot.pool;
-    let record = VolumeRecord {
-        name: request.name.clone(),
-        pool,
-        size,
-        logical_block_size: snapshot.logical_block_size,
-        head: begin_head(txn, volume, pool, Some(layer)).await?,
-        epoch: Epoch::default(),
-        state: VolumeState::Ready,
-    };
-    txn.put(&VolumeKey { volume }, &record);
-    txn.put(&VolumeNameKey { name: request.name.clone() }, &VolumeNameRecord { volume });
-    txn.put(&PoolVolumeKey { pool, volume }, &PoolVolumeRecord { size });
+    let head = begin_head(txn, volume, pool, Some(layer)).await?;
+    let (name, logical_block_size) = (request.name.clone(), snapshot.logical_block_size);
+    put_volume(txn, volume, NewVolume { name, pool, size, logical_block_size, head });
     Ok(Outcome::Volume(volume))
 }
 
@@ -79,10 +69,13 @@ async fn rollback_volume<T: Txn>(
     if record.state != VolumeState::Ready {
         return Err(ServiceError::VolumeNotReady { volume, state: record.state });
     }
-    match unrest(txn, volume).await? {
-        None => {}
-        Some(Unrest::Held(holder)) => return Err(ServiceError::VolumeAttached { volume, holder }),
-        Some(Unrest::JournalLeft(oldest)) => {
+    match standing(txn, volume).await? {
+        Standing::AtRest => {}
+        Standing::Held { attachment, .. } => {
+            let holder = holder_of(txn, &attachment).await?;
+            return Err(ServiceError::VolumeAttached { volume, holder });
+        }
+        Standing::JournalLeft(oldest) => {
             let wanted = "roll the volume back";
             return Err(ServiceError::StaleJournals { volume, oldest, wanted });
         }
@@ -92,6 +85,7 @@ async fn rollback_volume<T: Txn>(
         let origin = target.volume;
         return Err(ServiceError::SnapshotOfOtherVolume { snapshot, origin, volume });
     }
+    leave_set(txn, volume, &mut record, "volume-rolled-back").await?;
     let old = record.head;
     seal_head(txn, &record, LayerName::Nameless).await?;
     begin_operation(txn, OperationWork::DropLayer(old)).await?;
@@ -123,6 +117,7 @@ impl<S: MetaStore> Service<S> {
         let what = ("roll back volume", request);
         let roll_back = |txn: Arc<S::Txn>| async move { rollback_volume(&*txn, request).await };
         let outcome = self.once(request.request, &what, roll_back).await?;
+        self.sets_changed();
         self.volume_of(request.request, &outcome).await
     }
 }

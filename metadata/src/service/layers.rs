@@ -95,6 +95,11 @@ pub(super) async fn require_depth_left<T: Txn>(
     Ok(())
 }
 
+/// The id of a layer that nothing has had before.
+pub(super) async fn next_layer<T: Txn>(txn: &T) -> Result<LayerId, ServiceError> {
+    Ok(LayerId::new(next_number(txn, Counter::Layer).await?))
+}
+
 /// Makes an empty head for a volume, on a layer or at the bottom.
 pub(super) async fn begin_head<T: Txn>(
     txn: &T,
@@ -102,7 +107,19 @@ pub(super) async fn begin_head<T: Txn>(
     pool: PoolId,
     parent: Option<LayerId>,
 ) -> Result<LayerId, ServiceError> {
-    let head = LayerId::new(next_number(txn, Counter::Layer).await?);
+    let head = next_layer(txn).await?;
+    put_head(txn, head, volume, pool, parent);
+    Ok(head)
+}
+
+/// Makes an empty head of an id that was taken before.
+fn put_head<T: Txn>(
+    txn: &T,
+    head: LayerId,
+    volume: VolumeId,
+    pool: PoolId,
+    parent: Option<LayerId>,
+) {
     let record = LayerRecord {
         parent,
         volume,
@@ -118,7 +135,25 @@ pub(super) async fn begin_head<T: Txn>(
         txn.put(&ChildKey { parent, child: head }, &Present {});
     }
     txn.put(&LayerKey { layer: head }, &record);
-    Ok(head)
+}
+
+/// Seals the head of a volume and puts the next one on it; gives the sealed layer. The volume's
+/// record is the caller's to write.
+pub(super) async fn move_head<T: Txn>(
+    txn: &T,
+    (volume, record): (VolumeId, &mut VolumeRecord),
+    name: LayerName,
+    next: LayerId,
+) -> Result<LayerId, ServiceError> {
+    let sealed = record.head;
+    seal_head(txn, record, name).await?;
+    if txn.load(&LayerKey { layer: next }).await?.is_some() {
+        let problem = format!("it is to be the next head of volume {volume}, and exists already");
+        return Err(ServiceError::corrupt(format!("layer {next}"), problem));
+    }
+    put_head(txn, next, volume, record.pool, Some(sealed));
+    record.head = next;
+    Ok(sealed)
 }
 
 /// Seals the head of a volume: nothing changes it from now on.

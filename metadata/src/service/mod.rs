@@ -9,8 +9,8 @@
 //! - a transaction stays below the stores' limits whatever the size of the objects: long work is
 //!   an operation that goes on in steps and can stop at any of them.
 //!
-//! Deliberately absent: gRPC, threads, timers. Somebody calls [`Service::step_operations`] now and
-//! then; a simulator does it by its seed.
+//! Deliberately absent: gRPC, threads, timers, waits ([`Service::set_changes`] wakes who waits).
+//! Somebody calls [`Service::step_operations`] now and then; a simulator does it by its seed.
 
 mod attachments;
 mod clones;
@@ -19,15 +19,19 @@ mod drop_layer;
 mod geometry;
 mod idempotency;
 mod layers;
+mod members;
 mod nodes;
 mod operations;
 mod paging;
 mod pools;
 mod read_layer;
-mod read_map;
 mod reservations;
+mod seal;
+mod set_deadlines;
+mod sets;
 mod snapshots;
 mod space;
+mod standing;
 mod status;
 mod volumes;
 
@@ -38,6 +42,7 @@ use std::time::Duration;
 
 use lunar_proto::domain::{Cluster, LeaseTimers};
 use lunar_types::{ClusterId, RequestId};
+use tokio::sync::watch;
 
 use crate::error::ServiceError;
 use crate::keyspace::{
@@ -148,6 +153,9 @@ pub struct Service<S> {
     leases: nodes::Leases,
     cursors: reservations::Cursors,
     progress: operations::Progress,
+    sets: set_deadlines::SetWatch,
+    /// Counts what may have changed a set, for whoever waits for that.
+    changes: watch::Sender<u64>,
 }
 
 impl<S: MetaStore> Service<S> {
@@ -178,12 +186,24 @@ impl<S: MetaStore> Service<S> {
             leases: nodes::Leases::new(started),
             cursors: reservations::Cursors::default(),
             progress: operations::Progress::new(started),
+            sets: set_deadlines::SetWatch::default(),
+            changes: watch::Sender::new(0),
         })
     }
 
     /// The store.
     pub const fn store(&self) -> &S {
         &self.store
+    }
+
+    /// Changes whenever this process may have changed a set of snapshots. Other processes on the
+    /// same store are not heard here.
+    pub fn set_changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn sets_changed(&self) {
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
     }
 
     /// Who the service is.

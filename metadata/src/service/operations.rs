@@ -219,13 +219,13 @@ async fn forget_requests<T: Txn>(txn: &T) -> Result<Step, ServiceError> {
 }
 
 impl<S: MetaStore> Service<S> {
-    /// Does one bounded piece of the work that waits: of the next operation in turn, or of
-    /// forgetting old requests.
+    /// Does one bounded piece of the work that waits: of the next operation in turn, of aborting
+    /// sets that take too long, or of forgetting old sets and requests.
     ///
     /// # Errors
     /// The store failed, or an operation met damage; the next call goes on with the next one.
     pub async fn step_operations(&self) -> Result<Step, ServiceError> {
-        if self.age_requests().await? == Step::Worked {
+        if self.step_sets().await? == Step::Worked || self.age_requests().await? == Step::Worked {
             return Ok(Step::Worked);
         }
         let Some((operation, work)) = self.next_operation().await? else { return Ok(Step::Idle) };

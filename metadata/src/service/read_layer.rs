@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use lunar_proto::domain::{
-    LAYER_PARTS_MAX, LayerEntry, LayerPage, LayerPart, READ_MAP_MAX, ReadLayer,
+    LAYER_PARTS_MAX, LayerEntry, LayerPage, LayerPart, READ_LAYER_MAX, ReadLayer,
 };
 use lunar_types::{LayerId, LogicalExtent};
 
@@ -81,7 +81,7 @@ async fn read_layer<T: Txn>(txn: &T, request: ReadLayer) -> Result<LayerPage, Se
     let record = txn.load(&LayerKey { layer }).await?;
     let record = record.ok_or(ServiceError::LayerNotFound { layer })?;
     let pool = txn.load_known(&PoolKey { pool: record.pool }).await?;
-    let limit = request.limit.clamp(1, READ_MAP_MAX);
+    let limit = request.limit.clamp(1, READ_LAYER_MAX);
     let window = read_window(txn, ReadLayer { limit, ..request }).await?;
     let (entries, next) = window.into_page(limit);
     Ok(LayerPage { entries, next, extent_size: pool.extent_size })

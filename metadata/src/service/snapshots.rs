@@ -1,31 +1,26 @@
-//! Snapshots of volumes at rest: cutting, finding, listing, the beginning of their deletion.
+//! Snapshots: finding, listing, the beginning of their deletion. They are made by `sets`.
 //!
 //! Invariants:
-//! - a snapshot names a sealed layer: with the volume detached and no journal left, every slot of
-//!   the head is committed and nobody will write to it, so sealing it cuts the volume;
-//! - the seal is one transaction: head sealed and named, a new head on it, the records;
+//! - a Ready snapshot names a sealed layer, whose content never changes; one in state Creating has
+//!   a name and no layer, and is a member of an open set;
 //! - a snapshot that is being deleted has no name; its record stays until its layer is gone, or is
 //!   kept by others without it.
 
 use std::sync::Arc;
 
 use lunar_proto::domain::{
-    CreateSnapshots, DeleteSnapshot, NewSnapshot, OperationWork, Page, PageRequest, Selector,
-    Snapshot, SnapshotSet, SnapshotState, VolumeState,
+    DeleteSnapshot, OperationWork, Page, PageRequest, Selector, Snapshot, SnapshotState,
 };
-use lunar_types::{RequestId, SnapshotId, SnapshotSetId, VolumeId};
+use lunar_types::{RequestId, SnapshotId, VolumeId};
 
-use super::attachments::oldest_stale;
-use super::layers::{begin_head, require_depth_left, seal_head};
 use super::operations::begin_operation;
 use super::paging::page;
-use super::volumes::{find_volume, holder_of};
+use super::volumes::find_volume;
 use super::{Service, foreign_outcome};
-use crate::error::{ServiceError, Unrest};
+use crate::error::ServiceError;
 use crate::keyspace::{
-    AttachmentKey, KeyedTxn, LayerKey, LayerName, Outcome, SnapshotKey, SnapshotNameKey,
-    SnapshotNameRecord, SnapshotRecord, TypedRange, VolumeKey, VolumeRecord, VolumeSnapshotKey,
-    VolumeSnapshotRecord, snapshots_of,
+    KeyedTxn, LayerKey, LayerName, Outcome, SnapshotKey, SnapshotNameKey, SnapshotRecord,
+    TypedRange, VolumeSnapshotKey, snapshots_of,
 };
 use crate::store::{MetaStore, Txn};
 
@@ -46,39 +41,8 @@ pub(super) async fn find_snapshot<T: Txn>(
     Ok((snapshot, record))
 }
 
-/// Why a volume is not at rest, if it is not: what was written to a volume at rest is in its map.
-pub(super) async fn unrest<T: Txn>(
-    txn: &T,
-    volume: VolumeId,
-) -> Result<Option<Unrest>, ServiceError> {
-    let attachment = txn.load(&AttachmentKey { volume }).await?;
-    if let Some(attachment) = &attachment {
-        let holder = holder_of(txn, attachment).await?;
-        if holder.live {
-            return Ok(Some(Unrest::Held(holder)));
-        }
-    }
-    let oldest = oldest_stale(txn, volume).await?.map(|(epoch, _)| epoch);
-    let oldest = oldest.or(attachment.map(|attachment| attachment.epoch));
-    Ok(oldest.map(Unrest::JournalLeft))
-}
-
-async fn volume_at_rest<T: Txn>(
-    txn: &T,
-    selector: &Selector<VolumeId>,
-) -> Result<(VolumeId, VolumeRecord), ServiceError> {
-    let (volume, record) = find_volume(txn, selector).await?;
-    if record.state != VolumeState::Ready {
-        return Err(ServiceError::VolumeNotReady { volume, state: record.state });
-    }
-    match unrest(txn, volume).await? {
-        None => Ok((volume, record)),
-        Some(unrest) => Err(ServiceError::VolumeNotAtRest { volume, unrest }),
-    }
-}
-
 /// The snapshot as it is told to clients.
-async fn snapshot_view<T: Txn>(
+pub(super) async fn snapshot_view<T: Txn>(
     txn: &T,
     id: SnapshotId,
     record: SnapshotRecord,
@@ -102,43 +66,6 @@ async fn snapshot_view<T: Txn>(
         state,
         owned_extents,
     })
-}
-
-/// Cuts a volume at rest.
-async fn cut<T: Txn>(
-    txn: &T,
-    snapshot: SnapshotId,
-    set: SnapshotSetId,
-    member: &NewSnapshot,
-    created_unix_seconds: u64,
-) -> Result<(), ServiceError> {
-    let (volume, mut record) = volume_at_rest(txn, &member.volume).await?;
-    let name_key = SnapshotNameKey { name: member.name.clone() };
-    if let Some(other) = txn.load(&name_key).await? {
-        let (name, snapshot) = (member.name.clone(), other.snapshot);
-        return Err(ServiceError::SnapshotExists { name, snapshot });
-    }
-    let sealed = record.head;
-    require_depth_left(txn, sealed).await?;
-    seal_head(txn, &record, LayerName::Snapshot(snapshot)).await?;
-    record.head = begin_head(txn, volume, record.pool, Some(sealed)).await?;
-    txn.put(&VolumeKey { volume }, &record);
-    let made = SnapshotRecord {
-        name: member.name.clone(),
-        volume,
-        pool: record.pool,
-        layer: Some(sealed),
-        size: record.size,
-        logical_block_size: record.logical_block_size,
-        set,
-        created_unix_seconds,
-        state: SnapshotState::Ready,
-    };
-    txn.put(&SnapshotKey { snapshot }, &made);
-    txn.put(&name_key, &SnapshotNameRecord { snapshot });
-    let listed = VolumeSnapshotRecord { layer: Some(sealed) };
-    txn.put(&VolumeSnapshotKey { volume, snapshot }, &listed);
-    Ok(())
 }
 
 async fn delete_snapshot<T: Txn>(
@@ -179,36 +106,6 @@ pub(super) async fn forget_snapshot<T: Txn>(
 }
 
 impl<S: MetaStore> Service<S> {
-    /// Cuts a snapshot of a volume at rest. In this version a set has one member.
-    ///
-    /// # Errors
-    /// There is no such volume, it is not Ready or not at rest, the name is taken, the volume
-    /// stands on too many layers, or the set has not one member.
-    pub async fn create_snapshots(
-        &self,
-        request: &CreateSnapshots,
-    ) -> Result<SnapshotSet, ServiceError> {
-        let member = match request.members.as_slice() {
-            [member] => member,
-            [] => return Err(ServiceError::field("members", "it is empty")),
-            [..] => {
-                let what = "members of a snapshot set";
-                return Err(ServiceError::LimitReached { what, limit: 1 });
-            }
-        };
-        let id = SnapshotId::from_u128(self.seams.ids.next());
-        let set = SnapshotSetId::from_u128(self.seams.ids.next());
-        let created = request.created_unix_seconds;
-        let what = ("create snapshots", request);
-        let create = |txn: Arc<S::Txn>| async move {
-            cut(&*txn, id, set, member, created).await?;
-            Ok(Outcome::Snapshot(id))
-        };
-        let outcome = self.once(request.request, &what, create).await?;
-        let snapshot = self.snapshot_of(request.request, &outcome).await?;
-        Ok(SnapshotSet { id: snapshot.set, snapshots: vec![snapshot] })
-    }
-
     /// Starts the deletion of a snapshot and gives it in state Deleting; its name is free at once.
     /// A snapshot that is being deleted already is given again.
     ///

@@ -6,7 +6,10 @@ use lunar_proto::domain::{
     CreateVolume, DeleteVolume, Holder, OperationWork, Page, PageRequest, Selector, Volume,
     VolumeState,
 };
-use lunar_types::{Epoch, Name, NodeIncarnation, RequestId, VolumeId};
+use lunar_types::{
+    Epoch, LayerId, LogicalBlockSize, Name, NodeIncarnation, PoolId, RequestId, StructureNumber,
+    VolumeId, VolumeSize,
+};
 
 use super::attachments::park_journal;
 use super::geometry::find_pool;
@@ -14,6 +17,7 @@ use super::layers::begin_head;
 use super::nodes::is_live;
 use super::operations::begin_operation;
 use super::paging::page;
+use super::sets::leave_set;
 use super::{Service, foreign_outcome};
 use crate::error::ServiceError;
 use crate::keyspace::{
@@ -89,6 +93,34 @@ pub(super) async fn require_name_free<T: Txn>(txn: &T, name: &Name) -> Result<()
     }
 }
 
+/// What a volume begins with.
+pub(super) struct NewVolume {
+    pub(super) name: Name,
+    pub(super) pool: PoolId,
+    pub(super) size: VolumeSize,
+    pub(super) logical_block_size: LogicalBlockSize,
+    pub(super) head: LayerId,
+}
+
+/// Writes the records of a volume that was never granted.
+pub(super) fn put_volume<T: Txn>(txn: &T, volume: VolumeId, new: NewVolume) {
+    let NewVolume { name, pool, size, logical_block_size, head } = new;
+    let record = VolumeRecord {
+        name: name.clone(),
+        pool,
+        size,
+        logical_block_size,
+        head,
+        epoch: Epoch::default(),
+        state: VolumeState::Ready,
+        structure: StructureNumber::default(),
+        set: None,
+    };
+    txn.put(&VolumeKey { volume }, &record);
+    txn.put(&VolumeNameKey { name }, &VolumeNameRecord { volume });
+    txn.put(&PoolVolumeKey { pool, volume }, &PoolVolumeRecord { size });
+}
+
 async fn create_volume<T: Txn>(
     txn: &T,
     volume: VolumeId,
@@ -102,18 +134,8 @@ async fn create_volume<T: Txn>(
         return Err(ServiceError::volume_block_size(asked, pool_record.name, given));
     }
     let head = begin_head(txn, volume, pool, None).await?;
-    let record = VolumeRecord {
-        name: request.name.clone(),
-        pool,
-        size: request.size,
-        logical_block_size: request.logical_block_size,
-        head,
-        epoch: Epoch::default(),
-        state: VolumeState::Ready,
-    };
-    txn.put(&VolumeKey { volume }, &record);
-    txn.put(&VolumeNameKey { name: request.name.clone() }, &VolumeNameRecord { volume });
-    txn.put(&PoolVolumeKey { pool, volume }, &PoolVolumeRecord { size: request.size });
+    let (name, size) = (request.name.clone(), request.size);
+    put_volume(txn, volume, NewVolume { name, pool, size, logical_block_size: asked, head });
     Ok(Outcome::Volume(volume))
 }
 
@@ -129,6 +151,7 @@ async fn delete_volume<T: Txn>(txn: &T, request: &DeleteVolume) -> Result<Outcom
         }
         park_journal(txn, volume, &attachment);
     }
+    leave_set(txn, volume, &mut record, "volume-deleted").await?;
     txn.remove(&VolumeNameKey { name: record.name.clone() });
     record.state = VolumeState::Deleting;
     txn.put(&VolumeKey { volume }, &record);
@@ -159,6 +182,7 @@ impl<S: MetaStore> Service<S> {
         let what = ("delete volume", request);
         let delete = |txn: Arc<S::Txn>| async move { delete_volume(&*txn, request).await };
         let outcome = self.once(request.request, &what, delete).await?;
+        self.sets_changed();
         self.volume_of(request.request, &outcome).await
     }
 

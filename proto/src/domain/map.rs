@@ -1,4 +1,4 @@
-//! Map commits, map pages and reservations.
+//! Map commits, pages of layers and reservations.
 
 use lunar_types::{
     CommitNumber, Epoch, ExtentRun, ExtentSize, JournalSeq, LayerId, LogicalExtent, NodeSession,
@@ -7,8 +7,8 @@ use lunar_types::{
 
 /// Most updates of one commit.
 pub const COMMIT_UPDATES_MAX: usize = 1000;
-/// Most entries of one page of a map.
-pub const READ_MAP_MAX: usize = 1000;
+/// Most slots of one page of a layer, before its last logical extent.
+pub const READ_LAYER_MAX: usize = 1000;
 /// Most parts that a layer has at one logical extent.
 pub const LAYER_PARTS_MAX: usize = 64;
 /// Most extents of one reservation call.
@@ -52,37 +52,6 @@ pub struct CommitMap {
     pub replay_of: Option<Epoch>,
 }
 
-/// Asks for slots of a layer in order.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct ReadMap {
-    /// The layer.
-    pub layer: LayerId,
-    /// The first logical extent of interest.
-    pub from: LogicalExtent,
-    /// Most entries, from 1 to [`READ_MAP_MAX`].
-    pub limit: usize,
-}
-
-/// A slot and its place in the layer.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct MapEntry {
-    /// Which logical extent.
-    pub at: LogicalExtent,
-    /// What the layer says of it.
-    pub slot: Slot,
-}
-
-/// Part of the map of a layer.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct MapPage {
-    /// In order of their logical extent; holes are left out.
-    pub entries: Vec<MapEntry>,
-    /// Where to go on; nothing at the end.
-    pub next: Option<LogicalExtent>,
-    /// The pool's extent size.
-    pub extent_size: ExtentSize,
-}
-
 /// Asks for what a layer has, own slots and parts.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ReadLayer {
@@ -90,7 +59,7 @@ pub struct ReadLayer {
     pub layer: LayerId,
     /// The first logical extent of interest.
     pub from: LogicalExtent,
-    /// Slots after which the page ends with the logical extent, from 1 to [`READ_MAP_MAX`].
+    /// Slots after which the page ends with the logical extent, from 1 to [`READ_LAYER_MAX`].
     pub limit: usize,
 }
 

@@ -7,6 +7,7 @@ mod admin;
 mod map;
 mod nodes;
 mod pools;
+mod sets;
 mod snapshots;
 mod volumes;
 
@@ -18,19 +19,23 @@ pub use admin::{
     Cluster, FsckEvent, FsckFinding, FsckSummary, Operation, OperationId, OperationWork,
 };
 pub use map::{
-    COMMIT_UPDATES_MAX, CommitMap, LAYER_PARTS_MAX, LayerEntry, LayerPage, LayerPart, MapEntry,
-    MapPage, PoolReservation, READ_MAP_MAX, RELEASE_EXTENTS_MAX, RELEASE_RUNS_MAX,
-    RESERVE_EXTENTS_MAX, ReadLayer, ReadMap, ReleaseExtents, ReserveExtents, SlotUpdate,
+    COMMIT_UPDATES_MAX, CommitMap, LAYER_PARTS_MAX, LayerEntry, LayerPage, LayerPart,
+    PoolReservation, READ_LAYER_MAX, RELEASE_EXTENTS_MAX, RELEASE_RUNS_MAX, RESERVE_EXTENTS_MAX,
+    ReadLayer, ReleaseExtents, ReserveExtents, SlotUpdate,
 };
 pub use nodes::{Join, Joined, LeaseTimers, Leave, Node, NodeState};
 pub use pools::{AddLuns, CreatePool, Lun, LunStatus, NewLun, Pool, PoolStatus, SpaceUsage};
-pub use snapshots::{
-    CloneVolume, CreateSnapshots, DeleteSnapshot, NewSnapshot, RollbackVolume, Snapshot,
-    SnapshotSet, SnapshotState,
+pub use sets::{
+    ChangedStructure, CreateSnapshots, CutAs, Fsfreeze, KnownMember, MemberFailed, MemberPaused,
+    MemberReady, MemberState, NewCut, NewMember, NodeNews, OpenMember, SET_MEMBERS_MAX, SetAbort,
+    SetMember, SetProgress, SetState, SnapshotSet, Vote, WAIT_MAX, WATCHED_MEMBERS_MAX,
+    WATCHED_VOLUMES_MAX, WatchNode,
 };
+pub use snapshots::{CloneVolume, DeleteSnapshot, RollbackVolume, Snapshot, SnapshotState};
 pub use volumes::{
     Attach, Attachment, AttachmentSummary, CreateVolume, DeleteVolume, Detach, DetachMode, Holder,
-    Layer, ResumeAttachment, RetireJournal, StaleJournal, Volume, VolumeState,
+    Layer, LayerSealed, ResumeAttachment, RetireJournal, SealLayer, SealedHead, StaleJournal,
+    Volume, VolumeState,
 };
 
 /// An object by its id or by its name.

@@ -1,4 +1,4 @@
-//! Snapshots, and volumes that are made of them.
+//! Snapshots, and volumes that are made of them. Sets of them are in [`super::sets`].
 
 use std::fmt;
 
@@ -55,35 +55,6 @@ pub struct Snapshot {
     pub state: SnapshotState,
     /// Extents that its layer owns.
     pub owned_extents: u64,
-}
-
-/// A member of a set that is to be cut.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct NewSnapshot {
-    /// Of which volume.
-    pub volume: Selector<VolumeId>,
-    /// Name of the snapshot.
-    pub name: Name,
-}
-
-/// Cuts snapshots, all at one moment.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct CreateSnapshots {
-    /// Idempotency key.
-    pub request: RequestId,
-    /// Of what.
-    pub members: Vec<NewSnapshot>,
-    /// Seconds since 1970-01-01 UTC, kept for people.
-    pub created_unix_seconds: u64,
-}
-
-/// Snapshots that were cut at one moment.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct SnapshotSet {
-    /// Its id.
-    pub id: SnapshotSetId,
-    /// In the order of the request.
-    pub snapshots: Vec<Snapshot>,
 }
 
 /// Starts the deletion of a snapshot.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use lunar_types::{
     CommitNumber, Epoch, ExtentRun, JournalSeq, LayerId, LogicalBlockSize, Name, NodeIncarnation,
-    NodeSession, PoolId, RequestId, VolumeId, VolumeSize,
+    NodeSession, PoolId, RequestId, StructureNumber, VolumeId, VolumeSize,
 };
 
 use super::{Pool, Selector};
@@ -114,6 +114,8 @@ pub struct Attach {
     pub volume: Selector<VolumeId>,
     /// Who asks.
     pub caller: NodeSession,
+    /// Whether the caller reads parts of layers and keeps next heads apart; refused without.
+    pub understands_layers: bool,
 }
 
 /// Asks again for the facts of an attachment that is held.
@@ -138,6 +140,9 @@ pub struct StaleJournal {
     pub runs: Vec<ExtentRun>,
     /// Up to where it is in the map already; 0 if it was never confirmed.
     pub checkpoint: JournalSeq,
+    /// Its records are of the volume's head, or of this layer, which is made the head by
+    /// [`SealLayer`] before they are committed.
+    pub next_head: LayerId,
 }
 
 /// Everything a node needs to serve a volume.
@@ -161,6 +166,52 @@ pub struct Attachment {
     pub stale_journals: Vec<StaleJournal>,
     /// The number of the last commit under this grant; 0 if there was none.
     pub last_commit: CommitNumber,
+    /// The layer that the next seal makes the head; no other layer ever has this id.
+    pub next_head: LayerId,
+    /// Of the chain and the size that are told here.
+    pub structure: StructureNumber,
+}
+
+/// Makes the next head of an attachment, or of a stale journal, the head, without a name for what
+/// is sealed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct SealLayer {
+    /// Idempotency key.
+    pub request: RequestId,
+    /// The volume.
+    pub volume: VolumeId,
+    /// Under which epoch it is held.
+    pub epoch: Epoch,
+    /// Who holds it.
+    pub caller: NodeSession,
+    /// One more than the last commit's under this grant.
+    pub number: CommitNumber,
+    /// Up to where the journal is in the map of what is sealed; never falls.
+    pub checkpoint: JournalSeq,
+    /// The attachment's next head, or the stale journal's.
+    pub next_head: LayerId,
+    /// The epoch of the stale journal whose records are of its next head.
+    pub replay_of: Option<Epoch>,
+}
+
+/// The head after a seal, and what comes next under the grant.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct SealedHead {
+    /// The writable layer now.
+    pub head: LayerId,
+    /// The one that the next seal makes the head.
+    pub next_head: LayerId,
+    /// The number of the last commit or seal under this grant: the next is one more.
+    pub last_commit: CommitNumber,
+}
+
+/// What a [`SealLayer`] has found.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct LayerSealed {
+    /// What is so now.
+    pub now: SealedHead,
+    /// The set of the vote, or an earlier copy of the call, had sealed it before.
+    pub before: bool,
 }
 
 /// What becomes of the journal at a detach.

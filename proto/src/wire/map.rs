@@ -8,9 +8,9 @@ use lunar_types::{
 use super::volumes::{granted_epoch, layer_id};
 use super::{Checked, extent_size, list, nested, parsed, required, to_list};
 use crate::domain::{
-    COMMIT_UPDATES_MAX, CommitMap, LAYER_PARTS_MAX, LayerEntry, LayerPage, LayerPart, MapEntry,
-    MapPage, PoolReservation, READ_MAP_MAX, RELEASE_EXTENTS_MAX, RELEASE_RUNS_MAX,
-    RESERVE_EXTENTS_MAX, ReadLayer, ReadMap, ReleaseExtents, ReserveExtents, SlotUpdate,
+    COMMIT_UPDATES_MAX, CommitMap, LAYER_PARTS_MAX, LayerEntry, LayerPage, LayerPart,
+    PoolReservation, READ_LAYER_MAX, RELEASE_EXTENTS_MAX, RELEASE_RUNS_MAX, RESERVE_EXTENTS_MAX,
+    ReadLayer, ReleaseExtents, ReserveExtents, SlotUpdate,
 };
 use crate::error::FieldError;
 use crate::v1;
@@ -55,7 +55,7 @@ impl From<Slot> for v1::Slot {
 }
 
 /// The number of a commit: 0 is before the first.
-fn commit_number(field: &str, raw: u64) -> Checked<CommitNumber> {
+pub(super) fn commit_number(field: &str, raw: u64) -> Checked<CommitNumber> {
     if raw == 0 { Err(FieldError::missing(field)) } else { Ok(CommitNumber::new(raw)) }
 }
 
@@ -117,64 +117,11 @@ impl From<CommitMap> for v1::CommitMapRequest {
 
 fn read_limit(limit: u32) -> Checked<usize> {
     match limit as usize {
-        0 => Ok(READ_MAP_MAX),
-        limit if limit <= READ_MAP_MAX => Ok(limit),
+        0 => Ok(READ_LAYER_MAX),
+        limit if limit <= READ_LAYER_MAX => Ok(limit),
         limit => {
-            let problem = format_args!("{limit} is beyond {READ_MAP_MAX}");
+            let problem = format_args!("{limit} is beyond {READ_LAYER_MAX}");
             Err(FieldError::new("limit", problem))
-        }
-    }
-}
-
-impl TryFrom<v1::ReadMapRequest> for ReadMap {
-    type Error = FieldError;
-
-    fn try_from(wire: v1::ReadMapRequest) -> Checked<Self> {
-        let limit = read_limit(wire.limit)?;
-        let layer = layer_id("layer", wire.layer)?;
-        Ok(Self { layer, from: LogicalExtent::new(wire.from), limit })
-    }
-}
-
-impl From<ReadMap> for v1::ReadMapRequest {
-    fn from(request: ReadMap) -> Self {
-        Self {
-            layer: request.layer.get(),
-            from: request.from.get(),
-            limit: u32::try_from(request.limit).unwrap_or(u32::MAX),
-        }
-    }
-}
-
-impl TryFrom<v1::ReadMapResponse> for MapPage {
-    type Error = FieldError;
-
-    fn try_from(wire: v1::ReadMapResponse) -> Checked<Self> {
-        let size = extent_size("extent_size_bytes", wire.extent_size_bytes)?;
-        let entry = |(index, entry): (usize, v1::MapEntry)| {
-            required("slot", entry.slot)
-                .and_then(|slot| slot_from_wire(slot, size).map_err(|e| e.within("slot")))
-                .map(|slot| MapEntry { at: LogicalExtent::new(entry.logical_extent), slot })
-                .map_err(|error| error.within(&format!("entries[{index}]")))
-        };
-        Ok(Self {
-            entries: wire.entries.into_iter().enumerate().map(entry).collect::<Checked<_>>()?,
-            next: wire.next.map(LogicalExtent::new),
-            extent_size: size,
-        })
-    }
-}
-
-impl From<MapPage> for v1::ReadMapResponse {
-    fn from(page: MapPage) -> Self {
-        let entry = |entry: MapEntry| v1::MapEntry {
-            logical_extent: entry.at.get(),
-            slot: Some(entry.slot.into()),
-        };
-        Self {
-            entries: page.entries.into_iter().map(entry).collect(),
-            next: page.next.map(LogicalExtent::get),
-            extent_size_bytes: page.extent_size.bytes(),
         }
     }
 }

@@ -7,6 +7,7 @@ mod admin;
 mod map;
 mod nodes;
 mod pools;
+mod sets;
 mod snapshots;
 #[cfg(test)]
 mod tests;
@@ -14,15 +15,18 @@ mod volumes;
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use lunar_types::{
     ExtentAddress, ExtentRun, ExtentSize, Incarnation, LogicalBlockSize, LunIndex, Name, NodeId,
     NodeIncarnation, NodeSession, PhysicalExtent, PoolId, SessionNumber, SnapshotId, VolumeId,
 };
 
-use crate::domain::{PageRequest, PageToken, Selector};
+use crate::domain::{PageRequest, PageToken, Selector, WAIT_MAX};
 use crate::error::FieldError;
 use crate::v1;
+
+pub use sets::known_set_state;
 
 /// What a conversion from the wire gives.
 type Checked<T> = Result<T, FieldError>;
@@ -268,6 +272,25 @@ impl From<PageRequest> for v1::PageRequest {
 pub fn page_request(wire: Option<v1::PageRequest>) -> Result<PageRequest, FieldError> {
     let page = wire.unwrap_or_default();
     PageRequest::try_from(page).map_err(|error| error.within("page"))
+}
+
+/// How long a call waits for a change.
+///
+/// # Errors
+/// When it is longer than [`WAIT_MAX`].
+pub fn wait(wait_ms: u32) -> Result<Duration, FieldError> {
+    let wait = Duration::from_millis(u64::from(wait_ms));
+    if wait > WAIT_MAX {
+        let problem = format_args!("{wait_ms} is beyond {}", WAIT_MAX.as_millis());
+        return Err(FieldError::new("wait_ms", problem));
+    }
+    Ok(wait)
+}
+
+/// A wait on its way to the wire, cut to [`WAIT_MAX`].
+#[must_use]
+pub fn wait_ms(wait: Duration) -> u32 {
+    u32::try_from(wait.min(WAIT_MAX).as_millis()).expect("WAIT_MAX is some seconds")
 }
 
 /// A page token on its way to the wire, where none is empty.

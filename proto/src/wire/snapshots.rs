@@ -3,11 +3,8 @@
 use lunar_types::LayerId;
 
 use super::volumes::volume_size;
-use super::{Checked, list, logical_block_size, parsed, selector, to_list};
-use crate::domain::{
-    CloneVolume, CreateSnapshots, DeleteSnapshot, NewSnapshot, RollbackVolume, Snapshot,
-    SnapshotSet, SnapshotState,
-};
+use super::{Checked, logical_block_size, parsed, selector};
+use crate::domain::{CloneVolume, DeleteSnapshot, RollbackVolume, Snapshot, SnapshotState};
 use crate::error::FieldError;
 use crate::v1;
 
@@ -72,60 +69,6 @@ impl From<Snapshot> for v1::Snapshot {
             state: v1::SnapshotState::from(snapshot.state).into(),
             owned_extents: snapshot.owned_extents,
         }
-    }
-}
-
-impl TryFrom<v1::NewSnapshot> for NewSnapshot {
-    type Error = FieldError;
-
-    fn try_from(wire: v1::NewSnapshot) -> Checked<Self> {
-        Ok(Self { volume: selector("volume", wire.volume)?, name: parsed("name", &wire.name)? })
-    }
-}
-
-impl From<NewSnapshot> for v1::NewSnapshot {
-    fn from(member: NewSnapshot) -> Self {
-        Self { volume: Some(member.volume.into()), name: member.name.to_string() }
-    }
-}
-
-impl TryFrom<v1::CreateSnapshotsRequest> for CreateSnapshots {
-    type Error = FieldError;
-
-    fn try_from(wire: v1::CreateSnapshotsRequest) -> Checked<Self> {
-        if wire.members.is_empty() {
-            return Err(FieldError::missing("members"));
-        }
-        Ok(Self {
-            request: parsed("request_id", &wire.request_id)?,
-            members: list("members", wire.members)?,
-            created_unix_seconds: wire.created_unix_seconds,
-        })
-    }
-}
-
-impl From<CreateSnapshots> for v1::CreateSnapshotsRequest {
-    fn from(request: CreateSnapshots) -> Self {
-        Self {
-            request_id: request.request.to_string(),
-            members: to_list(request.members),
-            created_unix_seconds: request.created_unix_seconds,
-        }
-    }
-}
-
-impl TryFrom<v1::SnapshotSet> for SnapshotSet {
-    type Error = FieldError;
-
-    fn try_from(wire: v1::SnapshotSet) -> Checked<Self> {
-        let (id, snapshots) = (parsed("set_id", &wire.set_id)?, list("snapshots", wire.snapshots)?);
-        Ok(Self { id, snapshots })
-    }
-}
-
-impl From<SnapshotSet> for v1::SnapshotSet {
-    fn from(set: SnapshotSet) -> Self {
-        Self { set_id: set.id.to_string(), snapshots: to_list(set.snapshots) }
     }
 }
 

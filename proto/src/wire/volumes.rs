@@ -1,12 +1,14 @@
 //! Volumes, layers and attachments on the wire.
 
-use lunar_types::{CommitNumber, Epoch, JournalSeq, LayerId, VolumeSize};
+use lunar_types::{CommitNumber, Epoch, JournalSeq, LayerId, StructureNumber, VolumeSize};
 
+use super::map::commit_number;
 use super::pools::block_size_or_default;
 use super::{Checked, list, logical_block_size, nested, parsed, selector, to_list};
 use crate::domain::{
     Attach, Attachment, AttachmentSummary, CreateVolume, DeleteVolume, Detach, DetachMode, Holder,
-    Layer, ResumeAttachment, RetireJournal, StaleJournal, Volume, VolumeState,
+    Layer, LayerSealed, ResumeAttachment, RetireJournal, SealLayer, SealedHead, StaleJournal,
+    Volume, VolumeState,
 };
 use crate::error::FieldError;
 use crate::v1;
@@ -184,6 +186,7 @@ impl TryFrom<v1::AttachRequest> for Attach {
             request: parsed("request_id", &wire.request_id)?,
             volume: selector("volume", wire.volume)?,
             caller: nested("caller", wire.caller)?,
+            understands_layers: wire.understands_layers,
         })
     }
 }
@@ -194,6 +197,7 @@ impl From<Attach> for v1::AttachRequest {
             request_id: request.request.to_string(),
             volume: Some(request.volume.into()),
             caller: Some(request.caller.into()),
+            understands_layers: request.understands_layers,
         }
     }
 }
@@ -229,6 +233,7 @@ impl TryFrom<v1::StaleJournal> for StaleJournal {
             node: nested("node", wire.node)?,
             runs: list("runs", wire.runs)?,
             checkpoint: JournalSeq::new(wire.checkpoint_seq),
+            next_head: layer_id("next_head", wire.next_head)?,
         })
     }
 }
@@ -240,6 +245,7 @@ impl From<StaleJournal> for v1::StaleJournal {
             node: Some(journal.node.into()),
             runs: to_list(journal.runs),
             checkpoint_seq: journal.checkpoint.get(),
+            next_head: journal.next_head.get(),
         }
     }
 }
@@ -258,6 +264,8 @@ impl TryFrom<v1::Attachment> for Attachment {
             checkpoint: JournalSeq::new(wire.checkpoint_seq),
             stale_journals: list("stale_journals", wire.stale_journals)?,
             last_commit: CommitNumber::new(wire.last_commit),
+            next_head: layer_id("next_head", wire.next_head)?,
+            structure: StructureNumber::new(wire.structure),
         })
     }
 }
@@ -274,7 +282,75 @@ impl From<Attachment> for v1::Attachment {
             checkpoint_seq: attachment.checkpoint.get(),
             stale_journals: to_list(attachment.stale_journals),
             last_commit: attachment.last_commit.get(),
+            next_head: attachment.next_head.get(),
+            structure: attachment.structure.get(),
         }
+    }
+}
+
+impl TryFrom<v1::SealLayerRequest> for SealLayer {
+    type Error = FieldError;
+
+    fn try_from(wire: v1::SealLayerRequest) -> Checked<Self> {
+        let replay_of = wire.replay_of.map(|epoch| granted_epoch("replay_of", epoch));
+        Ok(Self {
+            request: parsed("request_id", &wire.request_id)?,
+            volume: parsed("volume_id", &wire.volume_id)?,
+            epoch: granted_epoch("epoch", wire.epoch)?,
+            caller: nested("caller", wire.caller)?,
+            number: commit_number("commit_number", wire.commit_number)?,
+            checkpoint: JournalSeq::new(wire.checkpoint_seq),
+            next_head: layer_id("next_head", wire.next_head)?,
+            replay_of: replay_of.transpose()?,
+        })
+    }
+}
+
+impl From<SealLayer> for v1::SealLayerRequest {
+    fn from(request: SealLayer) -> Self {
+        Self {
+            request_id: request.request.to_string(),
+            volume_id: request.volume.to_string(),
+            epoch: request.epoch.get(),
+            caller: Some(request.caller.into()),
+            commit_number: request.number.get(),
+            checkpoint_seq: request.checkpoint.get(),
+            next_head: request.next_head.get(),
+            replay_of: request.replay_of.map(Epoch::get),
+        }
+    }
+}
+
+impl TryFrom<v1::SealedHead> for SealedHead {
+    type Error = FieldError;
+
+    fn try_from(wire: v1::SealedHead) -> Checked<Self> {
+        Ok(Self {
+            head: layer_id("head", wire.head)?,
+            next_head: layer_id("next_head", wire.next_head)?,
+            last_commit: CommitNumber::new(wire.last_commit),
+        })
+    }
+}
+
+impl From<SealedHead> for v1::SealedHead {
+    fn from(now: SealedHead) -> Self {
+        let (head, next_head) = (now.head.get(), now.next_head.get());
+        Self { head, next_head, last_commit: now.last_commit.get() }
+    }
+}
+
+impl TryFrom<v1::SealLayerResponse> for LayerSealed {
+    type Error = FieldError;
+
+    fn try_from(wire: v1::SealLayerResponse) -> Checked<Self> {
+        Ok(Self { now: nested("now", wire.now)?, before: wire.sealed_before })
+    }
+}
+
+impl From<LayerSealed> for v1::SealLayerResponse {
+    fn from(sealed: LayerSealed) -> Self {
+        Self { now: Some(sealed.now.into()), sealed_before: sealed.before }
     }
 }
 

@@ -1,0 +1,176 @@
+//! Sets that take too long are aborted, decided ones forgotten.
+//!
+//! Invariants:
+//! - a set is aborted when this process has seen it in one state for the time of that state, on
+//!   its own clock, by compare and set: a decided set never changes. A fresh process counts from
+//!   its start, so it acts later, never earlier;
+//! - a decided set is forgotten with the requests of the generation that it was decided in.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use lunar_proto::domain::SetState;
+use lunar_types::SnapshotSetId;
+use tracing::warn;
+
+use super::Service;
+use super::operations::Step;
+use super::sets::{abort_for, abort_set};
+use crate::error::ServiceError;
+use crate::keyspace::{
+    Counter, CounterKey, Key as _, KeyedTxn, SetMemberKey, SnapshotSetKey, TypedRange,
+};
+use crate::store::{MetaStore, Txn};
+
+/// How long a set may be Gathering.
+const GATHERING_MAX: Duration = Duration::from_secs(30);
+/// How long a set may be Pausing.
+const PAUSING_MAX: Duration = Duration::from_secs(15);
+/// Members of one read.
+const MEMBERS_PER_READ: usize = 1000;
+/// Sets that one step looks at to forget them.
+const SETS_PER_STEP: usize = 500;
+
+/// What this process knows of sets.
+#[derive(Default)]
+pub(super) struct SetWatch {
+    state: Mutex<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    /// Open sets: their state, and since when it was seen.
+    open: BTreeMap<SnapshotSetId, (SetState, Duration)>,
+    /// The generation in which everything that can be forgotten then was.
+    swept: Option<u64>,
+    /// The packed key after which a sweep goes on.
+    cursor: Option<Vec<u8>>,
+}
+
+impl SetWatch {
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sees the open sets; gives those that have been in their state for too long.
+    fn see(
+        &self,
+        open: BTreeMap<SnapshotSetId, SetState>,
+        now: Duration,
+    ) -> Vec<(SnapshotSetId, SetState)> {
+        let mut seen = self.lock();
+        let since = |set: &SnapshotSetId, state| match seen.open.get(set) {
+            Some((same, since)) if *same == state => *since,
+            _ => now,
+        };
+        let open = open.into_iter().map(|(set, state)| (set, (state, since(&set, state))));
+        let open: BTreeMap<_, _> = open.collect();
+        let is_late = |state, since| match state {
+            SetState::Gathering => now.saturating_sub(since) >= GATHERING_MAX,
+            SetState::Pausing => now.saturating_sub(since) >= PAUSING_MAX,
+            SetState::Sealed | SetState::Aborted => false,
+        };
+        let late = open.iter().filter(|(_, (state, since))| is_late(*state, *since));
+        let late = late.map(|(set, (state, _))| (*set, *state)).collect();
+        seen.open = open;
+        late
+    }
+}
+
+async fn open_sets<T: Txn>(txn: &T) -> Result<BTreeMap<SnapshotSetId, SetState>, ServiceError> {
+    let mut open = BTreeMap::new();
+    let mut range = TypedRange::<SetMemberKey>::table();
+    loop {
+        let read = range.first(MEMBERS_PER_READ).as_snapshot();
+        let found = txn.scan_read::<SetMemberKey>(read).await?;
+        for (SetMemberKey { set, .. }, _) in &found {
+            if !open.contains_key(set) {
+                let record = txn.load_known(&SnapshotSetKey { set: *set }).await?;
+                open.insert(*set, record.state);
+            }
+        }
+        match found.last() {
+            Some((last, _)) if found.len() >= MEMBERS_PER_READ => range = range.after(&last.pack()),
+            _ => return Ok(open),
+        }
+    }
+}
+
+/// Aborts a set if it is still in the state that it was seen in.
+async fn abort_if<T: Txn>(txn: &T, set: SnapshotSetId, seen: SetState) -> Result<(), ServiceError> {
+    let Some(record) = txn.load(&SnapshotSetKey { set }).await? else { return Ok(()) };
+    let reason = match seen {
+        SetState::Gathering => "gathering-timeout",
+        SetState::Pausing => "pausing-timeout",
+        SetState::Sealed | SetState::Aborted => return Ok(()),
+    };
+    if record.state != seen {
+        return Ok(());
+    }
+    abort_set(txn, set, record, abort_for(reason, None)).await
+}
+
+/// A look at some sets: where to go on, and whether one was forgotten.
+async fn forget_decided<T: Txn>(
+    txn: &T,
+    range: &TypedRange<SnapshotSetKey>,
+    generation: u64,
+) -> Result<(Option<Vec<u8>>, Step), ServiceError> {
+    let read = range.first(SETS_PER_STEP).as_snapshot();
+    let found = txn.scan_read::<SnapshotSetKey>(read).await?;
+    let mut step = Step::Idle;
+    for (key, record) in &found {
+        if !record.state.is_open() && record.generation.get() + 1 < generation {
+            txn.remove(key);
+            step = Step::Worked;
+        }
+    }
+    let more = found.len() >= SETS_PER_STEP;
+    Ok((found.last().filter(|_| more).map(|(key, _)| key.pack()), step))
+}
+
+impl<S: MetaStore> Service<S> {
+    /// Aborts the sets whose time is over, and forgets some of those that were decided long ago.
+    pub(super) async fn step_sets(&self) -> Result<Step, ServiceError> {
+        let open = self.read(|txn| async move { open_sets(&*txn).await }).await?;
+        let late = self.sets.see(open, self.seams.clock.now());
+        if late.is_empty() {
+            return self.forget_sets().await;
+        }
+        for (set, state) in late {
+            warn!(%set, %state, "a snapshot set takes too long and is aborted");
+            let abort = |txn: Arc<S::Txn>| async move { abort_if(&*txn, set, state).await };
+            self.store.transact(abort).await?;
+            self.sets_changed();
+        }
+        Ok(Step::Worked)
+    }
+
+    /// One part of a sweep; there is one sweep a generation.
+    async fn forget_sets(&self) -> Result<Step, ServiceError> {
+        let key = CounterKey { counter: Counter::Generation };
+        let key = &key;
+        let read = |txn: Arc<S::Txn>| async move { Ok(txn.load_known(key).await?.last) };
+        let generation = self.read(read).await?;
+        let range = {
+            let seen = self.sets.lock();
+            if seen.swept == Some(generation) {
+                return Ok(Step::Idle);
+            }
+            let table = TypedRange::<SnapshotSetKey>::table();
+            seen.cursor.as_ref().map_or(table.clone(), |last| table.after(last))
+        };
+        let range = &range;
+        let forget =
+            |txn: Arc<S::Txn>| async move { forget_decided(&*txn, range, generation).await };
+        let (cursor, step) = self.store.transact(forget).await?;
+        let mut seen = self.sets.lock();
+        if cursor.is_none() {
+            seen.swept = Some(generation);
+        }
+        let step = if cursor.is_some() { Step::Worked } else { step };
+        seen.cursor = cursor;
+        Ok(step)
+    }
+}
