@@ -2,17 +2,18 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use lunar_proto::domain::{
-    Attachment, AttachmentSummary, DetachMode, Joined, LayerEntry, LayerPage, LeaseTimers,
-    NodeState, PoolReservation, Selector,
+    Attachment, AttachmentSummary, DetachMode, Joined, LayerEntry, LayerPage, LayerSealed,
+    LeaseTimers, NodeNews, NodeState, PoolReservation, Selector, SetProgress, Vote,
 };
 use lunar_types::{
     BootId, Epoch, ExtentRun, ExtentSize, Incarnation, LayerId, LogicalExtent, Name,
-    NodeIncarnation, PoolId, VolumeId,
+    NodeIncarnation, PoolId, SnapshotSetId, VolumeId,
 };
 
-use crate::metadata::{Grant, MapCommit, Metadata, MetadataError, Reply};
+use crate::metadata::{Ballot, Grant, Known, MapCommit, Metadata, MetadataError, Reply, Seal};
 
 /// What a service that is away looks like.
 pub(crate) fn unavailable() -> MetadataError {
@@ -35,13 +36,21 @@ struct Script {
     detach: VecDeque<Result<(), MetadataError>>,
     detached: Vec<DetachMode>,
     heartbeat: VecDeque<Result<(NodeState, LeaseTimers), MetadataError>>,
+    member_ready: VecDeque<Result<SetProgress, MetadataError>>,
+    member_failed: VecDeque<Result<SetProgress, MetadataError>>,
+    failures: Vec<&'static str>,
+    vote: VecDeque<Result<Vote, MetadataError>>,
+    ballots: Vec<Ballot>,
+    seal: VecDeque<Result<LayerSealed, MetadataError>>,
+    seals: Vec<Seal>,
 }
 
 impl Script {
-    /// The head as the commits so far have made it, from a logical extent on.
-    fn committed(&self, from: LogicalExtent) -> LayerPage {
+    /// A layer as the commits so far have made it, from a logical extent on.
+    fn committed(&self, layer: LayerId, from: LogicalExtent) -> LayerPage {
         let mut map = BTreeMap::new();
-        for update in self.commits.iter().flat_map(|commit| &commit.updates) {
+        let commits = self.commits.iter().filter(|commit| commit.layer == layer);
+        for update in commits.flat_map(|commit| &commit.updates) {
             match &update.slot {
                 Some(slot) => map.insert(update.at, slot.clone()),
                 None => map.remove(&update.at),
@@ -103,6 +112,46 @@ impl FakeMetadata {
         answers: impl IntoIterator<Item = Result<(NodeState, LeaseTimers), MetadataError>>,
     ) {
         self.script().heartbeat.extend(answers);
+    }
+
+    pub(crate) fn expect_ready(
+        &self,
+        answers: impl IntoIterator<Item = Result<SetProgress, MetadataError>>,
+    ) {
+        self.script().member_ready.extend(answers);
+    }
+
+    pub(crate) fn expect_failed(
+        &self,
+        answers: impl IntoIterator<Item = Result<SetProgress, MetadataError>>,
+    ) {
+        self.script().member_failed.extend(answers);
+    }
+
+    pub(crate) fn expect_vote(
+        &self,
+        answers: impl IntoIterator<Item = Result<Vote, MetadataError>>,
+    ) {
+        self.script().vote.extend(answers);
+    }
+
+    pub(crate) fn expect_seal(
+        &self,
+        answers: impl IntoIterator<Item = Result<LayerSealed, MetadataError>>,
+    ) {
+        self.script().seal.extend(answers);
+    }
+
+    pub(crate) fn ballots(&self) -> Vec<Ballot> {
+        self.script().ballots.clone()
+    }
+
+    pub(crate) fn seals(&self) -> Vec<Seal> {
+        self.script().seals.clone()
+    }
+
+    pub(crate) fn failures(&self) -> Vec<&'static str> {
+        self.script().failures.clone()
     }
 
     pub(crate) fn heartbeats_left(&self) -> usize {
@@ -172,8 +221,8 @@ impl Metadata for FakeMetadata {
         ready(script.commit.pop_front().unwrap_or(Ok(())))
     }
 
-    fn read_layer(&self, _: LayerId, from: LogicalExtent) -> Reply<'_, LayerPage> {
-        ready(Ok(self.script().committed(from)))
+    fn read_layer(&self, layer: LayerId, from: LogicalExtent) -> Reply<'_, LayerPage> {
+        ready(Ok(self.script().committed(layer, from)))
     }
 
     fn reserve(&self, _: NodeIncarnation, _: PoolId, count: u32) -> Reply<'_, Vec<ExtentRun>> {
@@ -190,5 +239,36 @@ impl Metadata for FakeMetadata {
 
     fn list_reservations(&self, _: NodeIncarnation) -> Reply<'_, Vec<PoolReservation>> {
         ready(Ok(Vec::new()))
+    }
+
+    fn watch(&self, _: NodeIncarnation, _: Known) -> Reply<'_, NodeNews> {
+        ready(Err(unavailable()))
+    }
+
+    fn member_ready(&self, _: Grant, _: SnapshotSetId) -> Reply<'_, SetProgress> {
+        ready(self.script().member_ready.pop_front().unwrap_or(Err(unavailable())))
+    }
+
+    fn member_failed(
+        &self,
+        _: Grant,
+        _: SnapshotSetId,
+        why: &'static str,
+    ) -> Reply<'_, SetProgress> {
+        let mut script = self.script();
+        script.failures.push(why);
+        ready(script.member_failed.pop_front().unwrap_or(Err(unavailable())))
+    }
+
+    fn vote(&self, _: Grant, ballot: Ballot, _: Duration) -> Reply<'_, Vote> {
+        let mut script = self.script();
+        script.ballots.push(ballot);
+        ready(script.vote.pop_front().unwrap_or(Err(unavailable())))
+    }
+
+    fn seal_layer(&self, seal: Seal) -> Reply<'_, LayerSealed> {
+        let mut script = self.script();
+        script.seals.push(seal);
+        ready(script.seal.pop_front().unwrap_or(Err(unavailable())))
     }
 }

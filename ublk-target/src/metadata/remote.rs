@@ -8,16 +8,18 @@ use std::time::Duration;
 
 use lunar_metadata_client::{ClientError, EndpointError, MetadataClient, Policy, fresh_request_id};
 use lunar_proto::domain::{
-    Attach, Attachment, AttachmentSummary, CommitMap, Detach, DetachMode, Join, Joined,
-    LayerPage, LeaseTimers, NodeState, PoolReservation, READ_MAP_MAX, RELEASE_EXTENTS_MAX, RELEASE_RUNS_MAX,
-    ReadLayer, ReleaseExtents, ReserveExtents, ResumeAttachment, RetireJournal, Selector,
+    Attach, Attachment, AttachmentSummary, CommitMap, Detach, DetachMode, Join, Joined, LayerPage,
+    LayerSealed, LeaseTimers, MemberFailed, MemberPaused, MemberReady, NodeNews, NodeState,
+    PoolReservation, READ_LAYER_MAX, RELEASE_EXTENTS_MAX, RELEASE_RUNS_MAX, ReadLayer,
+    ReleaseExtents, ReserveExtents, ResumeAttachment, RetireJournal, SealLayer, Selector,
+    SetProgress, Vote, WatchNode,
 };
 use lunar_types::{
     BootId, Epoch, ExtentRun, Incarnation, LayerId, LogicalExtent, Name, NodeIncarnation,
-    NodeSession, PoolId, SessionNumber, VolumeId,
+    NodeSession, PoolId, SessionNumber, SnapshotSetId, VolumeId,
 };
 
-use super::{Grant, MapCommit, Metadata, MetadataError, Reply};
+use super::{Ballot, Grant, Known, MapCommit, Metadata, MetadataError, Reply, Seal};
 use crate::reserve::extent_count;
 
 /// How long a call goes on trying. What runs in the background tries again after that anyway, and
@@ -25,6 +27,11 @@ use crate::reserve::extent_count;
 const CALL_LIMIT: Duration = Duration::from_secs(10);
 /// How long a renewal of the lease may take; a late one is of no use.
 const RENEWAL_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long a look for something to do waits at the service.
+const WATCH_WAIT: Duration = Duration::from_secs(20);
+/// How long one call waits there for the other members of a set.
+const READY_WAIT: Duration = Duration::from_secs(10);
 
 /// The metadata service behind an endpoint.
 #[derive(Debug, Clone)]
@@ -125,7 +132,8 @@ impl Metadata for Remote {
     fn attach(&self, volume: Selector<VolumeId>, node: NodeIncarnation) -> Reply<'_, Attachment> {
         Box::pin(async move {
             let caller = self.caller(node)?;
-            let request = Attach { request: fresh_request_id(), volume, caller };
+            let request =
+                Attach { request: fresh_request_id(), volume, caller, understands_layers: true };
             Ok(self.client.attach(&request).await?)
         })
     }
@@ -180,7 +188,7 @@ impl Metadata for Remote {
 
     fn read_layer(&self, layer: LayerId, from: LogicalExtent) -> Reply<'_, LayerPage> {
         Box::pin(async move {
-            let request = ReadLayer { layer, from, limit: READ_MAP_MAX };
+            let request = ReadLayer { layer, from, limit: READ_LAYER_MAX };
             Ok(self.client.read_layer(request).await?)
         })
     }
@@ -212,6 +220,67 @@ impl Metadata for Remote {
     fn list_reservations(&self, node: NodeIncarnation) -> Reply<'_, Vec<PoolReservation>> {
         Box::pin(async move { Ok(self.client.reservations(node).await?) })
     }
+
+    fn watch(&self, node: NodeIncarnation, known: Known) -> Reply<'_, NodeNews> {
+        let client = self.client.with_policy(Policy::once(CALL_LIMIT));
+        Box::pin(async move {
+            let Known { members, structures } = known;
+            let request = WatchNode { caller: self.caller(node)?, structures, members };
+            Ok(client.watch_node(&request, WATCH_WAIT).await?)
+        })
+    }
+
+    fn member_ready(&self, grant: Grant, set: SnapshotSetId) -> Reply<'_, SetProgress> {
+        Box::pin(async move {
+            let Grant { volume, epoch, node } = grant;
+            let request = MemberReady { caller: self.caller(node)?, set, volume, epoch };
+            Ok(self.client.member_ready(request, READY_WAIT).await?)
+        })
+    }
+
+    fn member_failed(
+        &self,
+        grant: Grant,
+        set: SnapshotSetId,
+        why: &'static str,
+    ) -> Reply<'_, SetProgress> {
+        Box::pin(async move {
+            let Grant { volume, epoch, node } = grant;
+            let why = why.parse().expect("reasons are names");
+            let request = MemberFailed { caller: self.caller(node)?, set, volume, epoch, why };
+            Ok(self.client.member_failed(&request).await?)
+        })
+    }
+
+    /// One attempt: a refusal of a second one says nothing of what became of the first.
+    fn vote(&self, grant: Grant, ballot: Ballot, wait: Duration) -> Reply<'_, Vote> {
+        let client = self.client.with_policy(Policy::once(RENEWAL_LIMIT));
+        Box::pin(async move {
+            let Grant { volume, epoch, node } = grant;
+            let Ballot { set, last_commit, checkpoint, next_head } = ballot;
+            let caller = self.caller(node)?;
+            let request =
+                MemberPaused { caller, set, volume, epoch, last_commit, checkpoint, next_head };
+            Ok(client.member_paused(&request, wait).await?)
+        })
+    }
+
+    fn seal_layer(&self, seal: Seal) -> Reply<'_, LayerSealed> {
+        Box::pin(async move {
+            let Grant { volume, epoch, node } = seal.grant;
+            let request = SealLayer {
+                request: seal.request,
+                volume,
+                epoch,
+                caller: self.caller(node)?,
+                number: seal.number,
+                checkpoint: seal.checkpoint,
+                next_head: seal.next_head,
+                replay_of: seal.replay_of,
+            };
+            Ok(self.client.seal_layer(&request).await?)
+        })
+    }
 }
 
 #[cfg(test)]
@@ -242,7 +311,8 @@ mod tests {
         let client = MetadataClient::new(&["127.0.0.1:9"], policy).expect("an endpoint");
         let remote = Remote { client, session: Arc::default() };
         let layer = LayerId::new(1);
-        let error = remote.read_layer(layer, LogicalExtent::new(0)).await.expect_err("nobody listens there");
+        let answer = remote.read_layer(layer, LogicalExtent::new(0)).await;
+        let error = answer.expect_err("nobody listens there");
         assert!(error.is_unavailable(), "{error}");
         assert!(error.to_string().contains("127.0.0.1:9"), "{error}");
     }

@@ -23,6 +23,7 @@ use crate::state::record::{Phase, Record};
 use crate::ublk::params::DeviceShape;
 use crate::ublk::{DeviceId, DeviceInfo, NewDevice, features};
 use crate::volume::control::Control;
+use crate::volume::cut::Heads;
 use crate::volume::device::{self, DeviceError, QueueThreads};
 use crate::volume::load::{LoadError, Loaded};
 use crate::volume::served::{ServedVolume, VolumeFacts, grant_of};
@@ -168,7 +169,7 @@ impl Node {
         self.note_replayed(record.volume)?;
         let name = record.name.clone();
         let info = watched(&name, "add device", self.add_device(record, attachment)).await?;
-        let served = serve(attachment, loaded, info.queues)?;
+        let served = serve(loaded, info.queues)?;
         record.phase = Phase::Live;
         self.state.save_record(record)?;
         let (shared, luns) = (Arc::clone(&served.shared), served.luns.clone());
@@ -337,14 +338,9 @@ pub(super) fn device_error(
 }
 
 /// The engine's volume with what the threads of its queues share.
-pub(crate) fn serve(
-    attachment: &Attachment,
-    loaded: Loaded,
-    queues: u16,
-) -> Result<Arc<ServedVolume>, NodeError> {
-    let heads = loaded.heads;
-    let (volume, luns) =
-        loaded.start(attachment, queues).map_err(|source| load_error(attachment, source))?;
+pub(crate) fn serve(loaded: Loaded, queues: u16) -> Result<Arc<ServedVolume>, NodeError> {
+    let attachment = &loaded.attachment.clone();
+    let (volume, luns) = loaded.start(queues).map_err(|source| load_error(attachment, source))?;
     let wakers = (0..queues).map(|_| QueueWaker::new()).collect::<Result<Vec<_>, _>>();
     let wakers = wakers.map_err(|source| {
         let device = DeviceId::new(0);
@@ -361,7 +357,7 @@ pub(crate) fn serve(
         facts: VolumeFacts::from(attachment),
         shared: Arc::new(shared),
         luns,
-        heads: heads.into(),
+        heads: Heads::of(attachment).into(),
     }))
 }
 
@@ -409,6 +405,7 @@ mod tests {
             device: DeviceId::new(900_000),
             token: 1,
             phase: Phase::Starting,
+            is_fs_frozen: false,
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! - [`membership`]: joins the cluster, renews the lease;
 //! - [`attach`], [`detach`]: volumes come and go;
+//! - [`cuts`]: takes part in snapshots;
 //! - [`recover`]: takes over what a killed predecessor has left;
 //! - [`slot`]: a volume on this node, one change at a time;
 //! - `steps`: says which step of a change takes long.
@@ -11,6 +12,7 @@
 //! - a change that was begun is finished or undone, whether or not its caller still waits.
 
 pub mod attach;
+pub mod cuts;
 pub mod detach;
 pub mod error;
 pub mod membership;

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lunar_proto::domain::{Attachment, Selector};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
@@ -29,9 +30,12 @@ use crate::state::StateError;
 use crate::state::record::{Phase, Record};
 use crate::ublk::{DeviceInfo, DeviceState};
 use crate::volume::device;
+use crate::volume::fsfreeze::Freezer;
 
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY: Duration = Duration::from_secs(2);
+/// How long file systems of a device that serves may take to be thawed.
+const THAW_LIMIT: Duration = Duration::from_secs(5);
 
 /// How an attempt to take over a volume ended.
 enum Outcome {
@@ -100,14 +104,21 @@ impl Node {
 
     async fn take_over_until_done(self: &Arc<Self>, slot: &Arc<Slot>, member: Membership) {
         let mut pause = RETRY_MIN;
+        let mut thawing = {
+            let record = slot.view().record;
+            Freezer::new(Arc::clone(&self.state), record).thaw_leftovers()
+        };
         loop {
             {
                 let mut stage = Arc::clone(&slot.gate).lock_owned().await;
                 let Stage::Lost(record) = &*stage else { return };
                 let record = record.clone();
                 match self.take_over(slot, &record, &member).await {
-                    Outcome::Served(serving) => {
+                    Outcome::Served(mut serving) => {
                         self.unwarn(&slot.name);
+                        if let Some(thawing) = thawing.take() {
+                            self.note_thawed(&mut serving.record, thawing).await;
+                        }
                         *stage = Stage::Serving(serving);
                         return;
                     }
@@ -133,6 +144,18 @@ impl Node {
             pause = (pause * 2).min(RETRY);
         }
         self.detach_until_done(slot).await;
+    }
+
+    /// Waits until what a predecessor had frozen is thawed, now that the device serves.
+    async fn note_thawed(&self, record: &mut Record, thawing: JoinHandle<()>) {
+        if tokio::time::timeout(THAW_LIMIT, thawing).await.is_err() {
+            warn!(volume = record.name, "its file systems are not thawed yet");
+            return;
+        }
+        record.is_fs_frozen = false;
+        if let Err(error) = self.state.save_record(record) {
+            warn!(volume = record.name, %error, "a successor will thaw again");
+        }
     }
 
     async fn detach_until_done(self: &Arc<Self>, slot: &Arc<Slot>) {
@@ -213,7 +236,7 @@ impl Node {
         let loaded = loaded.map_err(|source| load_error(attachment, source))?;
         self.desk.exempt(attachment.volume.pool, &loaded.used_extents());
         let queues = waiting.map_or(1, |info| info.queues);
-        let served = serve(attachment, loaded, queues)?;
+        let served = serve(loaded, queues)?;
         match waiting {
             Some(info) => self.resume_device(slot, record, &info, served).await,
             None => {

@@ -66,7 +66,9 @@ impl SharedWords for MappedWords {
 }
 
 impl StateDir {
-    fn dirty_path(&self, volume: VolumeId, epoch: Epoch) -> PathBuf {
+    /// Where the dirty table of an attachment is.
+    #[must_use]
+    pub fn dirty_path(&self, volume: VolumeId, epoch: Epoch) -> PathBuf {
         self.root().join("dirty").join(format!("{volume}.{epoch}"))
     }
 

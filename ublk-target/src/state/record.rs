@@ -159,6 +159,7 @@ mod tests {
             device: DeviceId::new(3),
             token: u64::MAX - 1,
             phase,
+            is_fs_frozen: phase == Phase::Live,
         }
     }
 

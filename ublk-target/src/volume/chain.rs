@@ -19,7 +19,7 @@ pub(super) type OwnSlots = BTreeMap<LogicalExtent, Slot>;
 
 /// A chain cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub enum ChainError {
+pub(super) enum ChainError {
     /// The metadata service did not give a page.
     #[error(transparent)]
     Metadata(#[from] MetadataError),

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lunar_metadata_client::fresh_request_id;
-use lunar_proto::domain::{OpenMember, SealedHead, SetState, Vote};
+use lunar_proto::domain::{Attachment, OpenMember, SealedHead, SetState, Vote};
 use lunar_types::{CommitNumber, JournalSeq, LayerId, RequestId};
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -49,6 +49,15 @@ pub struct Heads {
     pub last_commit: CommitNumber,
     /// The engine is in a next head of which the metadata service has not told yet.
     pub pending: Option<PendingSeal>,
+}
+
+impl Heads {
+    /// Those of an attachment.
+    #[must_use]
+    pub const fn of(attachment: &Attachment) -> Self {
+        let (layer, next) = (attachment.volume.head, attachment.next_head);
+        Self { layer, next, last_commit: attachment.last_commit, pending: None }
+    }
 }
 
 /// A seal that is to be carried out, or was.
@@ -126,11 +135,7 @@ impl Control {
         }
     }
 
-    async fn cut_steps(
-        &self,
-        order: &OpenMember,
-        freezer: &Freezer,
-    ) -> Result<CutEnd, CutError> {
+    async fn cut_steps(&self, order: &OpenMember, freezer: &Freezer) -> Result<CutEnd, CutError> {
         self.warm_up().await?;
         freezer.sync(order.fsfreeze, SYNC_LIMIT).await;
         self.wait_for_others(order).await?;
@@ -253,8 +258,7 @@ impl Control {
     ) -> Result<Option<SealedHead>, CutError> {
         let Heads { last_commit, next, .. } = self.heads();
         let checkpoint = JournalSeq::new(self.served.shared.volume.last_seq());
-        let ballot =
-            Ballot { set: order.member.set, last_commit, checkpoint, next_head: next };
+        let ballot = Ballot { set: order.member.set, last_commit, checkpoint, next_head: next };
         let mut is_sent = false;
         while Instant::now() < limit {
             let room = limit - Instant::now();
@@ -280,7 +284,8 @@ impl Control {
 
     /// The time is over: the set is aborted, unless it was sealed already.
     async fn last_word(&self, order: &OpenMember) -> Result<Option<SealedHead>, CutError> {
-        let told = self.metadata.member_failed(self.served.facts.grant, order.member.set, "pause-timeout");
+        let told =
+            self.metadata.member_failed(self.served.facts.grant, order.member.set, "pause-timeout");
         match tokio::time::timeout(RETRY, told).await {
             Ok(Ok(progress)) if progress.state == SetState::Aborted => Err(CutError::Aborted),
             _ => Ok(None),
@@ -336,3 +341,6 @@ impl Control {
 fn unanswered(error: MetadataError) -> CutError {
     if error.is_unavailable() { CutError::Silent(error) } else { CutError::Refused(error) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lunar_proto::domain::Fsfreeze;
+use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::holders::{Holder, HolderSearch, block_device};
@@ -145,8 +146,8 @@ impl Freezer {
 
     fn freeze_all(&self, how: Fsfreeze) -> Result<Arc<FrozenMounts>, FsfreezeError> {
         let found = find_mounts(self.record.device);
-        let found = found
-            .map_err(|source| FsfreezeError::Search { device: self.device(), source })?;
+        let found =
+            found.map_err(|source| FsfreezeError::Search { device: self.device(), source })?;
         if found.is_empty() {
             return match how {
                 Fsfreeze::Always => Err(FsfreezeError::NotMounted { device: self.device() }),
@@ -175,21 +176,22 @@ impl Freezer {
         self.state.save_record(&Record { is_fs_frozen, ..self.record.clone() })
     }
 
-    /// Thaws what a killed predecessor has left frozen, on a thread of its own: thawing may write
-    /// to the device, which is not served yet.
-    pub fn thaw_leftovers(self) {
-        if !self.record.is_fs_frozen {
-            return;
+    /// Thaws what a killed predecessor may have left frozen, on a thread of its own: thawing may
+    /// write to the device, which is not served yet. Nothing if there is none.
+    #[must_use]
+    pub fn thaw_leftovers(&self) -> Option<JoinHandle<()>> {
+        let Record { device, ref name, is_fs_frozen, .. } = self.record;
+        if !is_fs_frozen {
+            return None;
         }
-        warn!(volume = self.record.name, "thawing file systems that a killed fs-core has frozen");
-        tokio::task::spawn_blocking(move || {
-            let found = find_mounts(self.record.device).unwrap_or_else(|error| {
-                warn!(volume = self.record.name, %error, "mounts cannot be found: fsfreeze -u");
-                Vec::new()
-            });
-            let mounts = Mutex::new(found);
-            FrozenMounts { mounts, freezer: Some(self) }.thaw_now();
-        });
+        warn!(volume = name, "thawing file systems that a killed fs-core may have frozen");
+        let name = name.clone();
+        Some(tokio::task::spawn_blocking(move || match find_mounts(device) {
+            Ok(found) => found.iter().for_each(thaw_surely),
+            Err(error) => {
+                warn!(volume = name, %error, "mounts cannot be found: try fsfreeze --unfreeze");
+            }
+        }))
     }
 }
 
@@ -204,9 +206,7 @@ impl FrozenMounts {
     fn thaw_now(&self) {
         let Some(freezer) = &self.freezer else { return };
         let mounts = std::mem::take(&mut *self.mounts.lock().expect(UNPOISONED));
-        for mounted in mounts {
-            thaw_surely(&mounted);
-        }
+        mounts.iter().for_each(thaw_surely);
         if let Err(error) = freezer.note_frozen(false) {
             warn!(volume = freezer.record.name, %error, "a successor will thaw again");
         }

@@ -1,9 +1,8 @@
 //! Makes the engine's side of a volume from what the metadata service granted.
 //!
-//! Crash order of a fresh attachment: stale journals are read, replayed, committed under the new
-//! epoch and retired, the oldest first; the new journal is formatted, then confirmed; only then is
-//! there a dirty table. A crash anywhere leaves a grant that the next daemon gives back, with every
-//! stale journal either whole or wholly committed.
+//! Crash order of a fresh attachment: stale journals are replayed ([`super::replay`]); the new
+//! journal is formatted, then confirmed; only then is there a dirty table. A crash anywhere leaves a
+//! grant that the next daemon gives back, with every stale journal either whole or wholly committed.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,19 +11,20 @@ use lunar_engine::dirty::{DirtyIdentity, DirtySlot, DirtyTable};
 use lunar_engine::journal::{
     self, JournalDamage, JournalIdentity, JournalIoError, JournalRing, RingPlace, SEQ_CONFIRMED,
 };
-use lunar_engine::replay::{self, ReplayError};
+use lunar_engine::replay::ReplayError;
 use lunar_engine::volume::{
     Chain, StartError, Tuning, Volume, VolumeParts, VolumeSpec, dirty_capacity,
 };
 use lunar_metadata_client::fresh_request_id;
-use lunar_proto::domain::{Attachment, COMMIT_UPDATES_MAX, Pool, SlotUpdate, StaleJournal};
-use lunar_types::{ClusterId, CommitNumber, Epoch, ExtentAddress, JournalSeq, Slot};
+use lunar_proto::domain::{Attachment, Pool};
+use lunar_types::{ClusterId, Epoch, ExtentAddress, JournalSeq, LayerId, Slot};
 use tracing::info;
 
 use super::chain::{ChainError, OwnSlots, read_chain};
+use super::replay::Replaying;
 use super::served::grant_of;
 use crate::lun::set::{LunOpener, LunSetError, PoolLuns};
-use crate::metadata::{MapCommit, Metadata, MetadataError};
+use crate::metadata::{MapCommit, Metadata, MetadataError, Seal};
 use crate::state::StateDir;
 use crate::state::dirty_file::DirtyFileError;
 
@@ -132,8 +132,8 @@ pub struct Loader {
 pub struct Loaded {
     /// Its LUNs.
     pub luns: PoolLuns,
-    /// The number of the last commit under the grant, after those that loading has made.
-    pub last_commit: CommitNumber,
+    /// The grant, as loading has left it: it commits journals, and seals a head that was left.
+    pub attachment: Attachment,
     chain: Chain,
     own: OwnSlots,
     ring: JournalRing,
@@ -156,11 +156,8 @@ impl Loaded {
     ///
     /// # Errors
     /// When the map does not fit the volume or the pool.
-    pub fn start(
-        self,
-        attachment: &Attachment,
-        queues: u16,
-    ) -> Result<(Volume, PoolLuns), LoadError> {
+    pub fn start(self, queues: u16) -> Result<(Volume, PoolLuns), LoadError> {
+        let attachment = &self.attachment;
         let spec = VolumeSpec {
             volume: attachment.volume.id,
             holder: attachment.node,
@@ -201,11 +198,11 @@ pub(super) fn tuning(pool: &Pool) -> Tuning {
     }
 }
 
-fn name(attachment: &Attachment) -> String {
+pub(super) fn name(attachment: &Attachment) -> String {
     attachment.volume.name.to_string()
 }
 
-fn metadata_error(
+pub(super) fn metadata_error(
     what: &'static str,
     attachment: &Attachment,
 ) -> impl FnOnce(MetadataError) -> LoadError + use<> {
@@ -213,7 +210,7 @@ fn metadata_error(
     move |source| LoadError::Metadata { what, volume, source }
 }
 
-fn journal_identity(attachment: &Attachment) -> JournalIdentity {
+pub(super) fn journal_identity(attachment: &Attachment) -> JournalIdentity {
     JournalIdentity {
         volume: attachment.volume.id,
         layer: attachment.volume.head,
@@ -253,27 +250,32 @@ impl Loader {
     pub async fn fresh(&self, attachment: &Attachment) -> Result<Loaded, LoadError> {
         let luns = self.open_luns(attachment).await?;
         let place = ring_place(attachment)?;
-        let (chain, mut own) = self.read_chain(attachment, &luns).await?;
-        let mut replayed = BTreeSet::new();
-        let mut last_commit = attachment.last_commit;
+        let (chain, own) = self.read_chain(attachment, &luns).await?;
+        let mut replaying = Replaying {
+            loader: self,
+            attachment: attachment.clone(),
+            luns,
+            chain,
+            own,
+            replayed: BTreeSet::new(),
+        };
         for stale in &attachment.stale_journals {
-            let (luns, commits) = (&luns, &mut last_commit);
-            let updates = self.replay(attachment, stale, luns, &mut own, commits).await?;
-            replayed.extend(updates.iter().filter_map(|one| one.slot.as_ref()?.extent()));
+            replaying.replay(stale).await?;
         }
-        let identity = journal_identity(attachment);
+        let Replaying { mut attachment, luns, chain, own, replayed, .. } = replaying;
+        let identity = journal_identity(&attachment);
         let (set, ring_place) = (luns.clone(), place.clone());
         blocking(move || journal::format_ring(&identity, &ring_place, set.table(), &set))
             .await
-            .map_err(|source| journal_io(attachment, attachment.epoch, source))?;
-        self.confirm(attachment, &mut last_commit).await?;
+            .map_err(|source| journal_io(&attachment, attachment.epoch, source))?;
+        self.confirm(&mut attachment).await?;
         let capacity = dirty_capacity(&place, attachment.pool.extent_size);
         let table = self
             .state
-            .create_dirty_table(dirty_identity(attachment), capacity)
-            .map_err(|source| LoadError::Dirty { volume: name(attachment), source })?;
+            .create_dirty_table(dirty_identity(&attachment), capacity)
+            .map_err(|source| LoadError::Dirty { volume: name(&attachment), source })?;
         let ring = JournalRing::fresh(identity, place);
-        Ok(Loaded { luns, last_commit, chain, own, ring, table, predecessor: None, replayed })
+        Ok(Loaded { luns, attachment, chain, own, ring, table, predecessor: None, replayed })
     }
 
     /// Loads a volume that a killed predecessor of the same incarnation has served.
@@ -284,29 +286,73 @@ impl Loader {
         let luns = self.open_luns(attachment).await?;
         let place = ring_place(attachment)?;
         let capacity = dirty_capacity(&place, attachment.pool.extent_size);
-        let (table, slots) = self
-            .state
-            .open_dirty_table(dirty_identity(attachment), capacity)
-            .map_err(|source| LoadError::Dirty { volume: name(attachment), source })?;
-        let identity = journal_identity(attachment);
-        let checkpoint = attachment.checkpoint.get();
-        let recovered = self.read_journal(attachment, identity, &place, checkpoint, &luns).await?;
-        let (set, ring_place, chain) = (luns.clone(), place.clone(), recovered.clone());
-        blocking(move || journal::wipe_beyond(&identity, &ring_place, set.table(), &set, &chain))
+        let dirty = |source| LoadError::Dirty { volume: name(attachment), source };
+        let (mut table, slots) =
+            self.state.open_dirty_table(dirty_identity(attachment), capacity).map_err(dirty)?;
+        let (head, next) = (attachment.volume.head, attachment.next_head);
+        let claimed = table.claim(head, Some(next)).map_err(|source| {
+            dirty(DirtyFileError::Table {
+                path: self.state.dirty_path(attachment.volume.id, attachment.epoch),
+                source,
+            })
+        })?;
+        let attachment = match claimed == head {
+            true => attachment.clone(),
+            false => self.seal_as_predecessor_did(attachment, &place, &luns).await?,
+        };
+        let identity = journal_identity(&attachment);
+        let checkpoint = attachment.checkpoint;
+        let recovered =
+            self.read_journal(&attachment, (identity, None), &place, checkpoint, &luns).await?;
+        let (set, ring_place, found) = (luns.clone(), place.clone(), recovered.clone());
+        blocking(move || journal::wipe_beyond(&identity, &ring_place, set.table(), &set, &found))
             .await
-            .map_err(|source| journal_io(attachment, attachment.epoch, source))?;
-        let (chain, own) = self.read_chain(attachment, &luns).await?;
+            .map_err(|source| journal_io(&attachment, attachment.epoch, source))?;
+        let (chain, own) = self.read_chain(&attachment, &luns).await?;
         let ring = JournalRing::resumed(identity, place, &recovered);
-        Ok(Loaded {
-            luns,
-            last_commit: attachment.last_commit,
-            chain,
-            own,
-            ring,
-            table,
-            predecessor: Some(slots),
-            replayed: BTreeSet::new(),
-        })
+        let (predecessor, replayed) = (Some(slots), BTreeSet::new());
+        Ok(Loaded { luns, attachment, chain, own, ring, table, predecessor, replayed })
+    }
+
+    /// The predecessor went on in its next head, without an answer to its vote: that is made the
+    /// head before anything else is done.
+    async fn seal_as_predecessor_did(
+        &self,
+        attachment: &Attachment,
+        place: &RingPlace,
+        luns: &PoolLuns,
+    ) -> Result<Attachment, LoadError> {
+        let (id, next) = (journal_identity(attachment), attachment.next_head);
+        let checkpoint = attachment.checkpoint;
+        let found =
+            self.read_journal(attachment, (id, Some(next)), place, checkpoint, luns).await?;
+        self.seal(attachment, &found, next, None).await
+    }
+
+    /// Makes the layer the head that a journal speaks of already, or would speak of next. What the
+    /// journal has of the head so far is in the map: nobody votes or goes on before.
+    pub(super) async fn seal(
+        &self,
+        attachment: &Attachment,
+        found: &journal::Recovered,
+        next_head: LayerId,
+        replay_of: Option<Epoch>,
+    ) -> Result<Attachment, LoadError> {
+        let is_ahead = found.layer == next_head;
+        let checkpoint = if is_ahead { found.replay_from - 1 } else { found.last_seq };
+        let seal = Seal {
+            request: fresh_request_id(),
+            grant: grant_of(attachment),
+            number: attachment.last_commit.next(),
+            checkpoint: JournalSeq::new(checkpoint),
+            next_head,
+            replay_of,
+        };
+        let sealed = self.metadata.seal_layer(seal).await;
+        let sealed = sealed.map_err(metadata_error("seal the head", attachment))?;
+        info!(volume = name(attachment), head = %sealed.now.head, "the former head is sealed");
+        let now = self.metadata.resume_attachment(grant_of(attachment)).await;
+        now.map_err(metadata_error("look up the attachment", attachment))
     }
 
     async fn open_luns(&self, attachment: &Attachment) -> Result<PoolLuns, LoadError> {
@@ -330,15 +376,12 @@ impl Loader {
         })
     }
 
-    async fn confirm(
-        &self,
-        attachment: &Attachment,
-        last_commit: &mut CommitNumber,
-    ) -> Result<(), LoadError> {
+    async fn confirm(&self, attachment: &mut Attachment) -> Result<(), LoadError> {
+        let number = attachment.last_commit.next();
         let commit = MapCommit {
             request: fresh_request_id(),
             grant: grant_of(attachment),
-            number: last_commit.next(),
+            number,
             layer: attachment.volume.head,
             extent_size: attachment.pool.extent_size,
             updates: Vec::new(),
@@ -347,103 +390,27 @@ impl Loader {
         };
         let confirmed = self.metadata.commit_map(commit).await;
         confirmed.map_err(metadata_error("confirm the journal", attachment))?;
-        *last_commit = last_commit.next();
+        attachment.last_commit = number;
         Ok(())
     }
 
-    async fn read_journal(
+    /// What a journal says, of a head or of its next one.
+    pub(super) async fn read_journal(
         &self,
         attachment: &Attachment,
-        identity: JournalIdentity,
+        (identity, next_head): (JournalIdentity, Option<LayerId>),
         place: &RingPlace,
-        checkpoint: u64,
+        checkpoint: JournalSeq,
         luns: &PoolLuns,
     ) -> Result<journal::Recovered, LoadError> {
-        let (set, place) = (luns.clone(), place.clone());
+        let (set, place, checkpoint) = (luns.clone(), place.clone(), checkpoint.get());
         let epoch = identity.epoch;
         let read = blocking(move || {
             let image = journal::read(&place, set.table(), &set)?;
-            Ok(journal::recover(&identity, None, place.blocks(), image.as_bytes(), checkpoint))
+            Ok(journal::recover(&identity, next_head, place.blocks(), image.as_bytes(), checkpoint))
         });
         let recovered = read.await.map_err(|source| journal_io(attachment, epoch, source))?;
         recovered.map_err(|source| LoadError::Damaged { volume: name(attachment), epoch, source })
-    }
-
-    /// Brings what a stale journal holds into the map, then retires it; gives what has changed.
-    async fn replay(
-        &self,
-        attachment: &Attachment,
-        stale: &StaleJournal,
-        luns: &PoolLuns,
-        map: &mut OwnSlots,
-        last_commit: &mut CommitNumber,
-    ) -> Result<Vec<SlotUpdate>, LoadError> {
-        let mut updates = Vec::new();
-        // A journal that was never confirmed was never written to.
-        if stale.checkpoint.get() >= SEQ_CONFIRMED {
-            updates = self.stale_updates(attachment, stale, luns, map).await?;
-            self.commit_replay(attachment, stale, &updates, last_commit).await?;
-            let count = updates.len();
-            info!(volume = %attachment.volume.name, epoch = %stale.epoch, count, "replayed");
-            for update in &updates {
-                match &update.slot {
-                    Some(slot) => map.insert(update.at, slot.clone()),
-                    None => map.remove(&update.at),
-                };
-            }
-        }
-        let retired = self.metadata.retire_journal(grant_of(attachment), stale.epoch).await;
-        retired.map_err(metadata_error("retire a journal", attachment))?;
-        Ok(updates)
-    }
-
-    async fn stale_updates(
-        &self,
-        attachment: &Attachment,
-        stale: &StaleJournal,
-        luns: &PoolLuns,
-        map: &OwnSlots,
-    ) -> Result<Vec<SlotUpdate>, LoadError> {
-        let extent_size = attachment.pool.extent_size;
-        let place = RingPlace::new(stale.runs.clone(), extent_size);
-        let identity = JournalIdentity {
-            epoch: stale.epoch,
-            writer: stale.node,
-            ..journal_identity(attachment)
-        };
-        let checkpoint = stale.checkpoint.get();
-        let recovered = self.read_journal(attachment, identity, &place, checkpoint, luns).await?;
-        let updates = replay::replay(&recovered.records, map, extent_size).map_err(|source| {
-            LoadError::Misfit { volume: name(attachment), epoch: stale.epoch, source }
-        })?;
-        let is_new = |update: &replay::SlotUpdate| map.get(&update.logical) != update.slot.as_ref();
-        let updates = updates.into_iter().filter(is_new);
-        Ok(updates.map(|one| SlotUpdate { at: one.logical, slot: one.slot }).collect())
-    }
-
-    async fn commit_replay(
-        &self,
-        attachment: &Attachment,
-        stale: &StaleJournal,
-        updates: &[SlotUpdate],
-        last_commit: &mut CommitNumber,
-    ) -> Result<(), LoadError> {
-        for chunk in updates.chunks(COMMIT_UPDATES_MAX) {
-            let commit = MapCommit {
-                request: fresh_request_id(),
-                grant: grant_of(attachment),
-                number: last_commit.next(),
-                layer: attachment.volume.head,
-                extent_size: attachment.pool.extent_size,
-                updates: chunk.to_vec(),
-                checkpoint: None,
-                replay_of: Some(stale.epoch),
-            };
-            let committed = self.metadata.commit_map(commit).await;
-            committed.map_err(metadata_error("commit a replayed journal", attachment))?;
-            *last_commit = last_commit.next();
-        }
-        Ok(())
     }
 }
 
@@ -452,4 +419,4 @@ fn journal_io(attachment: &Attachment, epoch: Epoch, source: JournalIoError) -> 
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

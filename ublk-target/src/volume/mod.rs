@@ -4,6 +4,7 @@
 //! - `chain`: the map, as the layers have it;
 //! - [`device`]: the kernel's side: the ublk device and the threads of its queues;
 //! - [`control`]: what the volume needs from the metadata service while it serves;
+//! - `replay`: what earlier users left in their journals;
 //! - [`cut`]: a snapshot while it serves;
 //! - [`fsfreeze`]: file systems that stand still meanwhile;
 //! - [`served`]: what the parts share.
@@ -14,4 +15,5 @@ pub mod cut;
 pub mod device;
 pub mod fsfreeze;
 pub mod load;
+mod replay;
 pub mod served;

@@ -1,5 +1,6 @@
 //! Loading from LUN files, against a metadata service that answers from a script.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use lunar_engine::buffer::AlignedBuf;
@@ -8,10 +9,10 @@ use lunar_engine::journal::LunSet;
 use lunar_engine::label::{self, Label};
 use lunar_engine::lun::LunDevice;
 use lunar_engine::volume::QueueContext;
-use lunar_proto::domain::{Layer, Lun, Volume as VolumeRow, VolumeState};
+use lunar_proto::domain::{Layer, Lun, StaleJournal, Volume as VolumeRow, VolumeState};
 use lunar_types::{
-    ByteCount, ExtentRun, ExtentSize, Incarnation, LayerId, LogicalBlockSize, LunId, LunIndex,
-    NodeId, NodeIncarnation, PoolId, VolumeId, VolumeSize,
+    ByteCount, CommitNumber, ExtentRun, ExtentSize, Incarnation, LogicalBlockSize, LogicalExtent,
+    LunId, LunIndex, NodeId, NodeIncarnation, PoolId, StructureNumber, VolumeId, VolumeSize,
 };
 
 use super::*;
@@ -27,9 +28,9 @@ use crate::volume::control::{CheckpointError, Control};
 const CLUSTER: ClusterId = ClusterId::from_u128(1);
 const LUN_BYTES: u64 = 64 << 20;
 
-struct World {
-    metadata: Arc<FakeMetadata>,
-    loader: Loader,
+pub(crate) struct World {
+    pub(crate) metadata: Arc<FakeMetadata>,
+    pub(crate) loader: Loader,
     _dir: tempfile::TempDir,
     lun: tempfile::NamedTempFile,
 }
@@ -38,7 +39,7 @@ fn node(incarnation: u32) -> NodeIncarnation {
     NodeIncarnation { node: NodeId::new(1), incarnation: Incarnation::new(incarnation) }
 }
 
-fn world() -> World {
+pub(crate) fn world() -> World {
     let lun = tempfile::NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR")).expect("a file");
     lun.as_file().set_len(LUN_BYTES).expect("sized");
     let device = open::open(lun.path(), Access::Claim).expect("opened");
@@ -78,7 +79,7 @@ fn pool() -> Pool {
     }
 }
 
-fn attachment(epoch: u64, journal_at: u64) -> Attachment {
+pub(crate) fn attachment(epoch: u64, journal_at: u64) -> Attachment {
     let (id, head) = (VolumeId::from_u128(9), LayerId::new(5));
     let volume = VolumeRow {
         id,
@@ -102,11 +103,13 @@ fn attachment(epoch: u64, journal_at: u64) -> Attachment {
         checkpoint: JournalSeq::new(0),
         stale_journals: Vec::new(),
         last_commit: CommitNumber::new(0),
+        next_head: LayerId::new(99),
+        structure: StructureNumber::new(0),
     }
 }
 
 /// A queue without a kernel: runs what the engine asks for on the LUN's file, one after the other.
-struct MiniQueue<'a> {
+pub(crate) struct MiniQueue<'a> {
     volume: &'a Volume,
     luns: &'a PoolLuns,
     context: QueueContext,
@@ -114,7 +117,7 @@ struct MiniQueue<'a> {
 }
 
 impl<'a> MiniQueue<'a> {
-    fn new(volume: &'a Volume, luns: &'a PoolLuns) -> Self {
+    pub(crate) fn new(volume: &'a Volume, luns: &'a PoolLuns) -> Self {
         let context = volume.queue(QueueId::new(0));
         Self { volume, luns, context, buffer: AlignedBuf::zeroed(1) }
     }
@@ -144,7 +147,7 @@ impl<'a> MiniQueue<'a> {
         None
     }
 
-    fn run(&mut self, op: IoOp) -> Result<(), IoError> {
+    pub(crate) fn run(&mut self, op: IoOp) -> Result<(), IoError> {
         let mut actions = Vec::new();
         let id = RequestId { queue: QueueId::new(0), tag: 0 };
         self.volume.submit(&mut self.context, IoRequest { id, op }, &mut actions);
@@ -167,13 +170,13 @@ impl<'a> MiniQueue<'a> {
         }
     }
 
-    fn write(&mut self, block: u64, byte: u8) {
+    pub(crate) fn write(&mut self, block: u64, byte: u8) {
         self.buffer.as_mut_bytes().fill(byte);
         let op = IoOp::Write { offset: block * 4096, length: 4096, fua: false };
         assert_eq!(self.run(op), Ok(()));
     }
 
-    fn read(&mut self, block: u64) -> u8 {
+    pub(crate) fn read(&mut self, block: u64) -> u8 {
         assert_eq!(self.run(IoOp::Read { offset: block * 4096, length: 4096 }), Ok(()));
         let bytes = self.buffer.as_bytes();
         assert!(bytes.iter().all(|byte| *byte == bytes[0]), "a block is of one write");
@@ -181,12 +184,12 @@ impl<'a> MiniQueue<'a> {
     }
 }
 
-fn give_extents(volume: &Volume) {
+pub(crate) fn give_extents(volume: &Volume) {
     volume.give_reserve(&[ExtentRun::new(ExtentAddress::new(0, 20), 8)], &mut Vec::new());
 }
 
 /// The slots of all commits so far, as the service would have them.
-fn committed(world: &World) -> Vec<(LogicalExtent, Slot)> {
+pub(crate) fn committed(world: &World) -> Vec<(LogicalExtent, Slot)> {
     let mut map = BTreeMap::new();
     for update in world.metadata.commits().into_iter().flat_map(|commit| commit.updates) {
         match update.slot {
@@ -202,7 +205,7 @@ async fn what_a_lost_node_flushed_is_replayed_committed_and_retired_before_anyth
     let world = world();
     let earlier = attachment(1, 2);
     let loaded = world.loader.fresh(&earlier).await.expect("loaded");
-    let (volume, luns) = loaded.start(&earlier, 1).expect("started");
+    let (volume, luns) = loaded.start(1).expect("started");
     give_extents(&volume);
     let mut queue = MiniQueue::new(&volume, &luns);
     queue.write(1025, 0xaa);
@@ -217,6 +220,7 @@ async fn what_a_lost_node_flushed_is_replayed_committed_and_retired_before_anyth
         node: node(1),
         runs: earlier.journal,
         checkpoint: JournalSeq::new(SEQ_CONFIRMED),
+        next_head: LayerId::new(99),
     }];
     let loaded = world.loader.fresh(&later).await.expect("replayed");
     assert_eq!(world.metadata.retired(), [Epoch::new(1)]);
@@ -228,8 +232,8 @@ async fn what_a_lost_node_flushed_is_replayed_committed_and_retired_before_anyth
     let numbers: Vec<_> =
         commits.iter().map(|one| (one.grant.epoch.get(), one.number.get())).collect();
     assert_eq!(numbers, [(1, 1), (2, 1), (2, 2)], "each grant counts its commits, replays too");
-    assert_eq!(loaded.last_commit, CommitNumber::new(2));
-    let (volume, luns) = loaded.start(&later, 1).expect("started");
+    assert_eq!(loaded.attachment.last_commit, CommitNumber::new(2));
+    let (volume, luns) = loaded.start(1).expect("started");
     let mut queue = MiniQueue::new(&volume, &luns);
     assert_eq!(queue.read(1025), 0xaa);
     assert_eq!(queue.read(1026), 0, "what was not flushed reads as if never written");
@@ -244,6 +248,7 @@ async fn a_journal_that_was_never_confirmed_is_retired_unread() {
         node: node(1),
         runs: vec![ExtentRun::new(ExtentAddress::new(0, 2), 2)],
         checkpoint: JournalSeq::new(0),
+        next_head: LayerId::new(99),
     }];
     world.loader.fresh(&later).await.expect("loaded");
     assert_eq!(world.metadata.retired(), [Epoch::new(1)]);
@@ -255,7 +260,7 @@ async fn a_killed_daemon_loses_nothing_that_was_completed() {
     let world = world();
     let mut held = attachment(1, 2);
     let loaded = world.loader.fresh(&held).await.expect("loaded");
-    let (volume, luns) = loaded.start(&held, 1).expect("started");
+    let (volume, luns) = loaded.start(1).expect("started");
     give_extents(&volume);
     let mut queue = MiniQueue::new(&volume, &luns);
     queue.write(0, 0x11);
@@ -265,9 +270,9 @@ async fn a_killed_daemon_loses_nothing_that_was_completed() {
     held.checkpoint = JournalSeq::new(SEQ_CONFIRMED);
     held.last_commit = CommitNumber::new(41);
     let loaded = world.loader.resume(&held).await.expect("taken over");
-    assert_eq!(loaded.last_commit, held.last_commit, "a successor goes on from there");
+    assert_eq!(loaded.attachment.last_commit, held.last_commit, "a successor goes on from there");
     assert_eq!(loaded.used_extents().len(), 2);
-    let (volume, luns) = loaded.start(&held, 2).expect("started");
+    let (volume, luns) = loaded.start(2).expect("started");
     let mut queue = MiniQueue::new(&volume, &luns);
     assert_eq!((queue.read(0), queue.read(300), queue.read(1)), (0x11, 0x22, 0));
 }
@@ -277,7 +282,7 @@ async fn settling_commits_what_is_dirty_and_the_same_commit_carries_the_same_req
     let world = world();
     let held = attachment(1, 2);
     let loaded = world.loader.fresh(&held).await.expect("loaded");
-    let served = crate::node::attach::serve(&held, loaded, 1).expect("started");
+    let served = crate::node::attach::serve(loaded, 1).expect("started");
     let volume = Arc::clone(&served.shared.volume);
     give_extents(&volume);
     MiniQueue::new(&volume, &served.luns).write(7, 0x33);
@@ -296,7 +301,7 @@ async fn settling_commits_what_is_dirty_and_the_same_commit_carries_the_same_req
     assert_eq!(tried.len(), 2, "one that failed, one that succeeded");
     assert_eq!(tried[0], tried[1]);
     assert_eq!(tried[0].number, CommitNumber::new(2), "the confirmation was the first");
-    assert_eq!(*served.last_commit.lock().expect("not poisoned"), CommitNumber::new(2));
+    assert_eq!(served.heads.lock().expect("not poisoned").last_commit, CommitNumber::new(2));
     let slots = committed(&world);
     assert_eq!(slots.len(), 1);
     assert_eq!(slots[0].0, LogicalExtent::new(0));
@@ -308,7 +313,7 @@ async fn extents_on_a_lun_that_was_added_to_the_pool_are_used_without_another_at
     let world = world();
     let mut held = attachment(1, 2);
     let loaded = world.loader.fresh(&held).await.expect("loaded");
-    let served = crate::node::attach::serve(&held, loaded, 1).expect("started");
+    let served = crate::node::attach::serve(loaded, 1).expect("started");
     let added = labelled_file(CLUSTER, 8);
     let paths = vec![world.lun.path().to_owned(), added.path().to_owned()];
     let opener = Arc::new(LunOpener::new(Search { scan: false, paths }));
@@ -350,7 +355,7 @@ async fn what_a_release_without_an_answer_gave_back_is_not_used_again() {
     let world = world();
     let held = attachment(1, 2);
     let loaded = world.loader.fresh(&held).await.expect("loaded");
-    let served = crate::node::attach::serve(&held, loaded, 1).expect("started");
+    let served = crate::node::attach::serve(loaded, 1).expect("started");
     let volume = Arc::clone(&served.shared.volume);
     volume.give_reserve(&[ExtentRun::new(ExtentAddress::new(0, 4), 56)], &mut Vec::new());
     let most = u64::from(volume.spec().tuning.reserve_max);

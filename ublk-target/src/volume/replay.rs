@@ -1,0 +1,116 @@
+//! Brings what earlier users of a volume have left in their journals into the map.
+//!
+//! Crash order, of each journal, the oldest first: its layer is made the head if it was ahead of it →
+//! its records are committed → it is retired. A crash anywhere leaves it whole, or wholly committed.
+
+use std::collections::BTreeSet;
+
+use lunar_engine::journal::{JournalIdentity, RingPlace, SEQ_CONFIRMED};
+use lunar_engine::replay;
+use lunar_engine::volume::Chain;
+use lunar_metadata_client::fresh_request_id;
+use lunar_proto::domain::{Attachment, COMMIT_UPDATES_MAX, SlotUpdate, StaleJournal};
+use lunar_types::{Epoch, ExtentAddress, Slot};
+use tracing::info;
+
+use super::chain::OwnSlots;
+use super::load::{LoadError, Loader, journal_identity, metadata_error, name};
+use super::served::grant_of;
+use crate::lun::set::PoolLuns;
+use crate::metadata::MapCommit;
+
+/// A volume whose stale journals are being replayed.
+pub(super) struct Replaying<'a> {
+    pub(super) loader: &'a Loader,
+    /// The grant, kept as it is now.
+    pub(super) attachment: Attachment,
+    pub(super) luns: PoolLuns,
+    /// What is below the head's own slots.
+    pub(super) chain: Chain,
+    /// The head's own slots, as committed.
+    pub(super) own: OwnSlots,
+    /// Extents that replays have brought into the map.
+    pub(super) replayed: BTreeSet<ExtentAddress>,
+}
+
+impl Replaying<'_> {
+    /// Brings what a stale journal holds into the map, then retires it.
+    pub(super) async fn replay(&mut self, stale: &StaleJournal) -> Result<(), LoadError> {
+        // A journal that was never confirmed was never written to.
+        if stale.checkpoint.get() >= SEQ_CONFIRMED {
+            let updates = self.updates_of(stale).await?;
+            self.commit(stale.epoch, &updates).await?;
+            let (epoch, count) = (stale.epoch, updates.len());
+            info!(volume = name(&self.attachment), %epoch, count, "replayed");
+            for update in updates {
+                self.replayed.extend(update.slot.as_ref().and_then(Slot::extent));
+                match update.slot {
+                    Some(slot) => self.own.insert(update.at, slot),
+                    None => self.own.remove(&update.at),
+                };
+            }
+        }
+        let grant = grant_of(&self.attachment);
+        let retired = self.loader.metadata.retire_journal(grant, stale.epoch).await;
+        retired.map_err(metadata_error("retire a journal", &self.attachment))
+    }
+
+    async fn updates_of(&mut self, stale: &StaleJournal) -> Result<Vec<SlotUpdate>, LoadError> {
+        let extent_size = self.attachment.pool.extent_size;
+        let place = RingPlace::new(stale.runs.clone(), extent_size);
+        let identity = JournalIdentity {
+            epoch: stale.epoch,
+            writer: stale.node,
+            ..journal_identity(&self.attachment)
+        };
+        let whose = (identity, Some(stale.next_head));
+        let (loader, luns) = (self.loader, &self.luns);
+        let read = loader.read_journal(&self.attachment, whose, &place, stale.checkpoint, luns);
+        let recovered = read.await?;
+        if recovered.layer != self.attachment.volume.head {
+            let (next, epoch) = (stale.next_head, Some(stale.epoch));
+            self.attachment = loader.seal(&self.attachment, &recovered, next, epoch).await?;
+            self.go_up()?;
+        }
+        let updates = replay::replay(&recovered.records, &self.own, extent_size);
+        let updates = updates.map_err(|source| LoadError::Misfit {
+            volume: name(&self.attachment),
+            epoch: stale.epoch,
+            source,
+        })?;
+        let own = &self.own;
+        let is_new = |update: &replay::SlotUpdate| own.get(&update.logical) != update.slot.as_ref();
+        let updates = updates.into_iter().filter(is_new);
+        Ok(updates.map(|one| SlotUpdate { at: one.logical, slot: one.slot }).collect())
+    }
+
+    /// The head was sealed: what it has is below now.
+    fn go_up(&mut self) -> Result<(), LoadError> {
+        let misfit = |source| LoadError::Map { volume: name(&self.attachment), source };
+        let sealed = self.attachment.layers.get(1).map(|layer| layer.id).unwrap_or_default();
+        for (at, slot) in std::mem::take(&mut self.own) {
+            self.chain.put(at, sealed, slot).map_err(misfit)?;
+        }
+        self.chain.begin(self.attachment.volume.head).map_err(misfit)
+    }
+
+    async fn commit(&mut self, epoch: Epoch, updates: &[SlotUpdate]) -> Result<(), LoadError> {
+        for chunk in updates.chunks(COMMIT_UPDATES_MAX) {
+            let number = self.attachment.last_commit.next();
+            let commit = MapCommit {
+                request: fresh_request_id(),
+                grant: grant_of(&self.attachment),
+                number,
+                layer: self.attachment.volume.head,
+                extent_size: self.attachment.pool.extent_size,
+                updates: chunk.to_vec(),
+                checkpoint: None,
+                replay_of: Some(epoch),
+            };
+            let committed = self.loader.metadata.commit_map(commit).await;
+            committed.map_err(metadata_error("commit a replayed journal", &self.attachment))?;
+            self.attachment.last_commit = number;
+        }
+        Ok(())
+    }
+}
