@@ -12,8 +12,9 @@
 use std::collections::BTreeMap;
 
 use lunar_metadata::domain::{
-    Attach, Attachment, CommitMap, Detach, Join, Joined, ReleaseExtents, ReserveExtents,
-    ResumeAttachment, RetireJournal, Selector,
+    Attach, Attachment, CommitMap, Detach, Join, Joined, MemberFailed, MemberPaused, MemberReady,
+    ReleaseExtents, ReserveExtents, ResumeAttachment, RetireJournal, SealLayer, SealedHead,
+    Selector, SetState, Vote,
 };
 use lunar_metadata::error::ServiceError;
 use lunar_metadata::seams::block_on;
@@ -47,6 +48,14 @@ pub(crate) enum Call {
     Reserve(ReserveExtents),
     /// Of the reserve.
     Release(ReleaseExtents),
+    /// Of a member of a set that is warmed up.
+    Ready(MemberReady),
+    /// Of one that cannot be cut.
+    Failed(MemberFailed),
+    /// Of one that is paused: its vote.
+    Paused(MemberPaused),
+    /// Of a head that was left without an answer to a vote.
+    Seal(SealLayer),
 }
 
 impl Call {
@@ -60,6 +69,10 @@ impl Call {
             Self::Commit(_) => "commit",
             Self::Reserve(_) => "reservation",
             Self::Release(_) => "release",
+            Self::Ready(_) => "readiness",
+            Self::Failed(_) => "failure",
+            Self::Paused(_) => "vote",
+            Self::Seal(_) => "seal",
         }
     }
 
@@ -73,6 +86,10 @@ impl Call {
             Self::Commit(call) => Some(call.caller),
             Self::Reserve(call) => Some(call.caller),
             Self::Release(call) => Some(call.caller),
+            Self::Ready(call) => Some(call.caller),
+            Self::Failed(call) => Some(call.caller),
+            Self::Paused(call) => Some(call.caller),
+            Self::Seal(call) => Some(call.caller),
         }
     }
 
@@ -93,6 +110,12 @@ pub(crate) enum Answer {
     Attached(Box<Attachment>),
     /// Of a reservation.
     Extents(Vec<ExtentRun>),
+    /// Of a member.
+    Progress(SetState),
+    /// Of a vote.
+    Voted(Vote),
+    /// Of a seal.
+    Sealed(SealedHead),
 }
 
 /// A call that the network still carries.
@@ -141,6 +164,16 @@ impl MetaLink {
             }
             Call::Release(release) => {
                 block_on(service.release_extents(release)).map(|()| Answer::Done)
+            }
+            Call::Ready(ready) => {
+                block_on(service.member_ready(*ready)).map(|it| Answer::Progress(it.state))
+            }
+            Call::Failed(fails) => {
+                block_on(service.member_failed(fails)).map(|it| Answer::Progress(it.state))
+            }
+            Call::Paused(vote) => block_on(service.member_paused(vote)).map(Answer::Voted),
+            Call::Seal(seal) => {
+                block_on(service.seal_layer(seal)).map(|sealed| Answer::Sealed(sealed.now))
             }
         }
     }

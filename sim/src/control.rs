@@ -28,6 +28,11 @@ impl World {
             return self.call_step(guest);
         }
         self.tick()?;
+        if let Some(seal) = self.serving(guest).pending_seal {
+            // Nothing is committed before it is known which layer is the head.
+            self.serving(guest).call = Some(PendingCall { call: Call::Seal(seal), answer: None });
+            return Ok(());
+        }
         let now = self.now();
         let mut out = Vec::new();
         let served = self.serving(guest);
@@ -171,6 +176,10 @@ impl World {
                 self.serving(guest).last_reserve = None;
             }
         }
+        if matches!(call, Call::Seal(_)) {
+            self.serving(guest).is_control_woken = true;
+            return Ok(());
+        }
         let served = self.serving(guest);
         served.saw_full |= answer == WorkDone::PoolFull;
         let now = self.now();
@@ -198,6 +207,10 @@ impl World {
                 (Err(ServiceError::Store(_)), _) => WorkDone::Unavailable,
                 _ if is_lost => WorkDone::Unavailable,
                 (Ok(Answer::Extents(runs)), _) => self.usable(guest, runs)?,
+                (Ok(Answer::Sealed(now)), _) => {
+                    self.seal_is_known(guest, now)?;
+                    WorkDone::Committed
+                }
                 (Ok(_), _) => WorkDone::Committed,
                 (Err(ServiceError::PoolFull { .. }), Call::Reserve(_)) => WorkDone::PoolFull,
                 (Err(error), _) => {

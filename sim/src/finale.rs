@@ -31,6 +31,7 @@ impl World {
         self.meta.is_up = true;
         self.note_line("the finale begins");
         self.deliver_all()?;
+        self.end_sets()?;
         for guest in 0..self.served.len() {
             if self.served[guest].is_some() {
                 self.drain(guest)?;

@@ -14,6 +14,7 @@ mod audit;
 mod calls;
 mod chain;
 mod control;
+mod cut;
 pub mod dice;
 pub mod disk;
 mod finale;

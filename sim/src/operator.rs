@@ -26,7 +26,7 @@ use crate::world::{Flow, Served, Stop, Tmpfs, World, failed, new_disk};
 /// Steps within which a request ends, with the metadata service there.
 const BOUND: u64 = 40_000;
 /// LUNs that a pool grows to.
-const LUNS_MAX: usize = 8;
+const LUNS_MAX: usize = 24;
 
 impl World {
     /// The daemon starts: it joins, and goes on with what a killed predecessor held.
@@ -225,6 +225,9 @@ impl World {
     }
 
     fn operate(&mut self) -> Flow {
+        if !self.open_sets.is_empty() {
+            return if self.dice.chance(500) { self.end_sets() } else { self.learn_sets() };
+        }
         if let Some(guest) = self.pick_served(|served| served.volume.poison().is_some()) {
             return self.detach_poisoned(guest);
         }
@@ -269,6 +272,7 @@ impl World {
         if self.served().any(|(_, served)| waits(served)) {
             return Ok(());
         }
+        self.end_sets()?;
         self.note(usize::MAX, "a quiet hour");
         self.counters.quiet_hours += 1;
         self.quiet_hour().map_err(Stop::Failed)
@@ -346,6 +350,7 @@ impl World {
             request: self.meta.fresh_request(),
             volume: Selector::Id(self.guests[guest].id),
             caller: self.caller(),
+            understands_layers: true,
         };
         if self.guests[guest].device.is_some() {
             // The daemon was killed after it had given the volume back.

@@ -24,6 +24,10 @@ pub enum Planted {
     LateCommitAccepted,
     /// After a kill, requests that were under way are not given to the successor.
     ReissueSkipped,
+    /// Without an answer to its vote, a volume goes on in the head that it voted to have sealed.
+    WritesInOldHead,
+    /// Records of a next head are not replayed when the service has the former head.
+    UndecidedJournalDropped,
 }
 
 impl Planted {
@@ -35,7 +39,7 @@ impl Planted {
     }
 
     /// Every planted bug.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::CommitBeforeDataFlush,
         Self::FlushMissesOtherQueue,
         Self::ExtentReusedEarly,
@@ -45,5 +49,7 @@ impl Planted {
         Self::QuarantineSkipped,
         Self::LateCommitAccepted,
         Self::ReissueSkipped,
+        Self::WritesInOldHead,
+        Self::UndecidedJournalDropped,
     ];
 }

@@ -11,11 +11,14 @@ use lunar_engine::journal::{
 use lunar_engine::lun::{LunLayout, LunTable};
 use lunar_engine::replay::{SlotUpdate, replay};
 use lunar_engine::volume::{Volume, VolumeParts, VolumeSpec, dirty_capacity};
-use lunar_metadata::domain::{Attachment, CommitMap, RetireJournal, StaleJournal};
+use lunar_metadata::domain::{
+    Attachment, CommitMap, ResumeAttachment, RetireJournal, SealLayer, StaleJournal,
+};
 use lunar_metadata::error::ServiceError;
+use lunar_metadata::seams::block_on;
 use lunar_metadata::store::StoreError;
 use lunar_types::{
-    BLOCK_BYTES, CommitNumber, Epoch, ExtentRun, JournalSeq, NodeIncarnation, Presence,
+    BLOCK_BYTES, CommitNumber, Epoch, ExtentRun, JournalSeq, LayerId, NodeIncarnation, Presence,
 };
 
 use crate::calls::Call;
@@ -118,15 +121,18 @@ impl World {
     /// Brings a granted volume up: replays and retires its stale journals, formats and confirms
     /// its own, starts it.
     pub(crate) fn bring_up(&mut self, guest: usize, attachment: &Attachment) -> Attempt {
+        let mut table = self.make_table(guest, attachment);
+        let mut attachment = attachment.clone();
         let mut commits = attachment.last_commit;
-        let table = self.make_table(guest, attachment);
-        for stale in &attachment.stale_journals {
-            let replayed = self.replay_stale(guest, attachment, stale, &mut commits)?;
+        for stale in attachment.stale_journals.clone() {
+            let replayed = self.replay_stale(guest, &mut attachment, &stale, &mut commits)?;
             if replayed.is_err() {
                 return Ok(replayed);
             }
             self.meanwhile()?;
         }
+        let attachment = &attachment;
+        table.relabel(attachment.volume.head);
         self.tmpfs.kept_journals.remove(&self.guests[guest].id);
         self.forget_mapped_quarantine()?;
         let identity = journal_identity(attachment, attachment.epoch, attachment.node);
@@ -191,15 +197,24 @@ impl World {
     fn replay_stale(
         &mut self,
         guest: usize,
-        attachment: &Attachment,
+        attachment: &mut Attachment,
         stale: &StaleJournal,
         commits: &mut CommitNumber,
     ) -> Attempt {
         if stale.checkpoint.get() >= SEQ_CONFIRMED {
-            let updates = match self.read_stale(guest, attachment, stale)? {
-                Ok(updates) => updates,
+            let mut found = match self.read_stale(guest, attachment, stale)? {
+                Ok(found) => found,
                 Err(trouble) => return Ok(Err(trouble)),
             };
+            let is_ahead = found.layer != attachment.volume.head;
+            if is_ahead && self.planted == Some(Planted::UndecidedJournalDropped) {
+                found.records.clear();
+            } else if is_ahead {
+                let (next, epoch) = (stale.next_head, Some(stale.epoch));
+                *attachment = self.seal_ahead(attachment, &found, next, epoch)?;
+                *commits = attachment.last_commit;
+            }
+            let updates = self.updates_of(attachment, &found)?;
             self.counters.replays += u64::from(!updates.is_empty());
             let chunk = self.dice.one_of(&[1, 3, 1000]);
             for updates in updates.chunks(chunk) {
@@ -223,42 +238,70 @@ impl World {
         Ok(Ok(()))
     }
 
-    /// What a stale journal says over the committed map.
+    /// What a stale journal says.
     fn read_stale(
         &mut self,
         guest: usize,
         attachment: &Attachment,
         stale: &StaleJournal,
-    ) -> Attempt<Vec<SlotUpdate>> {
+    ) -> Attempt<Recovered> {
         let identity = journal_identity(attachment, stale.epoch, stale.node);
         let place = self.ring_place(&stale.runs);
-        let checkpoint = stale.checkpoint.get();
-        let found = self.read_ring(guest, attachment, &identity, &place, checkpoint)?;
-        let found = match found {
-            Ok(found) => found,
-            Err(trouble) => return Ok(Err(trouble)),
-        };
-        let moment = self.moment;
-        self.trace.line(moment, || {
-            let (from, last) = (found.replay_from, found.last_seq);
-            format!("v{guest} journal of epoch {}: {from}..={last}", stale.epoch)
-        });
-        let committed = self.read_own(attachment.volume.head)?;
-        let size = self.scenario.extent_size;
-        let committed = committed.into_iter().collect();
-        let mut updates = replay(&found.records, &committed, size)
+        let whose = (identity, Some(stale.next_head));
+        let found = self.read_ring(guest, attachment, whose, &place, stale.checkpoint.get())?;
+        if let Ok(found) = &found {
+            let moment = self.moment;
+            self.trace.line(moment, || {
+                let (from, last) = (found.replay_from, found.last_seq);
+                format!("v{guest} journal of epoch {}: {from}..={last}", stale.epoch)
+            });
+        }
+        Ok(found)
+    }
+
+    /// What a journal changes in the committed head.
+    fn updates_of(&mut self, attachment: &Attachment, found: &Recovered) -> Flow<Vec<SlotUpdate>> {
+        let committed = self.read_own(attachment.volume.head)?.into_iter().collect();
+        let mut updates = replay(&found.records, &committed, self.scenario.extent_size)
             .map_err(|error| Stop::Failed(format!("replay: {error}")))?;
         if self.planted == Some(Planted::PresenceBitLost) {
             lose_a_bit(&mut updates);
         }
-        Ok(Ok(updates))
+        Ok(updates)
+    }
+
+    /// A writer has gone on in its next head: that is made the head first.
+    fn seal_ahead(
+        &mut self,
+        attachment: &Attachment,
+        found: &Recovered,
+        next_head: LayerId,
+        replay_of: Option<Epoch>,
+    ) -> Flow<Attachment> {
+        let is_ahead = found.layer == next_head;
+        let checkpoint = if is_ahead { found.replay_from - 1 } else { found.last_seq };
+        let (volume, epoch, caller) = (attachment.volume.id, attachment.epoch, self.caller());
+        let seal = SealLayer {
+            request: self.meta.fresh_request(),
+            volume,
+            epoch,
+            caller,
+            number: attachment.last_commit.next(),
+            checkpoint: JournalSeq::new(checkpoint),
+            next_head,
+            replay_of,
+        };
+        self.must_call(Call::Seal(seal))?;
+        self.meanwhile()?;
+        let request = ResumeAttachment { volume, epoch, caller };
+        self.must("a look", |service| block_on(service.resume_attachment(request)))
     }
 
     fn read_ring(
         &mut self,
         guest: usize,
         attachment: &Attachment,
-        identity: &JournalIdentity,
+        (identity, next_head): (JournalIdentity, Option<LayerId>),
         place: &RingPlace,
         checkpoint: u64,
     ) -> Attempt<Recovered> {
@@ -268,7 +311,7 @@ impl World {
             Ok(image) => image,
             Err(trouble) => return Ok(Err(trouble)),
         };
-        match journal::recover(identity, None, place.blocks(), image.as_bytes(), checkpoint) {
+        match journal::recover(&identity, next_head, place.blocks(), image.as_bytes(), checkpoint) {
             Ok(found) => Ok(Ok(found)),
             Err(damage) => self.damage_was_found(guest, &damage),
         }
@@ -276,10 +319,29 @@ impl World {
 
     /// Takes over the volume of a killed predecessor under the same incarnation.
     pub(crate) fn resume(&mut self, guest: usize, attachment: &Attachment) -> Attempt {
-        let identity = journal_identity(attachment, attachment.epoch, attachment.node);
+        let (id, capacity) = self.table_identity(attachment);
+        let key = (self.guests[guest].id, attachment.epoch);
+        let Some(memory) = self.tmpfs.tables.get(&key).map(Arc::clone) else {
+            return failed(format!("v{guest} has a confirmed journal and no dirty table"));
+        };
+        let damaged = |error| Stop::Failed(format!("dirty table of v{guest}: {error}"));
+        let (mut table, dirty) = DirtyTable::open(memory, id, capacity).map_err(damaged)?;
+        let (head, next) = (attachment.volume.head, attachment.next_head);
         let place = self.ring_place(&attachment.journal);
+        let mut attachment = attachment.clone();
+        if table.claim(head, Some(next)).map_err(damaged)? != head {
+            let identity = journal_identity(&attachment, attachment.epoch, attachment.node);
+            let (whose, checkpoint) = ((identity, Some(next)), attachment.checkpoint.get());
+            let found = match self.read_ring(guest, &attachment, whose, &place, checkpoint)? {
+                Ok(found) => found,
+                Err(trouble) => return Ok(Err(trouble)),
+            };
+            attachment = self.seal_ahead(&attachment, &found, next, None)?;
+        }
+        let attachment = &attachment;
+        let identity = journal_identity(attachment, attachment.epoch, attachment.node);
         let checkpoint = attachment.checkpoint.get();
-        let found = match self.read_ring(guest, attachment, &identity, &place, checkpoint)? {
+        let found = match self.read_ring(guest, attachment, (identity, None), &place, checkpoint)? {
             Ok(found) => found,
             Err(trouble) => return Ok(Err(trouble)),
         };
@@ -289,22 +351,13 @@ impl World {
             format!("v{guest} resumed, journal {from}..={last} beyond {:?}", found.beyond)
         });
         let luns = self.open_luns(guest);
-        let table = self.lun_table(attachment);
-        let wiped = journal::wipe_beyond(&identity, &place, &table, &luns, &found);
+        let lun_table = self.lun_table(attachment);
+        let wiped = journal::wipe_beyond(&identity, &place, &lun_table, &luns, &found);
         if let Err(trouble) = self.lun_result(wiped)? {
             return Ok(Err(trouble));
         }
-        let (id, capacity) = self.table_identity(attachment);
-        let key = (self.guests[guest].id, attachment.epoch);
-        let Some(memory) = self.tmpfs.tables.get(&key).map(Arc::clone) else {
-            return failed(format!("v{guest} has a confirmed journal and no dirty table"));
-        };
-        let opened = DirtyTable::open(memory, id, capacity);
-        let (table, dirty) =
-            opened.map_err(|error| Stop::Failed(format!("dirty table of v{guest}: {error}")))?;
         let ring = JournalRing::resumed(identity, place, &found);
-        let commits = attachment.last_commit;
-        self.start(guest, (attachment, commits), ring, table, Some(dirty))?;
+        self.start(guest, (attachment, attachment.last_commit), ring, table, Some(dirty))?;
         Ok(Ok(()))
     }
 
@@ -348,6 +401,9 @@ impl World {
             is_control_woken: true,
             epoch: attachment.epoch,
             layer: attachment.volume.head,
+            next_layer: attachment.next_head,
+            voting: false,
+            pending_seal: None,
             call: None,
             commits,
             last_commit: None,

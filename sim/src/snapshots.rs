@@ -3,12 +3,10 @@
 //! What a snapshot shows is settled when it is cut: a volume at rest has nothing under way, and
 //! what was written is in the map. From then on nothing changes it, no crash and no other volume.
 
-use lunar_metadata::domain::{
-    CloneVolume, CreateSnapshots, DeleteSnapshot, NewSnapshot, RollbackVolume, Selector,
-};
+use lunar_metadata::domain::{self, CloneVolume, DeleteSnapshot, RollbackVolume, Selector};
 use lunar_metadata::error::ServiceError;
 use lunar_metadata::seams::block_on;
-use lunar_types::{LogicalBlockSize, Name, SnapshotId, VolumeId, VolumeSize};
+use lunar_types::{LogicalBlockSize, Name, SnapshotId, SnapshotSetId, VolumeId, VolumeSize};
 
 use crate::guest::{Cut, Guest};
 use crate::world::{Flow, Stop, World, failed};
@@ -29,14 +27,34 @@ pub(crate) struct Snapshot {
     cut: Cut,
 }
 
+/// A set that was asked for.
+pub(crate) struct OpenSet {
+    pub(crate) id: SnapshotSetId,
+    pub(crate) members: Vec<OpenMember>,
+}
+
+/// A member of it.
+pub(crate) struct OpenMember {
+    /// Of which volume.
+    pub(crate) guest: usize,
+    /// What the snapshot is to be called.
+    pub(crate) name: Name,
+    /// What it shows, if the set comes about.
+    pub(crate) cut: Cut,
+    /// Whether the volume is served.
+    pub(crate) is_live: bool,
+}
+
 impl World {
     /// Something with snapshots; says whether there was anything to do.
     pub(crate) fn layers_step(&mut self) -> Flow<bool> {
         let idle = self.idle_guests();
         let kind = self.dice.below(10);
-        if kind < 4 && !idle.is_empty() && self.snapshots.len() < SNAPSHOTS_MAX {
-            let guest = self.dice.one_of(&idle);
-            self.cut_at_rest(guest)?;
+        if kind < 4 && self.snapshots.len() < SNAPSHOTS_MAX {
+            let guests = self.draw_members();
+            if !guests.is_empty() {
+                self.cut_set(&guests)?;
+            }
             return Ok(true);
         }
         if self.snapshots.is_empty() {
@@ -62,37 +80,30 @@ impl World {
         Ok(true)
     }
 
-    /// Cuts a volume that nobody holds, unless a journal of it waits.
-    fn cut_at_rest(&mut self, guest: usize) -> Flow {
-        self.end_dead_device(guest);
-        let name: Name = format!("snap-{}", self.counters.snapshots).parse().expect("a valid name");
-        let volume = Selector::Id(self.guests[guest].id);
-        let members = vec![NewSnapshot { volume, name }];
-        let create = CreateSnapshots {
-            request: self.meta.fresh_request(),
-            members,
-            created_unix_seconds: self.moment,
-        };
-        let answer = self.until_answered(|s| block_on(s.create_snapshots(&create)));
-        let set = match answer {
-            Ok(set) => set,
-            Err(ServiceError::VolumeNotAtRest { .. } | ServiceError::ChainTooDeep { .. }) => {
-                return Ok(());
-            }
-            Err(error) => return failed(format!("a snapshot of v{guest} was refused: {error}")),
-        };
-        self.note_line(&format!("v{guest} is cut: {}", set.snapshots[0].name));
-        let moment = self.moment;
+    /// A set was sealed with this member.
+    pub(crate) fn snapshot_was_cut(&mut self, member: OpenMember, snapshot: &domain::Snapshot) {
+        let OpenMember { guest, cut, is_live, .. } = member;
         let origin = &self.guests[guest];
-        self.snapshots.push(Snapshot {
-            id: set.snapshots[0].id,
-            origin: origin.id,
-            size: origin.size,
-            block: origin.block,
-            cut: origin.cut(moment),
-        });
+        let (origin, size, block) = (origin.id, origin.size, origin.block);
+        self.snapshots.push(Snapshot { id: snapshot.id, origin, size, block, cut });
         self.counters.snapshots += 1;
-        self.audit("a snapshot")
+        self.counters.live_snapshots += u64::from(is_live);
+    }
+
+    /// Volumes for a set: some that are served, and some at rest.
+    fn draw_members(&mut self) -> Vec<usize> {
+        let is_there = |guest: &usize| {
+            let served = self.served[*guest].as_ref();
+            !self.guests[*guest].is_deleted
+                && served.is_none_or(|served| {
+                    !served.is_draining && served.volume.poison().is_none() && !served.voting
+                })
+        };
+        let mut guests: Vec<usize> = (0..self.guests.len()).filter(is_there).collect();
+        self.dice.shuffle(&mut guests);
+        let count = if self.dice.chance(700) { 1 } else { self.dice.between(1, 3) };
+        guests.truncate(count as usize);
+        guests
     }
 
     /// Makes a volume of a snapshot; gives its place.
@@ -158,8 +169,8 @@ impl World {
     }
 
     /// A daemon that was killed after it had given the volume back left a device without one.
-    fn end_dead_device(&mut self, guest: usize) {
-        if self.guests[guest].device.is_some() {
+    pub(crate) fn end_dead_device(&mut self, guest: usize) {
+        if self.served[guest].is_none() && self.guests[guest].device.is_some() {
             let moment = self.moment;
             self.guests[guest].detached_poisoned(moment);
         }
@@ -197,7 +208,7 @@ impl World {
         }
     }
 
-    fn until_answered<T>(
+    pub(crate) fn until_answered<T>(
         &self,
         call: impl Fn(&crate::service::SimService) -> Result<T, ServiceError>,
     ) -> Result<T, ServiceError> {

@@ -14,7 +14,7 @@ use lunar_engine::buffer::AlignedBuf;
 use lunar_engine::dirty::DirtyIdentity;
 use lunar_engine::io::{Action, OpId};
 use lunar_engine::volume::{CommitBatch, QueueContext, Volume};
-use lunar_metadata::domain::{CommitMap, ReserveExtents};
+use lunar_metadata::domain::{CommitMap, ReserveExtents, SealLayer};
 use lunar_types::{
     BootId, CommitNumber, Epoch, ExtentAddress, LayerId, NodeIncarnation, NodeSession, VolumeId,
 };
@@ -30,7 +30,7 @@ use crate::planted::Planted;
 use crate::run::CrashKind;
 use crate::scenario::Scenario;
 use crate::service::{MetaLink, WorldClock, lun_bytes};
-use crate::snapshots::Snapshot;
+use crate::snapshots::{OpenSet, Snapshot};
 use crate::trace::Trace;
 
 /// Why a run does not go on where it was.
@@ -80,6 +80,12 @@ pub(crate) struct Served {
     pub(crate) epoch: Epoch,
     /// The head layer.
     pub(crate) layer: LayerId,
+    /// The one after it.
+    pub(crate) next_layer: LayerId,
+    /// It is paused for a cut, and its vote may be on its way.
+    pub(crate) voting: bool,
+    /// The engine is in its next head, and the service has not said so yet.
+    pub(crate) pending_seal: Option<SealLayer>,
     /// What was asked of the metadata service.
     pub(crate) call: Option<PendingCall>,
     /// The number of the last commit that was answered.
@@ -163,6 +169,14 @@ pub struct Counters {
     pub quiet_hours: u64,
     /// Snapshots cut.
     pub snapshots: u64,
+    /// Of them, of volumes that were served.
+    pub live_snapshots: u64,
+    /// Sets with several members that were cut.
+    pub groups: u64,
+    /// Sets that were not cut.
+    pub aborted_sets: u64,
+    /// Volumes that went on in their next head without an answer.
+    pub undecided: u64,
     /// Volumes made of snapshots.
     pub clones: u64,
     /// Volumes that went back to a snapshot.
@@ -190,6 +204,10 @@ impl Counters {
         self.commits_out_of_order += other.commits_out_of_order;
         self.quiet_hours += other.quiet_hours;
         self.snapshots += other.snapshots;
+        self.live_snapshots += other.live_snapshots;
+        self.groups += other.groups;
+        self.aborted_sets += other.aborted_sets;
+        self.undecided += other.undecided;
         self.clones += other.clones;
         self.rollbacks += other.rollbacks;
         self.fingerprint ^= other.fingerprint;
@@ -208,6 +226,8 @@ pub(crate) struct World {
     pub(crate) guests: Vec<Guest>,
     /// Those that were not deleted.
     pub(crate) snapshots: Vec<Snapshot>,
+    /// Those of which it is not known whether they came about.
+    pub(crate) open_sets: Vec<OpenSet>,
     /// By guest.
     pub(crate) served: Vec<Option<Served>>,
     pub(crate) tmpfs: Tmpfs,
@@ -258,6 +278,7 @@ impl World {
             moment: 1,
             guests: Vec::new(),
             snapshots: Vec::new(),
+            open_sets: Vec::new(),
             served: Vec::new(),
             tmpfs: Tmpfs::default(),
             boot: BootId::from_u128(100),
