@@ -11,6 +11,7 @@ mod inventory;
 mod layers;
 mod objects;
 mod report;
+mod sets;
 mod slots;
 mod space;
 
@@ -37,6 +38,7 @@ pub async fn check<T: Txn>(
     let inventory = inventory::Inventory::load(txn).await?;
     objects::check(txn, &inventory, &mut report).await?;
     layers::check(txn, &inventory, &mut report).await?;
+    sets::check(txn, &inventory, &mut report).await?;
     slots::check(txn, &inventory, &mut report).await?;
     space::check(txn, &inventory, &mut report).await?;
     report.summary.pools = inventory.pools.len() as u64;

@@ -235,10 +235,34 @@ fn check_writer(
     }
 }
 
+/// The next head of a grant is younger than the head and does not exist; that of a stale journal
+/// may have become the head.
+fn check_next_head(
+    all: &Inventory,
+    what: &str,
+    volume: VolumeId,
+    (next_head, may_be_head): (LayerId, bool),
+    report: &mut Report<'_>,
+) {
+    let Some(record) = all.volumes.get(&volume) else { return };
+    let is_head = may_be_head && next_head == record.head;
+    if is_head || (next_head > record.head && !all.layers.contains_key(&next_head)) {
+        return;
+    }
+    let message = format!(
+        "the {what} of volume {volume} has next head {next_head}, and the head is {}",
+        record.head
+    );
+    let facts: &[(&str, &dyn ToString)] =
+        &[("volume", &volume), ("layer", &record.head), ("next_head", &next_head)];
+    report.find(FindingKind::LayerOrder, message, facts);
+}
+
 fn check_attachments(all: &Inventory, report: &mut Report<'_>) {
     for (volume, held) in &all.attachments {
         check_writer(all, "attachment", *volume, held.epoch, held.node, report);
         check_last_commit(*volume, held, report);
+        check_next_head(all, "attachment", *volume, (held.next_head, false), report);
         let given = all.volumes.get(volume).map_or(held.epoch, |record| record.epoch);
         if given != held.epoch {
             let message = format!(
@@ -252,6 +276,7 @@ fn check_attachments(all: &Inventory, report: &mut Report<'_>) {
     }
     for ((volume, epoch), stale) in &all.stale_journals {
         check_writer(all, "stale journal", *volume, *epoch, stale.node, report);
+        check_next_head(all, "stale journal", *volume, (stale.next_head, true), report);
         let given = all.volumes.get(volume).map_or(*epoch, |record| record.epoch);
         let held = all.attachments.get(volume).map(|held| held.epoch);
         if *epoch > given || held.is_some_and(|held| *epoch >= held) {
@@ -360,7 +385,9 @@ async fn check_counters<T: Txn>(
     .await?;
     let mut operation = 0;
     walk_table(txn, |key: OperationKey, _| operation = key.operation.get()).await?;
-    let layer = all.layers.keys().next_back().map_or(0, |layer| layer.get());
+    let next_heads = all.attachments.values().map(|it| it.next_head);
+    let next_heads = next_heads.chain(all.stale_journals.values().map(|it| it.next_head));
+    let layer = all.layers.keys().copied().chain(next_heads).max().map_or(0, LayerId::get);
     let node = all.nodes.keys().next_back().map_or(0, |node| u64::from(node.get()));
     let greatest =
         [(Counter::Layer, layer), (Counter::Node, node), (Counter::Operation, operation)];

@@ -49,7 +49,8 @@ kinds! {
     OperationMismatch = "operation-mismatch",
     /// A layer is needed by no volume, snapshot or operation, or stands on one that is missing.
     LayerOrphan = "layer-orphan",
-    /// A layer is not younger than the one it stands on, or that one is writable.
+    /// A layer is not younger than the one it stands on, or that one is writable; or a next head
+    /// is not younger than the head, or exists.
     LayerOrder = "layer-order",
     /// A layer has more layers below it than a chain may have.
     ChainTooDeep = "chain-too-deep",
@@ -61,6 +62,9 @@ kinds! {
     SnapshotLayerInvalid = "snapshot-layer-invalid",
     /// What a volume lists as its snapshots is not what the snapshots say.
     SnapshotListMismatch = "snapshot-list-mismatch",
+    /// An open set of snapshots and its members, volumes, snapshots or the lists of holders
+    /// disagree, or a decided one has any.
+    SetMismatch = "set-mismatch",
     /// A layer counts other than it has slots or parts.
     LayerCount = "layer-count",
     /// The slots or parts of a layer are not those that were written.

@@ -99,7 +99,9 @@ fn a_new_boot_gives_its_volumes_away_with_their_journals() {
         node: old.node,
         runs: held.journal.clone(),
         checkpoint: JournalSeq::new(9),
+        next_head: held.next_head,
     };
+    assert!(held.volume.head < held.next_head && held.next_head < taken.next_head);
     assert_eq!(taken.stale_journals, [stale]);
     assert_eq!(kind(world.commit(&held, vec![])), ErrorReason::NodeFenced);
     world.assert_clean();
@@ -181,4 +183,19 @@ fn resuming_changes_nothing_and_needs_the_grant() {
     let stale = ResumeAttachment { volume: volume.id, epoch: Epoch::new(2), caller: node };
     let refused = block_on(world.service.resume_attachment(stale));
     assert_eq!(kind(refused), ErrorReason::StaleEpoch);
+}
+
+#[test]
+fn a_daemon_that_does_not_know_layers_gets_no_grant() {
+    let world = World::new();
+    world.pool(64);
+    let (volume, caller) = (Selector::Id(world.volume("v").id), world.node("a"));
+    let attach = Attach { request: world.request(), volume, caller, understands_layers: false };
+    let error = block_on(world.service.attach(&attach)).expect_err("too old");
+    assert_eq!(error.kind(), ErrorReason::NodeTooOld);
+    assert!(error.to_string().contains("update it"), "{error}");
+    assert_eq!(error.facts()["node"], "1.1");
+    let attach = Attach { understands_layers: true, ..attach };
+    block_on(world.service.attach(&attach)).expect("the refusal is not remembered");
+    world.assert_clean();
 }

@@ -6,7 +6,7 @@ use lunar_proto::domain::*;
 use lunar_proto::error::ErrorReason;
 use lunar_types::*;
 
-use crate::world::{Held, World, hole, kind, solid};
+use crate::world::{Held, MapEntry, World, hole, kind, solid};
 
 fn case() -> Held {
     Held::since_boot(1)
@@ -234,15 +234,15 @@ fn the_largest_commit_fits_a_transaction() {
 }
 
 #[test]
-fn a_map_is_read_in_pages_from_anywhere() {
+fn a_layer_is_read_in_pages_from_anywhere() {
     let case = case();
     let e = &case.extents;
     let updates = (0..10).map(|at| solid(at * 3, e[at as usize])).collect();
     case.world.commit(&case.held, updates).expect("mapped");
     let layer = case.held.volume.head;
     let read = |from, limit| {
-        let read = ReadMap { layer, from: LogicalExtent::new(from), limit };
-        let page = block_on(case.world.service.read_map(read)).expect("a page");
+        let read = ReadLayer { layer, from: LogicalExtent::new(from), limit };
+        let page = block_on(case.world.service.read_layer(read)).expect("a page");
         let at: Vec<_> = page.entries.iter().map(|entry| entry.at.get()).collect();
         (at, page.next.map(LogicalExtent::get))
     };
@@ -251,7 +251,7 @@ fn a_map_is_read_in_pages_from_anywhere() {
     assert_eq!(read(24, 4), (vec![24, 27], None));
     assert_eq!(read(25, 1000), (vec![27], None));
     assert_eq!(read(28, 1000), (vec![], None));
-    let missing = ReadMap { layer: LayerId::new(99), from: LogicalExtent::new(0), limit: 1 };
-    let refused = block_on(case.world.service.read_map(missing));
+    let missing = ReadLayer { layer: LayerId::new(99), from: LogicalExtent::new(0), limit: 1 };
+    let refused = block_on(case.world.service.read_layer(missing));
     assert_eq!(kind(refused), ErrorReason::LayerNotFound);
 }

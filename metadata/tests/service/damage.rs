@@ -28,6 +28,10 @@ struct Sound {
     ready: Snapshot,
     /// Of that volume too, below the other, and Deleting.
     dropped: Snapshot,
+    /// Open, of a volume that the live node holds and of the one above.
+    set: SnapshotSet,
+    /// That volume.
+    member: VolumeId,
 }
 
 fn sound() -> Sound {
@@ -47,9 +51,25 @@ fn sound() -> Sound {
     let dropped = world.cut(cut, "dropped").expect("cut");
     let ready = world.cut(cut, "ready").expect("cut");
     world.delete_snapshot(dropped.id).expect("it begins");
+    let member = world.volume("member").id;
+    world.attach(member, node).expect("granted");
+    let set = world.cut_set(&[(member, "of-member"), (cut, "of-cut")]).expect("stored");
     world.assert_clean();
-    let (node, old) = (node.node, old.node);
-    Sound { world, pool, volume, node, old, mapped: extents[0], reserved, deleting, ready, dropped }
+    let (node, old, mapped) = (node.node, old.node, extents[0]);
+    Sound {
+        world,
+        pool,
+        volume,
+        node,
+        old,
+        mapped,
+        reserved,
+        deleting,
+        ready,
+        dropped,
+        set,
+        member,
+    }
 }
 
 impl Sound {
@@ -131,6 +151,19 @@ impl Sound {
         let work = OperationWork::DropLayer(self.dropped.layer.expect("it has one"));
         let found = operations.iter().find(|it| it.work == work).expect("it is dropped");
         OperationKey { operation: found.id }
+    }
+
+    fn set_key(&self) -> SnapshotSetKey {
+        SnapshotSetKey { set: self.set.id }
+    }
+
+    fn member_key(&self) -> SetMemberKey {
+        SetMemberKey { set: self.set.id, volume: self.member }
+    }
+
+    fn order_key(&self, volume: VolumeId) -> NodeSetKey {
+        let NodeIncarnation { node, incarnation } = self.node;
+        NodeSetKey { node, incarnation, set: self.set.id, volume }
     }
 
     fn slot(&self, at: ExtentAddress) -> SlotValue {
@@ -336,6 +369,7 @@ const GRANTS: &[Damage] = &[
             last_commit: CommitNumber::new(0),
             last_request: RequestId::from_u128(0),
             journal: vec![],
+            next_head: LayerId::new(99),
         };
         let key = AttachmentKey { volume: VolumeId::from_u128(5) };
         it.damage(|txn| txn.put(&key, &record));
@@ -393,6 +427,60 @@ const GRANTS: &[Damage] = &[
         let key = StaleJournalKey { volume: it.volume.id, epoch: Epoch::new(1) };
         it.damage(|txn| txn.remove(&key));
     }),
+];
+
+const NEXT_HEADS: &[Damage] = &[
+    (FindingKind::LayerOrder, |it| {
+        let key = AttachmentKey { volume: it.volume.id };
+        it.alter(key, |held| held.next_head = it.volume.head);
+    }),
+    (FindingKind::LayerOrder, |it| {
+        let layer = it.ready.layer.expect("it has one");
+        it.alter(AttachmentKey { volume: it.volume.id }, |held| held.next_head = layer);
+    }),
+    (FindingKind::LayerOrder, |it| {
+        let key = StaleJournalKey { volume: it.volume.id, epoch: Epoch::new(1) };
+        it.alter(key, |stale| stale.next_head = LayerId::new(0));
+    }),
+    (FindingKind::CounterBehind, |it| {
+        let key = AttachmentKey { volume: it.member };
+        it.alter(key, |held| held.next_head = LayerId::new(9999));
+    }),
+];
+
+const SETS: &[Damage] = &[
+    (FindingKind::SetMismatch, |it| it.damage(|txn| txn.remove(&it.set_key()))),
+    (FindingKind::SetMismatch, |it| it.damage(|txn| txn.remove(&it.member_key()))),
+    (FindingKind::SetMismatch, |it| it.damage(|txn| txn.remove(&it.order_key(it.member)))),
+    (FindingKind::SetMismatch, |it| {
+        it.damage(|txn| txn.put(&it.order_key(it.volume.id), &Present {}));
+    }),
+    (FindingKind::SetMismatch, |it| {
+        it.alter(VolumeKey { volume: it.member }, |volume| volume.set = None);
+    }),
+    (FindingKind::SetMismatch, |it| {
+        it.alter(VolumeKey { volume: it.volume.id }, |volume| volume.set = Some(it.set.id));
+    }),
+    (FindingKind::SetMismatch, |it| {
+        let key = SnapshotKey { snapshot: it.set.snapshots[0].id };
+        it.alter(key, |snapshot| snapshot.set = SnapshotSetId::from_u128(3));
+    }),
+    (FindingKind::SetMismatch, |it| {
+        it.damage(|txn| txn.remove(&SnapshotKey { snapshot: it.set.snapshots[0].id }));
+    }),
+    (FindingKind::SetMismatch, |it| it.alter(it.set_key(), |set| set.state = SetState::Sealed)),
+    (FindingKind::SetMismatch, |it| it.alter(it.set_key(), |set| set.state = SetState::Pausing)),
+    (FindingKind::SetMismatch, |it| {
+        let reason = "late".parse().expect("a name");
+        it.alter(it.set_key(), |set| set.abort = Some(SetAbort { reason, volume: None }));
+    }),
+    (FindingKind::SetMismatch, |it| {
+        it.alter(it.set_key(), |set| set.generation = Generation::new(99));
+    }),
+    (FindingKind::SetMismatch, |it| {
+        it.alter(it.member_key(), |member| member.state = MemberState::Paused);
+    }),
+    (FindingKind::SetMismatch, |it| it.alter(it.member_key(), |member| member.holder = None)),
 ];
 
 const SPACE: &[Damage] = &[
@@ -456,7 +544,7 @@ const SPACE: &[Damage] = &[
 ];
 
 fn damages() -> impl Iterator<Item = Damage> {
-    [NAMES_AND_INDICES, GRANTS, SPACE].concat().into_iter()
+    [NAMES_AND_INDICES, GRANTS, NEXT_HEADS, SETS, SPACE].concat().into_iter()
 }
 
 #[test]
@@ -498,13 +586,13 @@ fn the_summary_counts_what_was_looked_at() {
         findings: 0,
         pools: 1,
         luns: 1,
-        volumes: 3,
-        layers: 5,
+        volumes: 4,
+        layers: 6,
         slots: 1,
         nodes: 1,
-        attachments: 1,
-        // Four and three reserved, of which one is mapped; two journals of two.
-        allocated_extents: 11,
+        attachments: 2,
+        // Four and three reserved, of which one is mapped; three journals of two.
+        allocated_extents: 13,
     };
     assert_eq!(summary, expected);
 }

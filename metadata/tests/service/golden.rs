@@ -52,6 +52,7 @@ impl Fixture {
 const POOL: PoolId = PoolId::from_u128(0x1111_1111_1111_1111_1111_1111_1111_1111);
 const VOLUME: VolumeId = VolumeId::from_u128(0x2222_2222_2222_2222_2222_2222_2222_2222);
 const SNAPSHOT: SnapshotId = SnapshotId::from_u128(0x8888_8888_8888_8888_8888_8888_8888_8888);
+const SET: SnapshotSetId = SnapshotSetId::from_u128(0x9999_9999_9999_9999_9999_9999_9999_9999);
 const LUN: LunId = LunId::from_u128(0x3333_3333_3333_3333_3333_3333_3333_3333);
 const NODE: NodeId = NodeId::new(0x0102);
 const INCARNATION: Incarnation = Incarnation::new(0x0304_0506);
@@ -114,6 +115,8 @@ fn volumes(fixture: &mut Fixture) {
             head: LayerId::new(0x0102),
             epoch: Epoch::new(3),
             state,
+            structure: StructureNumber::new(6),
+            set: (state == VolumeState::Ready).then_some(SET),
         };
         fixture.add(VolumeKey { volume: VOLUME }, record);
     }
@@ -176,7 +179,7 @@ fn snapshots(fixture: &mut Fixture) {
             layer,
             size: VolumeSize::from_bytes(10 << 30).expect("a size"),
             logical_block_size: LogicalBlockSize::B4096,
-            set: SnapshotSetId::from_u128(0x9999_9999_9999_9999_9999_9999_9999_9999),
+            set: SET,
             created_unix_seconds: 0x0102_0304,
             state,
         };
@@ -209,9 +212,11 @@ fn nodes(fixture: &mut Fixture) {
         last_commit: CommitNumber::new(0x0e0d_0c0b_0a09_0807),
         last_request: RequestId::from_u128(0x7777_7777_7777_7777_7777_7777_7777_7777),
         journal: runs(),
+        next_head: LayerId::new(0x0103),
     };
     fixture.add(AttachmentKey { volume: VOLUME }, attachment);
-    let stale = StaleJournalRecord { node: node(), checkpoint, journal: runs() };
+    let next_head = LayerId::new(0x0102);
+    let stale = StaleJournalRecord { node: node(), checkpoint, journal: runs(), next_head };
     fixture.add(StaleJournalKey { volume: VOLUME, epoch: Epoch::new(2) }, stale);
     let (node, incarnation, volume) = (NODE, INCARNATION, VOLUME);
     let key = NodeAttachmentKey { node, incarnation, volume };
@@ -231,6 +236,8 @@ fn work(fixture: &mut Fixture) {
         fixture.add(OperationKey { operation }, OperationRecord { work });
     }
     let session = NodeSession { node: node(), number: SessionNumber::new(5) };
+    let (head, next_head) = (LayerId::new(0x0103), LayerId::new(0x0104));
+    let sealed = SealedHead { head, next_head, last_commit: CommitNumber::new(0x0a0b) };
     let outcomes = [
         Outcome::Done,
         Outcome::Pool(POOL),
@@ -238,7 +245,9 @@ fn work(fixture: &mut Fixture) {
         Outcome::Joined { session, resumed: true },
         Outcome::Attached { volume: VOLUME, epoch: Epoch::new(3) },
         Outcome::Reserved(runs()),
+        Outcome::SnapshotSet(SET),
         Outcome::Snapshot(SNAPSHOT),
+        Outcome::Sealed(LayerSealed { now: sealed, before: true }),
     ];
     let request = RequestId::from_u128(0x6666_6666_6666_6666_6666_6666_6666_6666);
     for outcome in outcomes {
@@ -246,6 +255,53 @@ fn work(fixture: &mut Fixture) {
         let fingerprint = 0x0807_0605_0403_0201;
         fixture.add(key, IdempotencyRecord { fingerprint, outcome });
     }
+}
+
+fn sets(fixture: &mut Fixture) {
+    use SetState::{Aborted, Gathering, Pausing, Sealed};
+    let clone = CutAs::Clone { volume: VolumeId::from_u128(0xaa), name: name("copy") };
+    let entry = |volume, cut| SetEntry { volume: VolumeId::from_u128(volume), cut };
+    let members = vec![entry(0xbb, CutAs::Snapshot(SNAPSHOT)), entry(0xcc, clone)];
+    let cases = [
+        (Gathering, Fsfreeze::Auto, None),
+        (Pausing, Fsfreeze::Always, None),
+        (Sealed, Fsfreeze::Never, None),
+        (Aborted, Fsfreeze::Auto, Some(None)),
+        (Aborted, Fsfreeze::Auto, Some(Some(VOLUME))),
+    ];
+    for (state, fsfreeze, abort) in cases {
+        let generation = Generation::new(4);
+        let abort = abort.map(|volume| SetAbort { reason: name("late"), volume });
+        let members = members.clone();
+        let record = SnapshotSetRecord { generation, state, abort, fsfreeze, members };
+        fixture.add(SnapshotSetKey { set: SET }, record);
+    }
+    let asked = SetMemberRecord {
+        state: MemberState::Asked,
+        holder: Some(node()),
+        session: SessionNumber::new(0),
+        epoch: Epoch::new(3),
+        last_commit: CommitNumber::new(0),
+        checkpoint: JournalSeq::new(0),
+        next_head: LayerId::new(0),
+    };
+    let key = || SetMemberKey { set: SET, volume: VOLUME };
+    fixture.add(key(), asked.clone());
+    let session = SessionNumber::new(5);
+    let ready = SetMemberRecord { state: MemberState::Ready, session, ..asked.clone() };
+    fixture.add(key(), ready.clone());
+    let voted = SetMemberRecord {
+        state: MemberState::Paused,
+        last_commit: CommitNumber::new(0x0708),
+        checkpoint: JournalSeq::new(0x0506),
+        next_head: LayerId::new(0x0103),
+        ..ready
+    };
+    fixture.add(key(), voted);
+    let (state, holder, epoch) = (MemberState::Paused, None, Epoch::new(0));
+    fixture.add(key(), SetMemberRecord { state, holder, epoch, ..asked });
+    let (node, incarnation, set, volume) = (NODE, INCARNATION, SET, VOLUME);
+    fixture.add(NodeSetKey { node, incarnation, set, volume }, Present {});
 }
 
 #[test]
@@ -257,6 +313,7 @@ fn keys_and_values_are_the_bytes_of_the_fixture() {
     snapshots(&mut fixture);
     nodes(&mut fixture);
     work(&mut fixture);
+    sets(&mut fixture);
     let tables: BTreeSet<u16> = TABLES.iter().map(|(table, _)| *table).collect();
     assert_eq!(fixture.tables, tables, "every table has an example");
     let path = here("tests/service/fixtures/keyspace-3.txt");

@@ -8,7 +8,7 @@ use lunar_proto::domain::*;
 use lunar_proto::error::ErrorReason;
 use lunar_types::*;
 
-use crate::world::{Held, World, hole, kind, name, solid};
+use crate::world::{Held, MapEntry, World, hole, kind, name, solid};
 
 /// The boot of the processes: the dead one, and the one that resumes its incarnation.
 const BOOT: u128 = 7;
@@ -37,18 +37,30 @@ impl Held {
         let runs = vec![ExtentRun::new(self.extents[5], 1)];
         let release = ReleaseExtents { request: request(), caller, pool, runs };
         let by_id = Selector::Id(volume);
-        let attach = Attach { request: request(), volume: by_id, caller };
+        let attach = Attach { request: request(), volume: by_id, caller, understands_layers: true };
         let resume = ResumeAttachment { volume, epoch, caller };
         let mode = DetachMode::Clean;
         let detach = Detach { request: request(), volume, epoch, caller, mode };
         let stale_epoch = Epoch::new(1);
         let retire = RetireJournal { request: request(), volume, epoch, caller, stale_epoch };
         let leave = Leave { request: request(), caller };
+        let watch = WatchNode { caller, structures: vec![], members: vec![] };
+        let set = SnapshotSetId::from_u128(1);
+        let ready = MemberReady { caller, set, volume, epoch };
+        let failed = MemberFailed { caller, set, volume, epoch, why: name("late") };
+        let vote = MemberPaused { caller, ..self.world.vote_of(set, &self.held) };
+        let seal =
+            SealLayer { caller, number: commit.number.next(), ..self.world.seal_of(&self.held) };
         vec![
             ("commit", block_on(service.commit_map(&CommitMap { caller, ..commit }))),
             ("reserve", block_on(service.reserve_extents(&reserve)).map(drop)),
             ("release", block_on(service.release_extents(&release))),
             ("attach", block_on(service.attach(&attach)).map(drop)),
+            ("watch", block_on(service.watch_node(&watch)).map(drop)),
+            ("ready", block_on(service.member_ready(ready)).map(drop)),
+            ("failed", block_on(service.member_failed(&failed)).map(drop)),
+            ("paused", block_on(service.member_paused(&vote)).map(drop)),
+            ("seal", block_on(service.seal_layer(&seal)).map(drop)),
             ("resume", block_on(service.resume_attachment(resume)).map(drop)),
             ("detach", block_on(service.detach(&detach))),
             ("retire", block_on(service.retire_journal(&retire))),
@@ -103,7 +115,13 @@ fn no_call_of_a_dead_process_changes_anything_after_its_successor_has_joined() {
     // The same calls by the successor fail for reasons of their own or not at all.
     assert_eq!(
         refused,
-        [("attach", ErrorReason::VolumeAttached), ("retire", ErrorReason::NotAttached)]
+        [
+            ("attach", ErrorReason::VolumeAttached),
+            ("ready", ErrorReason::SetNotFound),
+            ("failed", ErrorReason::SetNotFound),
+            ("paused", ErrorReason::SetNotFound),
+            ("retire", ErrorReason::NotAttached)
+        ]
     );
 }
 

@@ -47,6 +47,13 @@ impl RandomIds for CountingIds {
     }
 }
 
+/// An own slot of a layer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MapEntry {
+    pub at: LogicalExtent,
+    pub slot: Slot,
+}
+
 pub struct World<S = RedbStore> {
     pub service: Service<S>,
     pub clock: Arc<ManualClock>,
@@ -164,7 +171,8 @@ impl<S: MetaStore> World<S> {
     ) -> Result<Attachment, ServiceError> {
         let request = self.request();
         let volume = Selector::Id(volume);
-        block_on(self.service.attach(&Attach { request, volume, caller }))
+        let attach = Attach { request, volume, caller, understands_layers: true };
+        block_on(self.service.attach(&attach))
     }
 
     /// The process that joined last for the node of a grant, speaking for the holder.
@@ -205,14 +213,24 @@ impl<S: MetaStore> World<S> {
         })
     }
 
-    pub fn cut(&self, volume: VolumeId, snapshot: &str) -> Result<Snapshot, ServiceError> {
-        let member = NewSnapshot { volume: Selector::Id(volume), name: name(snapshot) };
-        let set = block_on(self.service.create_snapshots(&CreateSnapshots {
+    /// Asks for a set of snapshots of these names.
+    pub fn cut_set(&self, members: &[(VolumeId, &str)]) -> Result<SnapshotSet, ServiceError> {
+        let member = |(volume, snapshot): &(VolumeId, &str)| NewMember {
+            volume: Selector::Id(*volume),
+            cut: NewCut::Snapshot(name(snapshot)),
+        };
+        block_on(self.service.create_snapshots(&CreateSnapshots {
             request: self.request(),
-            members: vec![member],
+            members: members.iter().map(member).collect(),
             created_unix_seconds: 77,
-        }));
-        set.map(|set| {
+            fsfreeze: Fsfreeze::Auto,
+        }))
+    }
+
+    /// The snapshot of a volume that nobody holds.
+    pub fn cut(&self, volume: VolumeId, snapshot: &str) -> Result<Snapshot, ServiceError> {
+        self.cut_set(&[(volume, snapshot)]).map(|set| {
+            assert_eq!(set.state, SetState::Sealed, "nobody is to be asked");
             let [snapshot] = set.snapshots.as_slice() else { panic!("one member") };
             snapshot.clone()
         })
@@ -301,6 +319,60 @@ impl<S: MetaStore> World<S> {
         block_on(self.service.commit_map(&self.commit_of(held, updates)))
     }
 
+    /// A grant as it is now.
+    pub fn resumed(&self, held: &Attachment) -> Result<Attachment, ServiceError> {
+        let (volume, epoch, caller) = (held.volume.id, held.epoch, self.caller_of(held));
+        block_on(self.service.resume_attachment(ResumeAttachment { volume, epoch, caller }))
+    }
+
+    pub fn ready(&self, set: SnapshotSetId, held: &Attachment) -> Result<SetState, ServiceError> {
+        let (volume, epoch, caller) = (held.volume.id, held.epoch, self.caller_of(held));
+        let ready = MemberReady { caller, set, volume, epoch };
+        block_on(self.service.member_ready(ready)).map(|progress| progress.state)
+    }
+
+    pub fn fail(&self, set: SnapshotSetId, held: &Attachment) -> Result<SetProgress, ServiceError> {
+        let (volume, epoch, caller) = (held.volume.id, held.epoch, self.caller_of(held));
+        let why = name("warm-up-failed");
+        block_on(self.service.member_failed(&MemberFailed { caller, set, volume, epoch, why }))
+    }
+
+    /// The vote of the process that joined last, of the grant as it is now.
+    pub fn vote_of(&self, set: SnapshotSetId, held: &Attachment) -> MemberPaused {
+        let (volume, epoch, caller) = (held.volume.id, held.epoch, self.caller_of(held));
+        let now = self.resumed(held).unwrap_or_else(|_| held.clone());
+        let (last_commit, next_head) = (now.last_commit, now.next_head);
+        let checkpoint = JournalSeq::new(now.checkpoint.get() + 5);
+        MemberPaused { caller, set, volume, epoch, last_commit, checkpoint, next_head }
+    }
+
+    pub fn send_vote(&self, vote: &MemberPaused) -> Result<Vote, ServiceError> {
+        block_on(self.service.member_paused(vote))
+    }
+
+    pub fn set(&self, set: SnapshotSetId) -> SnapshotSet {
+        block_on(self.service.snapshot_set(set)).expect("it is there")
+    }
+
+    /// The next seal of a grant as it is now.
+    pub fn seal_of(&self, held: &Attachment) -> SealLayer {
+        let now = self.resumed(held).unwrap_or_else(|_| held.clone());
+        SealLayer {
+            request: self.request(),
+            volume: held.volume.id,
+            epoch: held.epoch,
+            caller: self.caller_of(held),
+            number: now.last_commit.next(),
+            checkpoint: now.checkpoint,
+            next_head: now.next_head,
+            replay_of: None,
+        }
+    }
+
+    pub fn send_seal(&self, seal: &SealLayer) -> Result<LayerSealed, ServiceError> {
+        block_on(self.service.seal_layer(seal))
+    }
+
     /// Runs every operation to its end.
     pub fn settle(&self) {
         for _ in 0..10_000 {
@@ -332,12 +404,14 @@ impl<S: MetaStore> World<S> {
         assert!(findings.is_empty(), "{findings:#?}");
     }
 
+    /// The own slots of a layer.
     pub fn map(&self, layer: LayerId) -> Vec<MapEntry> {
         let (mut from, mut entries) = (LogicalExtent::new(0), Vec::new());
         loop {
-            let read = ReadMap { layer, from, limit: 7 };
-            let page = block_on(self.service.read_map(read)).expect("a page");
-            entries.extend(page.entries);
+            let read = ReadLayer { layer, from, limit: 7 };
+            let page = block_on(self.service.read_layer(read)).expect("a page");
+            let own = |entry: LayerEntry| entry.own.map(|slot| MapEntry { at: entry.at, slot });
+            entries.extend(page.entries.into_iter().filter_map(own));
             match page.next {
                 Some(next) => from = next,
                 None => return entries,

@@ -1,5 +1,7 @@
 //! Every message survives the wire, and every bad field is named.
 
+mod sets;
+
 use std::fmt::Debug;
 use std::time::Duration;
 
@@ -7,7 +9,7 @@ use lunar_types::{
     BlockRange, BootId, ByteCount, ClusterId, CommitNumber, Epoch, ExtentAddress, ExtentRun,
     ExtentSize, Incarnation, JournalSeq, LayerId, LogicalBlockSize, LogicalExtent, LunId, LunIndex,
     NodeId, NodeIncarnation, NodeSession, PoolId, Presence, RequestId, SessionNumber, Slot,
-    SnapshotId, SnapshotSetId, VolumeId, VolumeSize,
+    SnapshotId, SnapshotSetId, StructureNumber, VolumeId, VolumeSize,
 };
 
 use crate::domain::*;
@@ -124,7 +126,14 @@ fn volumes_and_attachments_survive_the_wire() {
         request: REQUEST,
         volume: by_id.clone(),
     });
-    survives::<_, v1::AttachRequest>(Attach { request: REQUEST, volume: by_id, caller: caller() });
+    for understands_layers in [false, true] {
+        survives::<_, v1::AttachRequest>(Attach {
+            request: REQUEST,
+            volume: by_id.clone(),
+            caller: caller(),
+            understands_layers,
+        });
+    }
     let (volume_id, epoch) = (VolumeId::from_u128(13), Epoch::new(4));
     survives::<_, v1::ResumeAttachmentRequest>(ResumeAttachment {
         volume: volume_id,
@@ -153,6 +162,7 @@ fn volumes_and_attachments_survive_the_wire() {
         node: node(),
         runs: runs(),
         checkpoint: JournalSeq::new(8),
+        next_head: LayerId::new(40),
     };
     let layer = |id: u64, parent: Option<u64>| Layer {
         id: LayerId::new(id),
@@ -170,7 +180,29 @@ fn volumes_and_attachments_survive_the_wire() {
         checkpoint: JournalSeq::new(1),
         stale_journals: vec![stale],
         last_commit: CommitNumber::new(21),
+        next_head: LayerId::new(41),
+        structure: StructureNumber::new(5),
     });
+    for replay_of in [None, Some(Epoch::new(3))] {
+        survives::<_, v1::SealLayerRequest>(SealLayer {
+            request: REQUEST,
+            volume: volume_id,
+            epoch,
+            caller: caller(),
+            number: CommitNumber::new(22),
+            checkpoint: JournalSeq::new(77),
+            next_head: LayerId::new(41),
+            replay_of,
+        });
+    }
+    for before in [false, true] {
+        survives::<_, v1::SealLayerResponse>(LayerSealed { now: sealed_head(), before });
+    }
+}
+
+fn sealed_head() -> SealedHead {
+    let (head, next_head) = (LayerId::new(41), LayerId::new(50));
+    SealedHead { head, next_head, last_commit: CommitNumber::new(22) }
 }
 
 fn snapshot(state: SnapshotState) -> Snapshot {
@@ -195,18 +227,9 @@ fn snapshots_clones_and_rollbacks_survive_the_wire() {
     for state in [Creating, Ready, Deleting] {
         survives::<_, v1::Snapshot>(snapshot(state));
     }
-    survives::<_, v1::SnapshotSet>(SnapshotSet {
-        id: SnapshotSetId::from_u128(15),
-        snapshots: vec![snapshot(Ready), snapshot(Creating)],
-    });
     let name = || "tuesday".parse().expect("a name");
     let by_name = Selector::Name(name());
     let volume = Selector::Id(VolumeId::from_u128(13));
-    survives::<_, v1::CreateSnapshotsRequest>(CreateSnapshots {
-        request: REQUEST,
-        members: vec![NewSnapshot { volume: volume.clone(), name: name() }],
-        created_unix_seconds: 7,
-    });
     let snapshot = Selector::Id(SnapshotId::from_u128(14));
     survives::<_, v1::DeleteSnapshotRequest>(DeleteSnapshot {
         request: REQUEST,
@@ -229,17 +252,6 @@ fn snapshots_clones_and_rollbacks_survive_the_wire() {
 
 #[test]
 fn a_bad_field_of_a_snapshot_is_named() {
-    let create = v1::CreateSnapshotsRequest::from(CreateSnapshots {
-        request: REQUEST,
-        members: vec![NewSnapshot {
-            volume: Selector::Id(VolumeId::from_u128(13)),
-            name: "s".parse().expect("a name"),
-        }],
-        created_unix_seconds: 0,
-    });
-    assert_eq!(bad_field::<_, CreateSnapshots>(&create, |w| w.members.clear()), "members");
-    let field = bad_field::<_, CreateSnapshots>(&create, |w| w.members[0].volume = None);
-    assert_eq!(field, "members[0].volume");
     let wire = v1::Snapshot::from(snapshot(SnapshotState::Ready));
     assert_eq!(bad_field::<_, Snapshot>(&wire, |w| w.layer = 0), "layer");
     assert_eq!(bad_field::<_, Snapshot>(&wire, |w| w.state = 1), "layer");
@@ -334,20 +346,7 @@ fn maps_and_reservations_survive_the_wire() {
         assert!(refused(&|entry| entry.parts.swap(0, 1)).contains("ascending"));
         assert!(refused(&|entry| entry.parts[0].birth = 0).contains("parts[0].birth"));
         assert!(refused(&|entry| (entry.own, entry.parts) = (None, vec![])).contains("neither"));
-        let entry = |(at, slot): (u64, Option<Slot>)| {
-            slot.map(|slot| MapEntry { at: LogicalExtent::new(at), slot })
-        };
-        survives::<_, v1::ReadMapResponse>(MapPage {
-            entries: (0..).zip(slots).filter_map(entry).collect(),
-            next: Some(LogicalExtent::new(99)),
-            extent_size: size,
-        });
     }
-    survives::<_, v1::ReadMapRequest>(ReadMap {
-        layer: LayerId::new(2),
-        from: LogicalExtent::new(5),
-        limit: 10,
-    });
     survives::<_, v1::ReadLayerRequest>(ReadLayer {
         layer: LayerId::new(2),
         from: LogicalExtent::new(5),
@@ -458,6 +457,7 @@ fn a_bad_field_of_a_volume_request_is_named() {
         request_id: REQUEST.to_string(),
         volume: Some(Selector::Id(VolumeId::from_u128(1)).into()),
         caller: Some(caller().into()),
+        understands_layers: true,
     };
     let spoil = |node, incarnation, session| v1::NodeSession { node, incarnation, session };
     for (wire, field) in [
