@@ -106,6 +106,10 @@ async fn pools_volumes_and_nodes_are_made_found_and_listed() {
     client.leave(&Leave { request: fresh_request_id(), caller }).await.expect("gone");
 }
 
+fn member(volume: VolumeId, cut: NewCut) -> NewMember {
+    NewMember { volume: Selector::Id(volume), cut }
+}
+
 #[tokio::test]
 async fn snapshots_are_cut_cloned_rolled_back_and_deleted() {
     let (address, _serving) = serve(RedbStore::in_memory(), "127.0.0.1:0").await;
@@ -113,8 +117,9 @@ async fn snapshots_are_cut_cloned_rolled_back_and_deleted() {
     let (_, volume) = made_pool_and_volume(&client).await;
     let cut = CreateSnapshots {
         request: fresh_request_id(),
-        members: vec![NewSnapshot { volume: Selector::Id(volume.id), name: name("s") }],
+        members: vec![member(volume.id, NewCut::Snapshot(name("s")))],
         created_unix_seconds: 5,
+        fsfreeze: Fsfreeze::Auto,
     };
     let set = client.create_snapshots(&cut).await.expect("cut");
     assert_eq!(client.create_snapshots(&cut).await.expect("again"), set);
@@ -155,6 +160,115 @@ async fn join(client: &MetadataClient) -> Joined {
     client.join(&join).await.expect("joined")
 }
 
+async fn attach(client: &MetadataClient, volume: VolumeId, caller: NodeSession) -> Attachment {
+    let (request, volume) = (fresh_request_id(), Selector::Id(volume));
+    let attach = Attach { request, volume, caller, understands_layers: true };
+    client.attach(&attach).await.expect("granted")
+}
+
+const LONG: Duration = Duration::from_secs(20);
+
+/// An attached volume and a set that asks for it.
+struct Asked {
+    client: MetadataClient,
+    caller: NodeSession,
+    held: Attachment,
+    set: SnapshotSet,
+}
+
+async fn asked(address: SocketAddr) -> Asked {
+    let client = client(address);
+    let (_, volume) = made_pool_and_volume(&client).await;
+    let caller = join(&client).await.session;
+    let held = attach(&client, volume.id, caller).await;
+    let watching = {
+        let (client, members) = (client.clone(), vec![]);
+        let watch = WatchNode { caller, structures: vec![], members };
+        tokio::spawn(async move { client.watch_node(&watch, LONG).await })
+    };
+    let create = CreateSnapshots {
+        request: fresh_request_id(),
+        members: vec![member(volume.id, NewCut::Snapshot(name("s")))],
+        created_unix_seconds: 5,
+        fsfreeze: Fsfreeze::Never,
+    };
+    let set = client.create_snapshots(&create).await.expect("stored");
+    assert_eq!(set.state, SetState::Gathering);
+    let news = watching.await.expect("no panic").expect("told");
+    assert_eq!(news.members.len(), 1);
+    assert_eq!((news.members[0].member.set, news.members[0].fsfreeze), (set.id, Fsfreeze::Never));
+    Asked { client, caller, held, set }
+}
+
+#[tokio::test]
+async fn a_holder_that_waits_hears_of_a_set_and_cuts_it() {
+    let begun = tokio::time::Instant::now();
+    let (address, _serving) = serve(RedbStore::in_memory(), "127.0.0.1:0").await;
+    let Asked { client, caller, held, set } = asked(address).await;
+    let (set, volume, epoch) = (set.id, held.volume.id, held.epoch);
+    let deciding = {
+        let client = client.clone();
+        tokio::spawn(async move { client.snapshot_set(set, None, LONG).await })
+    };
+    let ready = MemberReady { caller, set, volume, epoch };
+    let progress = client.member_ready(ready, LONG).await.expect("taken down");
+    assert_eq!(progress.state, SetState::Pausing);
+    let vote = MemberPaused {
+        caller,
+        set,
+        volume,
+        epoch,
+        last_commit: held.last_commit,
+        checkpoint: JournalSeq::new(4),
+        next_head: held.next_head,
+    };
+    let sealed = client.member_paused(&vote, LONG).await.expect("decided");
+    assert_eq!(client.member_paused(&vote, LONG).await.expect("again"), sealed);
+    let Vote::Sealed(now) = sealed else { panic!("it is alone") };
+    assert_eq!((now.head, now.last_commit), (held.next_head, held.last_commit.next()));
+    let decided = deciding.await.expect("no panic").expect("told");
+    assert_eq!((decided.state, decided.snapshots.len()), (SetState::Sealed, 1));
+    let seal = SealLayer {
+        request: fresh_request_id(),
+        volume,
+        epoch,
+        caller,
+        number: vote.last_commit.next(),
+        checkpoint: vote.checkpoint,
+        next_head: vote.next_head,
+        replay_of: None,
+    };
+    let found = client.seal_layer(&seal).await.expect("told");
+    assert_eq!((found.before, found.now), (true, now));
+    let error = client.abort_snapshots(set).await.expect_err("too late");
+    assert_eq!(error.kind(), ErrorKind::Refused(ErrorReason::SetDecided));
+    let known = WatchNode { caller, structures: vec![], members: vec![] };
+    let wait = Duration::from_millis(50);
+    assert!(client.watch_node(&known, wait).await.expect("told").members.is_empty());
+    assert!(begun.elapsed() < LONG, "no wait lasted to its end");
+}
+
+#[tokio::test]
+async fn a_member_that_fails_is_told_to_who_waits() {
+    let (address, _serving) = serve(RedbStore::in_memory(), "127.0.0.1:0").await;
+    let Asked { client, caller, held, set } = asked(address).await;
+    let (volume, epoch) = (held.volume.id, held.epoch);
+    let waiting = {
+        let (client, known) = (client.clone(), Some(SetState::Gathering));
+        tokio::spawn(async move { client.snapshot_set(set.id, known, LONG).await })
+    };
+    let why = name("no-room");
+    let failed = MemberFailed { caller, set: set.id, volume, epoch, why: why.clone() };
+    for _ in 0..2 {
+        let progress = client.member_failed(&failed).await.expect("taken down");
+        assert_eq!(progress.state, SetState::Aborted);
+    }
+    let aborted = waiting.await.expect("no panic").expect("told");
+    assert_eq!(aborted.abort, Some(SetAbort { reason: why, volume: Some(volume) }));
+    let again = client.abort_snapshots(set.id).await.expect("it is");
+    assert_eq!((again.state, again.snapshots.len()), (SetState::Aborted, 0));
+}
+
 /// A commit that maps logical extent 4.
 fn commit(caller: NodeSession, held: &Attachment, slot: Slot) -> CommitMap {
     CommitMap {
@@ -178,8 +292,7 @@ async fn a_volume_is_attached_written_and_detached() {
     let (pool, volume) = made_pool_and_volume(&client).await;
     let caller = join(&client).await.session;
     let node = caller.node;
-    let attach = Attach { request: fresh_request_id(), volume: Selector::Id(volume.id), caller };
-    let held = client.attach(&attach).await.expect("granted");
+    let held = attach(&client, volume.id, caller).await;
     let epoch = held.epoch;
     let resume = ResumeAttachment { volume: volume.id, epoch, caller };
     assert_eq!(client.resume_attachment(resume).await.expect("held"), held);
@@ -190,9 +303,10 @@ async fn a_volume_is_attached_written_and_detached() {
     assert_eq!(reserved, [PoolReservation { pool: pool.id, runs: runs.clone() }]);
     let slot = Slot::fresh(runs[0].first(), pool.extent_size);
     client.commit_map(&commit(caller, &held, slot.clone())).await.expect("committed");
-    let read = ReadMap { layer: volume.head, from: LogicalExtent::new(0), limit: 9 };
-    let page = client.read_map(read).await.expect("read");
-    assert_eq!(page.entries, [MapEntry { at: LogicalExtent::new(4), slot }]);
+    let read = ReadLayer { layer: volume.head, from: LogicalExtent::new(0), limit: 9 };
+    let page = client.read_layer(read).await.expect("read");
+    let (at, own) = (LogicalExtent::new(4), Some(slot));
+    assert_eq!(page.entries, [LayerEntry { at, own, parts: vec![] }]);
     let rest = ExtentRun::new(runs[0].iter().nth(1).expect("three"), 2);
     let request = fresh_request_id();
     let release = ReleaseExtents { request, caller, pool: pool.id, runs: vec![rest] };

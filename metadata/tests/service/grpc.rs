@@ -69,6 +69,83 @@ async fn a_request_in_flight_ends_before_the_service_does() {
     served.serving.await.expect("it stops");
 }
 
+#[tokio::test]
+async fn a_call_that_waits_ends_with_the_service() {
+    let served = served().await;
+    let request = Join {
+        request: request(),
+        name: name("a"),
+        boot: BootId::from_u128(1),
+        resume: None,
+        last_session: SessionNumber::new(0),
+    };
+    let caller = served.service.join(&request).await.expect("joined").session;
+    let mut members = v1::members_client::MembersClient::new(served.channel.clone());
+    let watch = WatchNode { caller, structures: vec![], members: vec![] };
+    let watch = v1::WatchNodeRequest { wait_ms: 30_000, ..watch.into() };
+    let waiting = tokio::spawn(async move { members.watch_node(watch).await });
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    assert!(!waiting.is_finished(), "there is no news");
+    served.stop.notify_one();
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(10), waiting).await;
+    let news = ended.expect("it does not wait on").expect("no panic").expect("answered");
+    assert_eq!(news.into_inner(), v1::WatchNodeResponse::default());
+    drop(served.channel);
+    served.serving.await.expect("it stops");
+}
+
+#[tokio::test]
+async fn a_change_by_another_process_is_seen_by_who_waits() {
+    let served = served().await;
+    let seams = Seams { clock: Arc::new(SystemClock::start()), ids: Arc::new(SystemIds) };
+    let store = served.service.store().clone();
+    let other = Service::open(store, seams, Settings::default()).await.expect("it starts");
+    let lun = NewLun {
+        id: LunId::from_u128(1),
+        size: ByteCount::new(1 << 30),
+        logical_block_size: LogicalBlockSize::B4096,
+    };
+    let (luns, extent_size) = (vec![lun], ExtentSize::DEFAULT);
+    let pool = CreatePool { request: request(), name: name("p"), extent_size, luns };
+    let pool = Selector::Id(other.create_pool(&pool).await.expect("made").id);
+    let volume = CreateVolume {
+        request: request(),
+        name: name("v"),
+        pool,
+        size: VolumeSize::from_bytes(1 << 30).expect("a size"),
+        logical_block_size: LogicalBlockSize::B4096,
+    };
+    let volume = Selector::Id(other.create_volume(&volume).await.expect("made").id);
+    let join = Join {
+        request: request(),
+        name: name("a"),
+        boot: BootId::from_u128(1),
+        resume: None,
+        last_session: SessionNumber::new(0),
+    };
+    let caller = other.join(&join).await.expect("joined").session;
+    let attach =
+        Attach { request: request(), volume: volume.clone(), caller, understands_layers: true };
+    other.attach(&attach).await.expect("granted");
+    let create = CreateSnapshots {
+        request: request(),
+        members: vec![NewMember { volume, cut: NewCut::Snapshot(name("s")) }],
+        created_unix_seconds: 0,
+        fsfreeze: Fsfreeze::Auto,
+    };
+    let set = other.create_snapshots(&create).await.expect("stored").id;
+    let mut snapshots = v1::snapshots_client::SnapshotsClient::new(served.channel.clone());
+    let wait = v1::GetSnapshotSetRequest { set_id: set.to_string(), wait_ms: 30_000, known: 0 };
+    let waiting = tokio::spawn(async move { snapshots.get_snapshot_set(wait).await });
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    assert!(!waiting.is_finished(), "it is not decided");
+    other.abort_snapshots(set).await.expect("aborted");
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(10), waiting).await;
+    let set = ended.expect("it is seen").expect("no panic").expect("answered");
+    let set = SnapshotSet::try_from(set.into_inner()).expect("valid");
+    assert_eq!(set.state, SetState::Aborted);
+}
+
 /// A node's identity, as a transport that knows its peer would give it.
 fn from_node<T>(node: &str, message: T) -> Request<T> {
     let mut request = Request::new(message);
@@ -109,6 +186,12 @@ async fn who_asks_is_told_by_the_connection() {
     let attach = v1::AttachRequest { caller, ..v1::AttachRequest::default() };
     let foreign = handlers.attach(from_node("b", attach)).await;
     assert_eq!(refusal(foreign), ErrorReason::NotPermitted);
+    let watch = v1::WatchNodeRequest { caller, ..v1::WatchNodeRequest::default() };
+    let foreign = v1::members_server::Members::watch_node(&handlers, from_node("b", watch)).await;
+    assert_eq!(refusal(foreign), ErrorReason::NotPermitted);
+    let abort = v1::AbortSnapshotsRequest { set_id: request().to_string() };
+    let abort = v1::snapshots_server::Snapshots::abort_snapshots(&handlers, from_node("a", abort));
+    assert_eq!(refusal(abort.await), ErrorReason::NotPermitted);
     let pool = handlers.create_pool(from_node("a", v1::CreatePoolRequest::default())).await;
     assert_eq!(refusal(pool), ErrorReason::NotPermitted);
     let delete = handlers.delete_volume(from_node("a", v1::DeleteVolumeRequest::default()));

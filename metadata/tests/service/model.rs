@@ -1,6 +1,7 @@
 //! Random histories against a naive model: who owns which extent, checked after every step.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use lunar_metadata::seams::block_on;
 use lunar_metadata::store::{Fault, FaultPlan, FaultyStore, RedbStore};
@@ -17,18 +18,59 @@ const SLOTS: u64 = 12;
 
 #[derive(Clone, Debug)]
 enum Action {
-    Reserve { node: usize, count: u32 },
-    Release { node: usize, pick: usize },
-    Attach { node: usize, volume: usize },
-    Detach { volume: usize, keep: bool },
-    Commit { volume: usize, slots: Vec<(u64, bool)> },
-    Replay { volume: usize, slots: Vec<(u64, bool)> },
-    Delete { volume: usize },
-    Cut { volume: usize },
-    Clone { snapshot: usize, volume: usize },
-    RollBack { volume: usize, snapshot: usize },
-    DeleteSnapshot { snapshot: usize },
-    Reboot { node: usize },
+    Reserve {
+        node: usize,
+        count: u32,
+    },
+    Release {
+        node: usize,
+        pick: usize,
+    },
+    Attach {
+        node: usize,
+        volume: usize,
+    },
+    Detach {
+        volume: usize,
+        keep: bool,
+    },
+    Commit {
+        volume: usize,
+        slots: Vec<(u64, bool)>,
+    },
+    Replay {
+        volume: usize,
+        slots: Vec<(u64, bool)>,
+        is_sealed: bool,
+    },
+    Delete {
+        volume: usize,
+    },
+    /// A set; its holders answer so many times, and then no more.
+    Cut {
+        volumes: BTreeSet<usize>,
+        answers: usize,
+    },
+    /// An engine whose vote was not answered.
+    SealAlone {
+        volume: usize,
+    },
+    /// The time of open sets is over.
+    Expire,
+    Clone {
+        snapshot: usize,
+        volume: usize,
+    },
+    RollBack {
+        volume: usize,
+        snapshot: usize,
+    },
+    DeleteSnapshot {
+        snapshot: usize,
+    },
+    Reboot {
+        node: usize,
+    },
     Fault(Fault),
     Step,
     Restart,
@@ -44,9 +86,13 @@ fn action() -> impl Strategy<Value = Action> {
         4 => (0..NODES, 0..VOLUMES).prop_map(|(node, volume)| Action::Attach { node, volume }),
         1 => (0..VOLUMES, any::<bool>()).prop_map(|(volume, keep)| Action::Detach { volume, keep }),
         6 => (0..VOLUMES, slots()).prop_map(|(volume, slots)| Action::Commit { volume, slots }),
-        2 => (0..VOLUMES, slots()).prop_map(|(volume, slots)| Action::Replay { volume, slots }),
+        2 => (0..VOLUMES, slots(), any::<bool>())
+            .prop_map(|(volume, slots, is_sealed)| Action::Replay { volume, slots, is_sealed }),
         1 => (0..VOLUMES).prop_map(|volume| Action::Delete { volume }),
-        3 => (0..VOLUMES).prop_map(|volume| Action::Cut { volume }),
+        5 => (prop::collection::btree_set(0..VOLUMES, 1..=VOLUMES), 0..12_usize)
+            .prop_map(|(volumes, answers)| Action::Cut { volumes, answers }),
+        1 => (0..VOLUMES).prop_map(|volume| Action::SealAlone { volume }),
+        1 => Just(Action::Expire),
         2 => (any::<usize>(), 0..VOLUMES)
             .prop_map(|(snapshot, volume)| Action::Clone { snapshot, volume }),
         2 => (0..VOLUMES, any::<usize>())
@@ -78,6 +124,18 @@ impl Vol {
         view.extend(&self.map);
         view
     }
+
+    /// Its head was sealed.
+    fn seal(&mut self) {
+        self.below = self.view();
+        self.map = Map::new();
+    }
+
+    /// Whether it can become a member: nobody holds it, or nothing waits to be replayed.
+    fn can_be_cut(&self, live: &[NodeIncarnation]) -> bool {
+        let held = self.held.as_ref().filter(|held| live.contains(&held.node));
+        held.map_or(!self.restless, |held| held.stale_journals.is_empty())
+    }
 }
 
 /// A snapshot and what it shows for ever.
@@ -96,6 +154,8 @@ struct Model {
     reserved: BTreeMap<NodeIncarnation, BTreeSet<ExtentAddress>>,
     volumes: Vec<Vol>,
     snapshots: Vec<Snap>,
+    /// Sets that were left open.
+    open: Vec<SnapshotSetId>,
     made: usize,
 }
 
@@ -106,8 +166,17 @@ impl Model {
         let pool = world.pool_of("p", ExtentSize::DEFAULT, &[40, 30]);
         let nodes = (0..NODES).map(|node| world.node(&format!("n{node}"))).collect();
         let volumes = (0..VOLUMES).map(|index| fresh_volume(&world, index)).collect();
-        let reserved = BTreeMap::new();
-        Self { world, plan, pool, nodes, reserved, volumes, snapshots: Vec::new(), made: VOLUMES }
+        Self {
+            world,
+            plan,
+            pool,
+            nodes,
+            reserved: BTreeMap::new(),
+            volumes,
+            snapshots: Vec::new(),
+            open: Vec::new(),
+            made: VOLUMES,
+        }
     }
 
     fn apply(&mut self, action: &Action) {
@@ -117,9 +186,13 @@ impl Model {
             Action::Attach { node, volume } => self.attach(*node, *volume),
             Action::Detach { volume, keep } => self.detach(*volume, *keep),
             Action::Commit { volume, slots } => self.commit(*volume, slots),
-            Action::Replay { volume, slots } => self.replay(*volume, slots),
+            Action::Replay { volume, slots, is_sealed } => {
+                self.replay(*volume, slots, *is_sealed);
+            }
             Action::Delete { volume } => self.delete(*volume),
-            Action::Cut { volume } => self.cut(*volume),
+            Action::Cut { volumes, answers } => self.cut(volumes, *answers),
+            Action::SealAlone { volume } => self.seal_alone(*volume),
+            Action::Expire => self.expire(),
             Action::Clone { snapshot, volume } => self.clone_into(*snapshot, *volume),
             Action::RollBack { volume, snapshot } => self.roll_back(*volume, *snapshot),
             Action::DeleteSnapshot { snapshot } => self.delete_snapshot(*snapshot),
@@ -200,22 +273,89 @@ impl Model {
         (volume.held, volume.restless) = (None, keep);
     }
 
-    fn cut(&mut self, index: usize) {
-        self.made += 1;
-        let volume = &mut self.volumes[index];
-        match self.world.cut(volume.volume.id, &format!("s{}", self.made)) {
-            Ok(snapshot) => {
-                assert!(!volume.restless);
-                assert_eq!(snapshot.layer, Some(volume.volume.head));
-                volume.below = volume.view();
-                volume.map = Map::new();
-                volume.volume = volume_again(&self.world, volume.volume.id);
-                self.snapshots.push(Snap { snapshot, view: volume.below.clone() });
+    fn cut(&mut self, volumes: &BTreeSet<usize>, answers: usize) {
+        let members = volumes.iter().map(|index| {
+            self.made += 1;
+            (self.volumes[*index].volume.id, format!("s{}", self.made))
+        });
+        let members: Vec<_> = members.collect();
+        let asked: Vec<_> = members.iter().map(|(id, name)| (*id, name.as_str())).collect();
+        let live = self.live();
+        let set = match self.world.cut_set(&asked) {
+            Ok(set) => set,
+            Err(error) if error.kind() == ErrorReason::VolumeBusy => {
+                assert!(self.open.iter().any(|set| self.world.set(*set).state.is_open()));
+                return;
             }
             Err(error) => {
                 assert_eq!(error.kind(), ErrorReason::VolumeNotAtRest);
-                assert!(volume.restless);
+                let can_be_cut = |index: &usize| self.volumes[*index].can_be_cut(&live);
+                assert!(!volumes.iter().all(can_be_cut));
+                return;
             }
+        };
+        assert!(volumes.iter().all(|index| self.volumes[*index].can_be_cut(&live)));
+        self.answer(volumes, set.id, answers);
+        match self.world.set(set.id) {
+            SnapshotSet { state: SetState::Sealed, snapshots, .. } => {
+                self.was_cut(volumes, snapshots);
+            }
+            open => {
+                assert!(open.state.is_open(), "nothing happened meanwhile");
+                self.open.push(open.id);
+            }
+        }
+    }
+
+    /// The holders say that they are ready, then they vote.
+    fn answer(&self, volumes: &BTreeSet<usize>, set: SnapshotSetId, answers: usize) {
+        let held = volumes.iter().filter_map(|index| self.usable(*index));
+        let held: Vec<_> = held.collect();
+        for held in held.iter().take(answers) {
+            self.world.ready(set, held).expect("taken down");
+        }
+        for held in held.iter().take(answers.saturating_sub(held.len())) {
+            self.world.send_vote(&self.world.vote_of(set, held)).expect("taken down");
+        }
+    }
+
+    fn was_cut(&mut self, volumes: &BTreeSet<usize>, snapshots: Vec<Snapshot>) {
+        for (index, snapshot) in volumes.iter().zip(snapshots) {
+            let volume = &mut self.volumes[*index];
+            assert_eq!(snapshot.layer, Some(volume.volume.head));
+            volume.seal();
+            self.snapshots.push(Snap { snapshot, view: volume.below.clone() });
+            self.look_again(*index);
+        }
+    }
+
+    /// The head is another one.
+    fn look_again(&mut self, index: usize) {
+        let held = self.usable(index).map(|held| self.world.resumed(&held).expect("held"));
+        let volume = &mut self.volumes[index];
+        volume.volume = volume_again(&self.world, volume.volume.id);
+        volume.held = held.or_else(|| volume.held.take());
+    }
+
+    fn seal_alone(&mut self, index: usize) {
+        let Some(held) = self.usable(index) else { return };
+        let sealed = self.world.send_seal(&self.world.seal_of(&held));
+        if !held.stale_journals.is_empty() {
+            assert_eq!(sealed.expect_err("journals wait").kind(), ErrorReason::StaleJournals);
+            return;
+        }
+        assert!(!sealed.expect("sealed").before);
+        self.volumes[index].seal();
+        self.look_again(index);
+    }
+
+    /// Two looks of the background task with the longest time between them.
+    fn expire(&mut self) {
+        block_on(self.world.service.step_operations()).expect("a step");
+        self.world.clock.advance(Duration::from_secs(30));
+        block_on(self.world.service.step_operations()).expect("a step");
+        for set in std::mem::take(&mut self.open) {
+            assert!(!self.world.set(set).state.is_open());
         }
     }
 
@@ -337,9 +477,21 @@ impl Model {
         self.reserved.insert(held.node, reserved);
     }
 
-    fn replay(&mut self, volume: usize, slots: &[(u64, bool)]) {
-        let Some(mut held) = self.usable(volume) else { return };
+    fn replay(&mut self, volume: usize, slots: &[(u64, bool)], is_sealed: bool) {
+        let Some(held) = self.usable(volume) else { return };
         let Some(stale) = held.stale_journals.first().cloned() else { return };
+        if is_sealed {
+            let seal = SealLayer {
+                next_head: stale.next_head,
+                replay_of: Some(stale.epoch),
+                checkpoint: stale.checkpoint,
+                ..self.world.seal_of(&held)
+            };
+            assert!(!self.world.send_seal(&seal).expect("sealed").before);
+            self.volumes[volume].seal();
+            self.look_again(volume);
+        }
+        let mut held = self.usable(volume).expect("as before");
         let (updates, map, reserved) = self.updates(volume, stale.node, slots);
         let mut commit = self.world.commit_of(&held, updates);
         commit.replay_of = Some(stale.epoch);
