@@ -7,6 +7,7 @@
 //! - a decided set is told, never changed.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use lunar_proto::domain::{
@@ -229,10 +230,13 @@ async fn open_members<T: Txn>(
     let mut sets: BTreeMap<SnapshotSetId, SnapshotSetRecord> = BTreeMap::new();
     let mut members = Vec::new();
     for (NodeSetKey { set, volume, .. }, _) in txn.scan(&range, WATCHED_MEMBERS_MAX).await? {
-        if !sets.contains_key(&set) {
-            sets.insert(set, txn.load_known(&SnapshotSetKey { set }).await?);
-        }
-        let SnapshotSetRecord { state: set_state, fsfreeze, .. } = sets[&set];
+        let record = match sets.entry(set) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                unknown.insert(txn.load_known(&SnapshotSetKey { set }).await?)
+            }
+        };
+        let (set_state, fsfreeze) = (record.state, record.fsfreeze);
         let SetMemberRecord { state, epoch, .. } =
             txn.load_known(&SetMemberKey { set, volume }).await?;
         let member = KnownMember { set, volume, set_state, state };

@@ -65,14 +65,20 @@ impl SetWatch {
             _ => now,
         };
         let open = open.into_iter().map(|(set, state)| (set, (state, since(&set, state))));
-        let open: BTreeMap<_, _> = open.collect();
+        let mut open: BTreeMap<_, _> = open.collect();
         let is_late = |state, since| match state {
             SetState::Gathering => now.saturating_sub(since) >= GATHERING_MAX,
             SetState::Pausing => now.saturating_sub(since) >= PAUSING_MAX,
             SetState::Sealed | SetState::Aborted => false,
         };
-        let late = open.iter().filter(|(_, (state, since))| is_late(*state, *since));
-        let late = late.map(|(set, (state, _))| (*set, *state)).collect();
+        let mut late = Vec::new();
+        for (set, (state, since)) in &mut open {
+            if is_late(*state, *since) {
+                // One that cannot be aborted is tried again after as long: it holds up nothing.
+                *since = now;
+                late.push((*set, *state));
+            }
+        }
         seen.open = open;
         late
     }
@@ -86,8 +92,9 @@ async fn open_sets<T: Txn>(txn: &T) -> Result<BTreeMap<SnapshotSetId, SetState>,
         let found = txn.scan_read::<SetMemberKey>(read).await?;
         for (SetMemberKey { set, .. }, _) in &found {
             if !open.contains_key(set) {
-                let record = txn.load_known(&SnapshotSetKey { set: *set }).await?;
-                open.insert(*set, record.state);
+                // A member without its set is damage, which the check finds: not met here.
+                let record = txn.load(&SnapshotSetKey { set: *set }).await?;
+                open.insert(*set, record.map_or(SetState::Aborted, |record| record.state));
             }
         }
         match found.last() {

@@ -13,6 +13,7 @@ mod layers;
 mod model;
 mod nodes;
 mod pools;
+mod races;
 mod seals;
 mod sessions;
 mod set_deadlines;

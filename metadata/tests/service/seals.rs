@@ -203,3 +203,29 @@ fn a_volume_whose_journal_waits_is_not_cut_although_it_is_held() {
     assert_eq!(set.snapshots[0].name, name("s"));
     case.world.assert_clean();
 }
+
+#[test]
+fn a_nameless_layer_goes_with_the_head_that_a_rollback_drops() {
+    let case = Two::new();
+    let world = &case.world;
+    let volume = case.a.volume.id;
+    let set = world.cut_set(&[(volume, "base")]).expect("stored").id;
+    world.ready(set, &case.a).expect("taken down");
+    let Vote::Sealed(_) = case.vote(set, &case.a) else { panic!("alone") };
+    let above = world.resumed(&case.a).expect("held");
+    let extents = world.extents(world.caller_of(&above), above.pool.id, 1);
+    world.commit(&above, vec![solid(1, extents[0])]).expect("mapped");
+    world.send_seal(&world.seal_of(&above)).expect("sealed without a name");
+    let top = world.resumed(&above).expect("held");
+    world.detach(&top, DetachMode::Clean).expect("detached");
+    let base = world.set(set).snapshots[0].clone();
+    world.roll_back(volume, base.id).expect("back");
+    world.settle();
+    world.assert_clean();
+    for layer in [above.volume.head, top.volume.head] {
+        assert!(world.layer(layer).is_none(), "nothing shows layer {layer} any more");
+    }
+    let head = block_on(world.service.volume(&Selector::Id(volume))).expect("there").head;
+    assert_eq!(world.layer(head).expect("the head").parent, base.layer);
+    assert!(world.operations().is_empty());
+}
