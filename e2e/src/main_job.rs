@@ -140,6 +140,49 @@ fn fio(device: &str, mode: &str) -> String {
     )
 }
 
+/// A snapshot, damage and the way back; a clone beside its parent.
+///
+/// # Errors
+/// When a step fails, or something is not as it was.
+pub fn use_snapshots(session: &Session<'_>) -> Result<(), MachineError> {
+    session.headline("a snapshot of a mounted file system, damage, and the way back");
+    let device = device_of(session, "alpha")?;
+    session.run(&format!("mount {device} /mnt/alpha"))?;
+    session.run("lunar snapshot create alpha before")?;
+    session.run("cd /mnt/alpha && rm -r etc && head -c 24M /dev/urandom > kept && sync -f .")?;
+    session.run("umount /mnt/alpha")?;
+    session.run("lunar volume rollback alpha before --reattach")?;
+    let device = device_of(session, "alpha")?;
+    session.run(&format!("mount {device} /mnt/alpha"))?;
+    session.run(&content_is_whole("alpha"))?;
+    session.run("umount /mnt/alpha")?;
+
+    session.headline("a clone, mounted beside its parent");
+    let device = device_of(session, "beta")?;
+    session.run(&format!("mount {device} /mnt/beta"))?;
+    session.run("lunar snapshot create beta base")?;
+    session.run("lunar volume clone base delta")?;
+    let clone = attach(session, "delta")?;
+    session.run(&format!("mkdir -p /mnt/delta && mount -o nouuid {clone} /mnt/delta"))?;
+    session.run("diff -r --no-dereference /mnt/beta /mnt/delta")?;
+    session.run("rm -r /mnt/delta/etc /mnt/delta/kept && sync -f /mnt/delta")?;
+    session.run(&content_is_whole("beta"))?;
+    session.run("umount /mnt/delta /mnt/beta")?;
+    session.run("lunar snapshot list")?;
+    session.run("lunar volume detach delta && lunar volume delete delta")?;
+    session
+        .run("lunar snapshot delete base --no-wait && lunar snapshot delete before --no-wait")?;
+    Ok(())
+}
+
+/// What is kept on a file system of the main job is as it was written.
+fn content_is_whole(name: &str) -> String {
+    format!(
+        "cd /mnt/{name} && grep kept sums | sha256sum --check \
+         && diff -r --no-dereference /etc etc"
+    )
+}
+
 /// Verifies the content of every attached volume.
 ///
 /// # Errors
@@ -150,10 +193,7 @@ pub fn verify_content(session: &Session<'_>) -> Result<(), MachineError> {
         match usage {
             Use::FileSystem(_) => {
                 session.run(&format!("mkdir -p /mnt/{name} && mount {device} /mnt/{name}"))?;
-                session.run(&format!(
-                    "cd /mnt/{name} && grep kept sums | sha256sum --check \
-                     && diff -r --no-dereference /etc etc"
-                ))?;
+                session.run(&content_is_whole(name))?;
                 session.run(&format!("umount /mnt/{name}"))?;
             }
             Use::Raw => {

@@ -14,6 +14,7 @@ fn main_job() {
     let session = session(&lab);
     must(&daemons, main_job::make_pool(&session, &devices(&lab)));
     must(&daemons, main_job::fill_volumes(&session));
+    must(&daemons, main_job::use_snapshots(&session));
     let survived = main_job::survive_restart(&session, &mut daemons);
     must(&daemons, survived);
     must(&daemons, main_job::show_all(&session));

@@ -33,6 +33,7 @@ fn main_job(machine: &dyn Machine, places: Places, luns: &[String]) -> Result<()
     session.run("lunar doctor || true")?;
     let done = main_job::make_pool(&session, luns)
         .and_then(|()| main_job::fill_volumes(&session))
+        .and_then(|()| main_job::use_snapshots(&session))
         .and_then(|()| main_job::survive_restart(&session, &mut product))
         .and_then(|()| main_job::show_all(&session))
         .and_then(|()| main_job::detach_all(&session));

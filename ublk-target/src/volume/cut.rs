@@ -185,8 +185,10 @@ impl Control {
         let driver = tokio::time::timeout_at(limit - VOTE_ROOM, self.driver.lock()).await;
         let _driver = driver.map_err(|_| CutError::NotSettled)?;
         let volume = &self.served.shared.volume;
+        let begun = Instant::now();
         volume.freeze().map_err(|_| CutError::UsedUp)?;
         self.settle_frozen(limit - VOTE_ROOM, mounts).await?;
+        let settled_us = begun.elapsed().as_micros();
         let mut out = Vec::new();
         let end = match self.vote(order, limit - RETRY).await {
             Ok(Some(now)) => {
@@ -207,6 +209,8 @@ impl Control {
             }
         };
         self.wake(&mut out);
+        let paused_us = begun.elapsed().as_micros();
+        info!(volume = self.name(), set = %order.member.set, settled_us, paused_us, "writes go on");
         end
     }
 
