@@ -1,8 +1,8 @@
 //! Calls about maps and reservations.
 
 use lunar_proto::domain::{
-    CommitMap, LayerPage, Page, PageRequest, PageToken, PoolReservation, ReadLayer, ReleaseExtents,
-    ReserveExtents,
+    CommitMap, LayerPage, Page, PageRequest, PageToken, PoolReservation, PruneLayer, PrunedParts,
+    ReadLayer, ReleaseExtents, ReserveExtents,
 };
 use lunar_proto::v1;
 use lunar_proto::v1::map_client::MapClient;
@@ -34,6 +34,19 @@ impl MetadataClient {
         let request = v1::ReadLayerRequest::from(request);
         self.call("read the layer", request, async |channel, request| {
             on_channel!(MapClient, channel).read_layer(request).await
+        })
+        .await
+    }
+
+    /// Takes parts out of a window of the head that its committed slots hide; their extents go
+    /// into the caller's reservation. The answer says where to go on.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn prune_layer(&self, request: PruneLayer) -> Result<PrunedParts, ClientError> {
+        let request = v1::PruneLayerRequest::from(request);
+        self.call("prune the layer", request, async |channel, request| {
+            on_channel!(MapClient, channel).prune_layer(request).await
         })
         .await
     }

@@ -43,6 +43,27 @@ pub(super) async fn check<T: Txn>(
     check_snapshots(txn, all, report).await
 }
 
+/// For each layer the one that all births in it are above: the highest one below it that is not
+/// being merged into it. A layer that is dropped and has one child may have given it slots already.
+pub(super) fn births_above(all: &Inventory) -> BTreeMap<LayerId, LayerId> {
+    let mut children: BTreeMap<LayerId, usize> = BTreeMap::new();
+    for parent in all.layers.values().filter_map(|record| record.parent) {
+        *children.entry(parent).or_default() += 1;
+    }
+    let mut floors: BTreeMap<LayerId, LayerId> = BTreeMap::new();
+    for (layer, record) in &all.layers {
+        let parent = record.parent.unwrap_or_default();
+        let merges = all.layers.get(&parent).is_some_and(|below| {
+            matches!(below.name, LayerName::Nameless | LayerName::DeletedSnapshot(_))
+                && children.get(&parent) == Some(&1)
+        });
+        // Parents are older than their children, so they have their floor already.
+        let floor = if merges { floors.get(&parent).copied() } else { None };
+        floors.insert(*layer, floor.unwrap_or(parent));
+    }
+    floors
+}
+
 fn check_reached(all: &Inventory, dropped: &BTreeSet<LayerId>, report: &mut Report<'_>) {
     let is_named = |record: &LayerRecord| {
         matches!(record.name, LayerName::Snapshot(_) | LayerName::DeletedSnapshot(_))

@@ -65,11 +65,11 @@ kinds! {
     /// An open set of snapshots and its members, volumes, snapshots or the lists of holders
     /// disagree, or a decided one has any.
     SetMismatch = "set-mismatch",
-    /// A layer counts other than it has slots or parts.
+    /// A layer counts other than it has slots or parts, or has too many parts at one place.
     LayerCount = "layer-count",
     /// The slots or parts of a layer are not those that were written.
     LayerDigest = "layer-digest",
-    /// A part was born in its own layer, above it, or in or below the parent.
+    /// A part was born in its own layer or above it, or too far below it to have come by a merge.
     BirthOutOfRange = "birth-out-of-range",
     /// An attachment or stale journal is of an unknown volume.
     AttachmentOrphan = "attachment-orphan",

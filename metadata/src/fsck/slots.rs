@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use lunar_proto::domain::LAYER_PARTS_MAX;
 use lunar_types::{LayerId, LogicalExtent, Slot, SlotPlace};
 
 use super::inventory::{Inventory, walk_table};
+use super::layers::births_above;
 use super::report::{Fact, FindingKind, Report};
 use crate::error::ServiceError;
 use crate::keyspace::{
@@ -64,16 +66,24 @@ async fn check_parts<T: Txn>(
         counted.insert(key.layer, Sums { extents, slots: parts, digest });
     })
     .await?;
+    let floors = births_above(all);
     let mut found: BTreeMap<LayerId, Sums> = BTreeMap::new();
+    let mut run = (LayerId::default(), LogicalExtent::new(0), 0_usize);
     walk_table(txn, |key: PartKey, value: SlotValue| {
         let PartKey { layer, at, birth } = key;
         let name = format!("part {at} of layer {layer} from layer {birth}");
         if !check_slot(all, &name, layer, at, &value.0, report) {
             return;
         }
-        let parent = all.layers.get(&layer).and_then(|record| record.parent).unwrap_or_default();
-        if birth <= parent || birth >= layer {
-            let message = format!("{name}: it is not between its layer and the parent {parent}");
+        run = if (run.0, run.1) == (layer, at) { (layer, at, run.2 + 1) } else { (layer, at, 1) };
+        if run.2 == LAYER_PARTS_MAX + 1 {
+            let message = format!("{name}: it is one of more than {LAYER_PARTS_MAX} there");
+            let facts: &[Fact<'_>] = &[("layer", &layer), ("logical_extent", &at)];
+            report.find(FindingKind::LayerCount, message, facts);
+        }
+        let floor = floors.get(&layer).copied().unwrap_or_default();
+        if birth <= floor || birth >= layer {
+            let message = format!("{name}: it is not between its layer and layer {floor}");
             let facts: &[Fact<'_>] = &[("layer", &layer), ("birth", &birth)];
             report.find(FindingKind::BirthOutOfRange, message, facts);
         }

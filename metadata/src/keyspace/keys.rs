@@ -486,6 +486,10 @@ prefix!(
     parts_of => PartKey { layer: LayerId }
 );
 prefix!(
+    /// The parts of a layer at one logical extent, the oldest birth first.
+    parts_at => PartKey { layer: LayerId, at: LogicalExtent }
+);
+prefix!(
     /// The layers that stand on a layer.
     children_of => ChildKey { parent: LayerId }
 );

@@ -1,13 +1,14 @@
 //! The records of the store, field by field in the order of their bytes.
 
 use lunar_proto::domain::{
-    LayerSealed, NodeState, OperationWork, SealedHead, SnapshotState, VolumeState,
+    LayerSealed, NodeState, OperationWork, PrunedPart, PrunedParts, SealedHead, SnapshotState,
+    VolumeState,
 };
 use lunar_types::{
     BootId, ByteCount, ClusterId, CommitNumber, Epoch, ExtentRun, ExtentSize, Incarnation,
-    JournalSeq, LayerId, LogicalBlockSize, LunId, LunIndex, Name, NodeIncarnation, NodeSession,
-    PoolId, RequestId, SessionNumber, SnapshotId, SnapshotSetId, StructureNumber, VolumeId,
-    VolumeSize,
+    JournalSeq, LayerId, LogicalBlockSize, LogicalExtent, LunId, LunIndex, Name, NodeIncarnation,
+    NodeSession, PoolId, RequestId, SessionNumber, SnapshotId, SnapshotSetId, StructureNumber,
+    VolumeId, VolumeSize,
 };
 
 use super::digest::SlotDigest;
@@ -258,9 +259,11 @@ records! {
     }
 
     /// A long operation that is not finished.
-    OperationRecord = "operation" {
+    OperationRecord = "operation" version 2 {
         /// What it does.
         work: OperationWork,
+        /// Where a merge is; of other work always the beginning.
+        pass: MergePass,
     }
 
     /// A request that was carried out.
@@ -313,6 +316,74 @@ impl Field for LayerName {
     }
 }
 
+/// One way of a merge through the logical extents of the layer that is dropped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MergePass {
+    /// The layer that is merged into; none before the first step.
+    pub into: Option<LayerId>,
+    /// Nothing below this logical extent is looked at again in this pass.
+    pub from: LogicalExtent,
+    /// Logical extents that were left behind, because there is no room for them above.
+    pub left: u64,
+    /// The pass is at its end and has left some: the next one begins later.
+    pub waits: bool,
+}
+
+impl MergePass {
+    /// The beginning of a pass.
+    #[must_use]
+    pub const fn begin(into: Option<LayerId>) -> Self {
+        Self { into, from: LogicalExtent::new(0), left: 0, waits: false }
+    }
+}
+
+impl Field for MergePass {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.into.put(out);
+        self.from.get().put(out);
+        self.left.put(out);
+        self.waits.put(out);
+    }
+
+    fn take(input: &mut &[u8]) -> Result<Self, DecodeError> {
+        Ok(Self {
+            into: Field::take(input)?,
+            from: LogicalExtent::new(u64::take(input)?),
+            left: Field::take(input)?,
+            waits: Field::take(input)?,
+        })
+    }
+}
+
+impl Field for PrunedParts {
+    /// Their number in 2 bytes, then each: logical extent, birth, 1 and the extent, or 0 if it had
+    /// none. Then 1 and the next logical extent, or 0.
+    fn put(&self, out: &mut Vec<u8>) {
+        u16::try_from(self.parts.len()).expect("at most PRUNE_PARTS_MAX").put(out);
+        for PrunedPart { at, birth, extent } in &self.parts {
+            at.get().put(out);
+            birth.put(out);
+            extent.is_some().put(out);
+            extent.iter().for_each(|extent| extent.put(out));
+        }
+        self.next.is_some().put(out);
+        self.next.iter().for_each(|next| next.get().put(out));
+    }
+
+    fn take(input: &mut &[u8]) -> Result<Self, DecodeError> {
+        fn optional<F: Field>(input: &mut &[u8]) -> Result<Option<F>, DecodeError> {
+            bool::take(input)?.then(|| F::take(input)).transpose()
+        }
+        let part = |input: &mut &[u8]| {
+            let (at, birth) = (LogicalExtent::new(u64::take(input)?), Field::take(input)?);
+            Ok(PrunedPart { at, birth, extent: optional(input)? })
+        };
+        let count = u16::take(input)?;
+        let parts = (0..count).map(|_| part(input)).collect::<Result<_, _>>()?;
+        Ok(Self { parts, next: optional::<u64>(input)?.map(LogicalExtent::new) })
+    }
+}
+
 /// What came of a request: as much as is needed to give its answer again.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Outcome {
@@ -344,6 +415,8 @@ pub enum Outcome {
     Snapshot(SnapshotId),
     /// A head was sealed without a set.
     Sealed(LayerSealed),
+    /// Parts were taken out of a head.
+    Pruned(PrunedParts),
 }
 
 impl Field for Outcome {
@@ -387,6 +460,10 @@ impl Field for Outcome {
                 now.last_commit.put(out);
                 before.put(out);
             }
+            Self::Pruned(pruned) => {
+                9_u8.put(out);
+                pruned.put(out);
+            }
         }
     }
 
@@ -405,6 +482,7 @@ impl Field for Outcome {
                 let now = SealedHead { head, next_head, last_commit: Field::take(input)? };
                 Self::Sealed(LayerSealed { now, before: Field::take(input)? })
             }
+            9 => Self::Pruned(Field::take(input)?),
             other => return Err(invalid("outcome", other)),
         })
     }

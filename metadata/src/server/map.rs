@@ -1,6 +1,8 @@
 //! Handlers of maps and reservations.
 
-use lunar_proto::domain::{CommitMap, Page, ReadLayer, ReleaseExtents, ReserveExtents};
+use lunar_proto::domain::{
+    CommitMap, Page, PruneLayer, ReadLayer, ReleaseExtents, ReserveExtents,
+};
 use lunar_proto::v1;
 use lunar_proto::v1::map_server::Map;
 use lunar_proto::v1::reservations_server::Reservations;
@@ -31,6 +33,18 @@ impl<S: MetaStore> Map for Handlers<S> {
         let request = ReadLayer::try_from(request.into_inner())?;
         let page = self.call(move |service| block_on(service.read_layer(request))).await?;
         Ok(Response::new(page.into()))
+    }
+
+    async fn prune_layer(
+        &self,
+        request: Request<v1::PruneLayerRequest>,
+    ) -> Result<Response<v1::PruneLayerResponse>, Status> {
+        self.require_caller(&request, request.get_ref().caller.as_ref()).await?;
+        let request = PruneLayer::try_from(request.into_inner())?;
+        let pruned = self.call(move |service| block_on(service.prune_layer(&request))).await?;
+        // Room in the layer may be what a merge waits for.
+        self.work.notify_one();
+        Ok(Response::new(pruned.into()))
     }
 }
 

@@ -1,60 +1,65 @@
-//! Layers that nothing names any more: freed when nothing stands on them.
+//! Layers that nothing names any more: freed when nothing stands on them, merged into the only one
+//! that does.
 //!
 //! Invariants:
 //! - a layer with a name or with a child is never freed;
 //! - a layer without name and with fewer than two children has one operation, begun when the name
 //!   or the second last child goes: two transactions that take a child each read all children
 //!   serializably, so one of them runs again and sees what the other left;
-//! - a layer is forgotten only when it is empty, and out of its parent's list with it.
-//!
-//! Deliberately absent in this version: merging into an only child. Such a layer waits.
+//! - a layer is forgotten only when it is empty, and out of its parent's list with it;
+//! - name and children can only change in favour of keeping a layer before the first slot was
+//!   merged; afterwards nothing can name it, and nothing else can stand on it.
 
-use lunar_proto::domain::{OperationId, OperationWork};
+use lunar_proto::domain::{OperationId, OperationWork, RoomWanted};
 use lunar_types::{ExtentRun, LayerId};
 
 use super::layers::{count_slot, remove_parts};
+use super::merge::{Known, step_merge};
 use super::operations::{Step, begin_operation};
 use super::snapshots::forget_snapshot;
 use super::space::free_extents;
 use crate::error::ServiceError;
 use crate::keyspace::{
-    ChildKey, KeyedTxn, LayerKey, LayerName, LayerPartsKey, LayerRecord, OperationKey, SlotValue,
-    children_of, parts_of, slots_of,
+    ChildKey, KeyedTxn, LayerKey, LayerName, LayerPartsKey, LayerRecord, MergePass, OperationKey,
+    OperationRecord, SlotValue, children_of, parts_of, slots_of,
 };
 use crate::store::Txn;
 
 /// Slots that one step frees.
 const SLOTS_PER_STEP: usize = 500;
 
-/// The layer that a dropped layer waits for: the only one that stands on it.
+/// What the merge of a dropped layer waits for: room in the only layer that stands on it. With
+/// other children than those of the pass that left something, it does not wait.
 pub(super) async fn waits_for<T: Txn>(
     txn: &T,
     layer: LayerId,
-) -> Result<Option<LayerId>, ServiceError> {
+    pass: MergePass,
+) -> Result<Option<RoomWanted>, ServiceError> {
+    let (true, Some(into)) = (pass.waits, pass.into) else { return Ok(None) };
     let read = children_of(layer).first(2).as_snapshot();
     let children = txn.scan_read::<ChildKey>(read).await?;
-    Ok(match children.as_slice() {
-        [(only, _)] => Some(only.child),
-        _ => None,
-    })
+    let is_same = matches!(children.as_slice(), [(only, _)] if only.child == into);
+    Ok(is_same.then_some(RoomWanted { layer: into, extents: pass.left }))
 }
 
 /// Does one step of dropping a layer.
 pub(super) async fn step_drop<T: Txn>(
     txn: &T,
-    operation: OperationId,
+    (id, operation): (OperationId, OperationRecord),
     layer: LayerId,
 ) -> Result<(), ServiceError> {
     let key = LayerKey { layer };
     let record = txn.load_known(&key).await?;
     if !record.sealed || matches!(record.name, LayerName::Head(_) | LayerName::Snapshot(_)) {
-        let problem = format!("operation {operation} is to drop it, and it is {:?}", record.name);
+        let problem = format!("operation {id} is to drop it, and it is {:?}", record.name);
         return Err(ServiceError::corrupt(format!("{key:?}"), problem));
     }
-    match txn.scan(&children_of(layer), 2).await?.len() {
-        0 => free_layer(txn, operation, layer, &record).await,
-        1 => Ok(()),
-        _ => keep_fork(txn, operation, layer, record).await,
+    match txn.scan(&children_of(layer), 2).await?.as_slice() {
+        [] => free_layer(txn, id, layer, &record).await,
+        [(only, _)] => {
+            step_merge(txn, (id, operation), Known { id: layer, record }, only.child).await
+        }
+        [..] => keep_fork(txn, id, layer, record).await,
     }
 }
 
@@ -72,7 +77,8 @@ async fn keep_fork<T: Txn>(
     Ok(())
 }
 
-async fn forget_name<T: Txn>(txn: &T, record: &LayerRecord) -> Result<(), ServiceError> {
+/// Takes the record of a deleted snapshot away with the name of its layer.
+pub(super) async fn forget_name<T: Txn>(txn: &T, record: &LayerRecord) -> Result<(), ServiceError> {
     match record.name {
         LayerName::DeletedSnapshot(snapshot) => forget_snapshot(txn, snapshot).await,
         LayerName::Nameless | LayerName::Head(_) | LayerName::Snapshot(_) => Ok(()),

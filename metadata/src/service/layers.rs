@@ -55,12 +55,45 @@ pub(super) fn count_slot(
     change((&mut layer.extents, &mut layer.digest), key, old, new)
 }
 
+/// Gives a layer parts, and counts them.
+pub(super) async fn add_parts<T: Txn>(
+    txn: &T,
+    key: &LayerPartsKey,
+    coming: &[(PartKey, SlotValue)],
+) -> Result<(), ServiceError> {
+    if coming.is_empty() {
+        return Ok(());
+    }
+    let none = LayerPartsRecord { extents: 0, parts: 0, digest: SlotDigest::default() };
+    let mut sums = txn.load(key).await?.unwrap_or(none);
+    for (part, value) in coming {
+        change((&mut sums.extents, &mut sums.digest), part, None, Some(value))?;
+        txn.put(part, value);
+    }
+    sums.parts += coming.len() as u64;
+    txn.put(key, &sums);
+    Ok(())
+}
+
+/// The extents that a layer has in its own slots, which the caller knows, and in parts.
+pub(super) async fn owned_extents<T: Txn>(
+    txn: &T,
+    layer: LayerId,
+    in_slots: u64,
+) -> Result<u64, ServiceError> {
+    let parts = txn.load(&LayerPartsKey { layer }).await?;
+    Ok(in_slots + parts.map_or(0, |parts| parts.extents))
+}
+
 /// Takes parts of one layer away, with what is counted of them.
 pub(super) async fn remove_parts<T: Txn>(
     txn: &T,
     key: &LayerPartsKey,
     gone: &[(PartKey, SlotValue)],
 ) -> Result<(), ServiceError> {
+    if gone.is_empty() {
+        return Ok(());
+    }
     let mut sums = txn.load_known(key).await?;
     for (part, value) in gone {
         change((&mut sums.extents, &mut sums.digest), part, Some(value), None)?;

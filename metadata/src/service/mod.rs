@@ -1,7 +1,7 @@
 //! The service itself: every request as a transaction on the store, in domain types.
 //!
 //! Invariants:
-//! - every allocated extent has exactly one owner: a slot of a layer, a reservation of an
+//! - every allocated extent has exactly one owner: a slot or part of a layer, a reservation of an
 //!   incarnation, or the journal of an attachment, current or stale;
 //! - an epoch and an incarnation only rise; a request under an old one changes nothing;
 //! - a request that changes something is remembered in its own transaction, so that sending it
@@ -15,15 +15,18 @@
 mod attachments;
 mod clones;
 mod commit;
+mod cover;
 mod drop_layer;
 mod geometry;
 mod idempotency;
 mod layers;
 mod members;
+mod merge;
 mod nodes;
 mod operations;
 mod paging;
 mod pools;
+mod prune;
 mod read_layer;
 mod reservations;
 mod seal;

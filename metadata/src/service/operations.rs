@@ -4,15 +4,17 @@
 //! - an operation is in the store before anything of it is done, and until everything is;
 //! - a step leaves the store consistent and says nothing that the next step needs: whoever comes
 //!   next, after a restart or in another process, goes on from what the store holds;
-//! - an operation that waits for something else is passed over: it makes no step, and nobody is
-//!   kept busy by it;
+//! - an operation that waits for room is passed over: it makes no step and keeps nobody busy. It is
+//!   tried again when it has waited for a while on this process's clock, and when this process
+//!   hears of room;
 //! - two processes may step the same operation: their transactions conflict, one of them runs
 //!   again and finds the work done.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use lunar_proto::domain::{Operation, OperationId, OperationWork, Page, PageRequest};
+use lunar_proto::domain::{Operation, OperationId, OperationWork, Page, PageRequest, RoomWanted};
 use lunar_types::{LayerId, NodeIncarnation, VolumeId};
 use tracing::info;
 
@@ -25,7 +27,7 @@ use super::{Service, next_number};
 use crate::error::ServiceError;
 use crate::keyspace::{
     Counter, CounterKey, CounterRecord, GroupKey, IdempotencyKey, Key as _, KeyedTxn, LayerName,
-    OperationKey, OperationRecord, PoolVolumeKey, TypedRange, VolumeKey, VolumeRecord,
+    MergePass, OperationKey, OperationRecord, PoolVolumeKey, TypedRange, VolumeKey, VolumeRecord,
     reservations_of, runs_of, stale_journals_of,
 };
 use crate::store::{MetaStore, Txn};
@@ -38,6 +40,9 @@ const GROUPS_PER_STEP: usize = 128;
 const OPERATIONS_PER_LOOK: usize = 100;
 /// Requests that one step forgets.
 const REQUESTS_PER_STEP: usize = 500;
+
+/// How long a merge that has no room rests before it is tried again.
+const MERGE_RETRY: Duration = Duration::from_secs(600);
 
 /// What a step has done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,23 +58,58 @@ pub(super) struct Progress {
     state: Mutex<Round>,
 }
 
-#[derive(Clone, Copy)]
 struct Round {
     /// The operation that was stepped last.
     last: OperationId,
     /// The generation of requests that was seen last, and since when.
     generation: u64,
     since: Duration,
+    /// Merges that wait for room.
+    resting: BTreeMap<OperationId, Rest>,
+}
+
+/// A merge that waits for room in a layer.
+struct Rest {
+    layer: LayerId,
+    /// When it was first seen to wait; nothing if there may be room now.
+    since: Option<Duration>,
 }
 
 impl Progress {
     pub(super) fn new(started: Duration) -> Self {
-        let round = Round { last: OperationId::new(0), generation: 0, since: started };
+        let round = Round {
+            last: OperationId::new(0),
+            generation: 0,
+            since: started,
+            resting: BTreeMap::new(),
+        };
         Self { state: Mutex::new(round) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Round> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a merge that waits for room is to be tried again.
+    fn is_due(&self, operation: OperationId, wanted: RoomWanted, now: Duration) -> bool {
+        let mut round = self.lock();
+        let seen = Rest { layer: wanted.layer, since: Some(now) };
+        let rest = round.resting.entry(operation).or_insert(seen);
+        rest.since.is_none_or(|since| now.saturating_sub(since) >= MERGE_RETRY)
+    }
+
+    /// The layer has fewer parts: merges that wait for room in it are due.
+    pub(super) fn room_in(&self, layer: LayerId) {
+        for rest in self.lock().resting.values_mut().filter(|rest| rest.layer == layer) {
+            rest.since = None;
+        }
+    }
+
+    /// The turn is this operation's.
+    fn turn_of(&self, operation: OperationId) {
+        let mut round = self.lock();
+        round.last = operation;
+        round.resting.remove(&operation);
     }
 
     /// Sees a generation; says for how long it has been the same.
@@ -88,7 +128,8 @@ pub(super) async fn begin_operation<T: Txn>(
     work: OperationWork,
 ) -> Result<(), ServiceError> {
     let operation = OperationId::new(next_number(txn, Counter::Operation).await?);
-    txn.put(&OperationKey { operation }, &OperationRecord { work });
+    let record = OperationRecord { work, pass: MergePass::begin(None) };
+    txn.put(&OperationKey { operation }, &record);
     Ok(())
 }
 
@@ -154,18 +195,21 @@ async fn step_reclaim<T: Txn>(
 }
 
 async fn step<T: Txn>(txn: &T, operation: OperationId) -> Result<(), ServiceError> {
-    match txn.load(&OperationKey { operation }).await?.map(|record| record.work) {
-        None => Ok(()),
-        Some(OperationWork::DeleteVolume(volume)) => step_delete(txn, operation, volume).await,
-        Some(OperationWork::ReclaimReservations(gone)) => step_reclaim(txn, operation, gone).await,
-        Some(OperationWork::DropLayer(layer)) => step_drop(txn, operation, layer).await,
+    let Some(record) = txn.load(&OperationKey { operation }).await? else { return Ok(()) };
+    match record.work {
+        OperationWork::DeleteVolume(volume) => step_delete(txn, operation, volume).await,
+        OperationWork::ReclaimReservations(gone) => step_reclaim(txn, operation, gone).await,
+        OperationWork::DropLayer(layer) => step_drop(txn, (operation, record), layer).await,
     }
 }
 
-/// The layer that an operation waits for.
-async fn waiting<T: Txn>(txn: &T, work: OperationWork) -> Result<Option<LayerId>, ServiceError> {
-    match work {
-        OperationWork::DropLayer(layer) => waits_for(txn, layer).await,
+/// What an operation waits for.
+async fn waiting<T: Txn>(
+    txn: &T,
+    record: &OperationRecord,
+) -> Result<Option<RoomWanted>, ServiceError> {
+    match record.work {
+        OperationWork::DropLayer(layer) => waits_for(txn, layer, record.pass).await,
         OperationWork::DeleteVolume(_) | OperationWork::ReclaimReservations(_) => Ok(None),
     }
 }
@@ -174,11 +218,13 @@ async fn waiting<T: Txn>(txn: &T, work: OperationWork) -> Result<Option<LayerId>
 async fn first_ready<T: Txn>(
     txn: &T,
     range: &TypedRange<OperationKey>,
+    is_due: &(impl Fn(OperationId, RoomWanted) -> bool + Sync),
 ) -> Result<Look, ServiceError> {
     let read = range.first(OPERATIONS_PER_LOOK).as_snapshot();
     let found = txn.scan_read::<OperationKey>(read).await?;
     for (key, record) in &found {
-        if waiting(txn, record.work).await?.is_none() {
+        let wanted = waiting(txn, record).await?;
+        if wanted.is_none_or(|wanted| is_due(key.operation, wanted)) {
             return Ok(Look::Found(key.operation, record.work));
         }
     }
@@ -229,7 +275,7 @@ impl<S: MetaStore> Service<S> {
             return Ok(Step::Worked);
         }
         let Some((operation, work)) = self.next_operation().await? else { return Ok(Step::Idle) };
-        self.progress.lock().last = operation;
+        self.progress.turn_of(operation);
         self.store.transact(|txn| async move { step(&*txn, operation).await }).await?;
         info!(%operation, %work, "operation stepped");
         Ok(Step::Worked)
@@ -254,10 +300,12 @@ impl<S: MetaStore> Service<S> {
     async fn next_operation(&self) -> Result<Option<(OperationId, OperationWork)>, ServiceError> {
         let last = OperationKey { operation: self.progress.lock().last };
         let table = TypedRange::<OperationKey>::table();
+        let now = self.seams.clock.now();
+        let is_due = |id, wanted| self.progress.is_due(id, wanted, now);
         for mut range in [table.clone().after(&last.pack()), table] {
             loop {
-                let look = &range;
-                let read = |txn: Arc<S::Txn>| async move { first_ready(&*txn, look).await };
+                let (look, is_due) = (&range, &is_due);
+                let read = |txn: Arc<S::Txn>| async move { first_ready(&*txn, look, is_due).await };
                 match self.read(read).await? {
                     Look::Found(operation, work) => return Ok(Some((operation, work))),
                     Look::After(key) => range = range.after(&key),
@@ -276,8 +324,9 @@ impl<S: MetaStore> Service<S> {
         self.read(|txn| async move {
             let (entries, next) = page(&*txn, TypedRange::<OperationKey>::table(), request).await?;
             let mut items = Vec::with_capacity(entries.len());
-            for (OperationKey { operation: id }, OperationRecord { work }) in entries {
-                items.push(Operation { id, work, waits_for: waiting(&*txn, work).await? });
+            for (OperationKey { operation: id }, record) in entries {
+                let waits_for = waiting(&*txn, &record).await?;
+                items.push(Operation { id, work: record.work, waits_for });
             }
             Ok(Page { items, next })
         })

@@ -15,7 +15,7 @@ use crate::keyspace::{
 use crate::store::{MetaStore, Txn};
 
 /// Entries of the logical extents of a window, and the first one behind it.
-struct Window {
+pub(super) struct Window {
     entries: BTreeMap<LogicalExtent, LayerEntry>,
     /// From here on, a scan may have missed something. Nothing: all was read.
     end: Option<LogicalExtent>,
@@ -31,7 +31,7 @@ impl Window {
     }
 
     /// Logical extents until `limit` slots are reached, and where to go on.
-    fn into_page(mut self, limit: usize) -> (Vec<LayerEntry>, Option<LogicalExtent>) {
+    pub(super) fn into_page(mut self, limit: usize) -> (Vec<LayerEntry>, Option<LogicalExtent>) {
         if let Some(end) = self.end {
             self.entries.retain(|at, _| *at < end);
         }
@@ -47,7 +47,11 @@ impl Window {
     }
 }
 
-async fn read_window<T: Txn>(txn: &T, request: ReadLayer) -> Result<Window, ServiceError> {
+/// Reads the slots and parts of a layer from a logical extent on, more than the limit asks for.
+pub(super) async fn read_window<T: Txn>(
+    txn: &T,
+    request: ReadLayer,
+) -> Result<Window, ServiceError> {
     let ReadLayer { layer, from: at, limit } = request;
     let mut window = Window { entries: BTreeMap::new(), end: None };
     let own = slots_of(layer).starting_at(&SlotKey { layer, at });

@@ -13,6 +13,7 @@ use lunar_proto::domain::{
 };
 use lunar_types::{RequestId, SnapshotId, VolumeId};
 
+use super::layers::owned_extents;
 use super::operations::begin_operation;
 use super::paging::page;
 use super::volumes::find_volume;
@@ -48,7 +49,10 @@ pub(super) async fn snapshot_view<T: Txn>(
     record: SnapshotRecord,
 ) -> Result<Snapshot, ServiceError> {
     let owned_extents = match record.layer {
-        Some(layer) => txn.load_known(&LayerKey { layer }).await?.extents,
+        Some(layer) => {
+            let own = txn.load_known(&LayerKey { layer }).await?.extents;
+            owned_extents(txn, layer, own).await?
+        }
         None => 0,
     };
     let SnapshotRecord { name, volume, pool, layer, size, logical_block_size, set, .. } = record;

@@ -13,7 +13,7 @@ use lunar_types::{
 
 use super::attachments::park_journal;
 use super::geometry::find_pool;
-use super::layers::begin_head;
+use super::layers::{begin_head, owned_extents};
 use super::nodes::is_live;
 use super::operations::begin_operation;
 use super::paging::page;
@@ -79,7 +79,7 @@ pub(super) async fn volume_view<T: Txn>(
         epoch: record.epoch,
         state: record.state,
         holder,
-        mapped_extents: head.extents,
+        mapped_extents: owned_extents(txn, record.head, head.extents).await?,
     })
 }
 

@@ -241,7 +241,7 @@ const NAMES_AND_INDICES: &[Damage] = &[
     (FindingKind::OperationMismatch, |it| {
         let work = OperationWork::ReclaimReservations(it.node);
         let key = OperationKey { operation: OperationId::new(1) };
-        it.damage(|txn| txn.put(&key, &OperationRecord { work }));
+        it.damage(|txn| txn.put(&key, &OperationRecord { work, pass: MergePass::begin(None) }));
     }),
     (FindingKind::LayerOrphan, |it| {
         let layer = it.sealed_layer(None);

@@ -233,11 +233,25 @@ fn work(fixture: &mut Fixture) {
     ];
     for (id, work) in (1..).zip(works) {
         let operation = OperationId::new(id);
-        fixture.add(OperationKey { operation }, OperationRecord { work });
+        let pass = MergePass::begin(None);
+        fixture.add(OperationKey { operation }, OperationRecord { work, pass });
     }
+    let pass = MergePass {
+        into: Some(LayerId::new(0x0103)),
+        from: LogicalExtent::new(0x0a0b),
+        left: 0x0c,
+        waits: true,
+    };
+    let work = OperationWork::DropLayer(LayerId::new(0x0102));
+    let operation = OperationId::new(4);
+    fixture.add(OperationKey { operation }, OperationRecord { work, pass });
     let session = NodeSession { node: node(), number: SessionNumber::new(5) };
     let (head, next_head) = (LayerId::new(0x0103), LayerId::new(0x0104));
     let sealed = SealedHead { head, next_head, last_commit: CommitNumber::new(0x0a0b) };
+    let (at, birth) = (LogicalExtent::new(0x0d0e), LayerId::new(0x0101));
+    let part = PrunedPart { at, birth, extent: Some(ExtentAddress::new(3, 0x0405)) };
+    let zero = PrunedPart { birth: LayerId::new(0x0102), extent: None, ..part };
+    let pruned = PrunedParts { parts: vec![part, zero], next: Some(LogicalExtent::new(0x0f00)) };
     let outcomes = [
         Outcome::Done,
         Outcome::Pool(POOL),
@@ -248,6 +262,7 @@ fn work(fixture: &mut Fixture) {
         Outcome::SnapshotSet(SET),
         Outcome::Snapshot(SNAPSHOT),
         Outcome::Sealed(LayerSealed { now: sealed, before: true }),
+        Outcome::Pruned(pruned),
     ];
     let request = RequestId::from_u128(0x6666_6666_6666_6666_6666_6666_6666_6666);
     for outcome in outcomes {

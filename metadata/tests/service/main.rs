@@ -3,16 +3,20 @@
 #![allow(missing_docs, unreachable_pub, reason = "test names are claims")]
 
 mod attachments;
+mod chains;
 mod commits;
 mod damage;
 mod deletion;
 mod golden;
 mod grpc;
 mod idempotency;
+mod layer_model;
 mod layers;
+mod merge;
 mod model;
 mod nodes;
 mod pools;
+mod prune;
 mod races;
 mod seals;
 mod sessions;

@@ -235,40 +235,39 @@ fn a_chain_is_not_deeper_than_its_limit() {
 }
 
 #[test]
-fn a_deleted_snapshot_with_a_child_waits_and_says_for_what() {
+fn a_deleted_snapshot_is_merged_into_what_stands_on_it() {
     let world = World::new();
     let pool = world.pool(64);
     let volume = world.volume("v");
     write(&world, volume.id, 0..4);
     let snapshot = world.cut(volume.id, "s").expect("cut");
-    world.delete_snapshot(snapshot.id).expect("it begins");
+    write(&world, volume.id, 3..6);
     world.settle();
-    assert_eq!(
-        block_on(world.service.step_operations()).expect("a step"),
-        Step::Idle,
-        "who waits keeps nobody busy"
-    );
+    let deleting = world.delete_snapshot(snapshot.id).expect("it begins");
     let layer = snapshot.layer.expect("it has one");
-    let [waiting] = world.operations().try_into().expect("one operation");
-    assert_eq!(waiting.work, OperationWork::DropLayer(layer));
-    assert_eq!(waiting.waits_for, Some(volume_of(&world, volume.id).head));
-    let left = snapshot_of(&world, snapshot.id).expect("its record stays");
-    assert_eq!((left.state, left.owned_extents), (SnapshotState::Deleting, 4));
+    let [merge] = world.operations().try_into().expect("one operation");
+    assert_eq!((merge.work, merge.waits_for), (OperationWork::DropLayer(layer), None));
+    assert_eq!((deleting.state, deleting.owned_extents), (SnapshotState::Deleting, 4));
     assert_eq!(kind(world.clone_of(snapshot.id, "c")), ErrorReason::SnapshotNotReady);
     assert_eq!(kind(world.roll_back(volume.id, snapshot.id)), ErrorReason::SnapshotNotReady);
     world.cut(volume.id, "s").expect("the name is free");
     world.assert_clean();
+    world.settle();
+    assert!(snapshot_of(&world, snapshot.id).is_none() && world.operations().is_empty());
+    assert!(world.layer(layer).is_none());
     let again = block_on(world.service.snapshot(&Selector::Name(name("s")))).expect("the new one");
+    assert_eq!(again.owned_extents, 6, "one of seven was hidden");
+    assert_eq!(world.status(pool.id).usage.allocated_extents, 6);
     world.delete(volume.id).expect("it begins");
     world.delete_snapshot(again.id).expect("it begins");
     world.settle();
-    assert!(snapshot_of(&world, snapshot.id).is_none() && world.operations().is_empty());
+    assert!(world.operations().is_empty());
     assert_eq!(world.status(pool.id).usage.allocated_extents, 0, "the whole chain is freed");
     world.assert_clean();
 }
 
 #[test]
-fn an_operation_that_waits_does_not_hold_up_others() {
+fn many_operations_take_turns() {
     let world = World::new();
     world.pool(64);
     let volume = world.volume("v");
@@ -280,11 +279,9 @@ fn an_operation_that_waits_does_not_hold_up_others() {
     let other = world.volume("other");
     world.delete(other.id).expect("it begins");
     world.settle();
-    assert!(world.layer(other.head).is_none(), "it was found behind those that wait");
-    assert_eq!(world.operations().len(), 230);
-    world.delete(volume.id).expect("it begins");
-    world.settle();
-    assert!(world.operations().is_empty());
+    assert!(world.layer(other.head).is_none() && world.operations().is_empty());
+    let head = volume_of(&world, volume.id).head;
+    assert_eq!(world.layer(head).expect("it is there").parent, None, "the chain is merged");
     world.assert_clean();
 }
 
@@ -305,11 +302,9 @@ fn a_fork_without_name_is_dropped_with_its_last_children() {
     world.assert_clean();
     world.delete(volume.id).expect("it begins");
     world.settle();
-    let [waiting] = world.operations().try_into().expect("one operation");
-    assert_eq!(
-        (waiting.work, waiting.waits_for),
-        (OperationWork::DropLayer(layer), Some(clone.head))
-    );
+    assert!(world.layer(layer).is_none() && world.operations().is_empty(), "merged");
+    assert_eq!(world.layer(clone.head).expect("it is there").parent, None);
+    assert_eq!(volume_of(&world, clone.id).mapped_extents, 4);
     world.assert_clean();
     world.delete(clone.id).expect("it begins");
     world.settle();

@@ -48,7 +48,8 @@ pub enum OperationWork {
     DeleteVolume(VolumeId),
     /// Frees what an incarnation that is gone had reserved.
     ReclaimReservations(NodeIncarnation),
-    /// Frees what a layer owns that nothing names any more, then forgets it.
+    /// Merges a layer that nothing names any more into the only one that stands on it, or frees
+    /// what it owns; then forgets it.
     DropLayer(LayerId),
 }
 
@@ -62,6 +63,16 @@ impl fmt::Display for OperationWork {
     }
 }
 
+/// What a merge waits for: with what is left, the layer above would have more than
+/// [`LAYER_PARTS_MAX`](super::LAYER_PARTS_MAX) parts at some logical extents.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RoomWanted {
+    /// The layer above.
+    pub layer: LayerId,
+    /// How many logical extents were left below.
+    pub extents: u64,
+}
+
 /// A long operation that is not finished.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Operation {
@@ -69,8 +80,8 @@ pub struct Operation {
     pub id: OperationId,
     /// What it does.
     pub work: OperationWork,
-    /// The layer that stands on the one to be dropped and keeps it.
-    pub waits_for: Option<LayerId>,
+    /// Why it rests, if it does.
+    pub waits_for: Option<RoomWanted>,
 }
 
 /// Something in the store that must not be so.

@@ -1,8 +1,8 @@
 //! Map commits, pages of layers and reservations.
 
 use lunar_types::{
-    CommitNumber, Epoch, ExtentRun, ExtentSize, JournalSeq, LayerId, LogicalExtent, NodeSession,
-    PoolId, RequestId, Slot, VolumeId,
+    CommitNumber, Epoch, ExtentAddress, ExtentRun, ExtentSize, JournalSeq, LayerId, LogicalExtent,
+    NodeSession, PoolId, RequestId, Slot, VolumeId,
 };
 
 /// Most updates of one commit.
@@ -11,6 +11,8 @@ pub const COMMIT_UPDATES_MAX: usize = 1000;
 pub const READ_LAYER_MAX: usize = 1000;
 /// Most parts that a layer has at one logical extent.
 pub const LAYER_PARTS_MAX: usize = 64;
+/// Most parts that one prune call looks at.
+pub const PRUNE_PARTS_MAX: usize = 500;
 /// Most extents of one reservation call.
 pub const RESERVE_EXTENTS_MAX: u32 = 1024;
 /// Most runs of one release call.
@@ -92,6 +94,43 @@ pub struct LayerPage {
     pub next: Option<LogicalExtent>,
     /// The pool's extent size.
     pub extent_size: ExtentSize,
+}
+
+/// Takes parts out of the head of an attached volume that its committed slots hide.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct PruneLayer {
+    /// Idempotency key.
+    pub request: RequestId,
+    /// Who holds the volume.
+    pub caller: NodeSession,
+    /// The volume.
+    pub volume: VolumeId,
+    /// Under which epoch it is held.
+    pub epoch: Epoch,
+    /// The head layer.
+    pub layer: LayerId,
+    /// The first logical extent of interest.
+    pub from: LogicalExtent,
+}
+
+/// A part that is not in its layer any more.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct PrunedPart {
+    /// Which logical extent.
+    pub at: LogicalExtent,
+    /// The layer whose writes made it.
+    pub birth: LayerId,
+    /// Its extent, which is in the caller's reservation now; nothing of a part without storage.
+    pub extent: Option<ExtentAddress>,
+}
+
+/// What came of a window of a layer.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct PrunedParts {
+    /// At most [`PRUNE_PARTS_MAX`], in order of their logical extent and birth.
+    pub parts: Vec<PrunedPart>,
+    /// Where to go on; nothing at the end.
+    pub next: Option<LogicalExtent>,
 }
 
 /// Takes free extents for an incarnation.

@@ -16,12 +16,13 @@ use std::fmt;
 use lunar_types::Name;
 
 pub use admin::{
-    Cluster, FsckEvent, FsckFinding, FsckSummary, Operation, OperationId, OperationWork,
+    Cluster, FsckEvent, FsckFinding, FsckSummary, Operation, OperationId, OperationWork, RoomWanted,
 };
 pub use map::{
     COMMIT_UPDATES_MAX, CommitMap, LAYER_PARTS_MAX, LayerEntry, LayerPage, LayerPart,
-    PoolReservation, READ_LAYER_MAX, RELEASE_EXTENTS_MAX, RELEASE_RUNS_MAX, RESERVE_EXTENTS_MAX,
-    ReadLayer, ReleaseExtents, ReserveExtents, SlotUpdate,
+    PRUNE_PARTS_MAX, PoolReservation, PruneLayer, PrunedPart, PrunedParts, READ_LAYER_MAX,
+    RELEASE_EXTENTS_MAX, RELEASE_RUNS_MAX, RESERVE_EXTENTS_MAX, ReadLayer, ReleaseExtents,
+    ReserveExtents, SlotUpdate,
 };
 pub use nodes::{Join, Joined, LeaseTimers, Leave, Node, NodeState};
 pub use pools::{AddLuns, CreatePool, Lun, LunStatus, NewLun, Pool, PoolStatus, SpaceUsage};

@@ -5,7 +5,7 @@ use lunar_types::LayerId;
 use super::volumes::layer_id;
 use super::{Checked, nested, parsed, required};
 use crate::domain::{
-    Cluster, FsckEvent, FsckFinding, FsckSummary, Operation, OperationId, OperationWork,
+    Cluster, FsckEvent, FsckFinding, FsckSummary, Operation, OperationId, OperationWork, RoomWanted,
 };
 use crate::error::FieldError;
 use crate::v1;
@@ -46,7 +46,10 @@ impl TryFrom<v1::Operation> for Operation {
             }
             Work::DropLayer(layer) => OperationWork::DropLayer(layer_id("drop_layer", layer)?),
         };
-        let waits_for = (wire.waits_for_layer > 0).then(|| LayerId::new(wire.waits_for_layer));
+        let waits_for = (wire.waits_for_layer > 0).then(|| RoomWanted {
+            layer: LayerId::new(wire.waits_for_layer),
+            extents: wire.waiting_extents,
+        });
         Ok(Self { id: OperationId::new(wire.operation_id), work, waits_for })
     }
 }
@@ -62,7 +65,8 @@ impl From<Operation> for v1::Operation {
         Self {
             operation_id: operation.id.get(),
             work: Some(work),
-            waits_for_layer: operation.waits_for.map_or(0, LayerId::get),
+            waits_for_layer: operation.waits_for.map_or(0, |wanted| wanted.layer.get()),
+            waiting_extents: operation.waits_for.map_or(0, |wanted| wanted.extents),
         }
     }
 }

@@ -9,8 +9,9 @@ use super::volumes::{granted_epoch, layer_id};
 use super::{Checked, extent_size, list, nested, parsed, required, to_list};
 use crate::domain::{
     COMMIT_UPDATES_MAX, CommitMap, LAYER_PARTS_MAX, LayerEntry, LayerPage, LayerPart,
-    PoolReservation, READ_LAYER_MAX, RELEASE_EXTENTS_MAX, RELEASE_RUNS_MAX, RESERVE_EXTENTS_MAX,
-    ReadLayer, ReleaseExtents, ReserveExtents, SlotUpdate,
+    PRUNE_PARTS_MAX, PoolReservation, PruneLayer, PrunedPart, PrunedParts, READ_LAYER_MAX,
+    RELEASE_EXTENTS_MAX, RELEASE_RUNS_MAX, RESERVE_EXTENTS_MAX, ReadLayer, ReleaseExtents,
+    ReserveExtents, SlotUpdate,
 };
 use crate::error::FieldError;
 use crate::v1;
@@ -204,6 +205,80 @@ impl From<LayerPage> for v1::ReadLayerResponse {
             next: page.next.map(LogicalExtent::get),
             extent_size_bytes: page.extent_size.bytes(),
         }
+    }
+}
+
+impl TryFrom<v1::PruneLayerRequest> for PruneLayer {
+    type Error = FieldError;
+
+    fn try_from(wire: v1::PruneLayerRequest) -> Checked<Self> {
+        Ok(Self {
+            request: parsed("request_id", &wire.request_id)?,
+            caller: nested("caller", wire.caller)?,
+            volume: parsed("volume_id", &wire.volume_id)?,
+            epoch: granted_epoch("epoch", wire.epoch)?,
+            layer: layer_id("layer", wire.layer)?,
+            from: LogicalExtent::new(wire.from),
+        })
+    }
+}
+
+impl From<PruneLayer> for v1::PruneLayerRequest {
+    fn from(request: PruneLayer) -> Self {
+        Self {
+            request_id: request.request.to_string(),
+            caller: Some(request.caller.into()),
+            volume_id: request.volume.to_string(),
+            epoch: request.epoch.get(),
+            layer: request.layer.get(),
+            from: request.from.get(),
+        }
+    }
+}
+
+impl TryFrom<v1::PrunedPart> for PrunedPart {
+    type Error = FieldError;
+
+    fn try_from(wire: v1::PrunedPart) -> Checked<Self> {
+        let extent = wire.extent.map(ExtentAddress::try_from).transpose();
+        Ok(Self {
+            at: LogicalExtent::new(wire.logical_extent),
+            birth: layer_id("birth", wire.birth)?,
+            extent: extent.map_err(|error| error.within("extent"))?,
+        })
+    }
+}
+
+impl From<PrunedPart> for v1::PrunedPart {
+    fn from(part: PrunedPart) -> Self {
+        Self {
+            logical_extent: part.at.get(),
+            birth: part.birth.get(),
+            extent: part.extent.map(Into::into),
+        }
+    }
+}
+
+impl TryFrom<v1::PruneLayerResponse> for PrunedParts {
+    type Error = FieldError;
+
+    fn try_from(wire: v1::PruneLayerResponse) -> Checked<Self> {
+        if wire.parts.len() > PRUNE_PARTS_MAX {
+            let problem = format_args!("{} are beyond {PRUNE_PARTS_MAX}", wire.parts.len());
+            return Err(FieldError::new("parts", problem));
+        }
+        let parts: Vec<PrunedPart> = list("parts", wire.parts)?;
+        if parts.windows(2).any(|two| (two[0].at, two[0].birth) >= (two[1].at, two[1].birth)) {
+            let problem = "they are not in order of logical extent and birth";
+            return Err(FieldError::new("parts", problem));
+        }
+        Ok(Self { parts, next: wire.next.map(LogicalExtent::new) })
+    }
+}
+
+impl From<PrunedParts> for v1::PruneLayerResponse {
+    fn from(pruned: PrunedParts) -> Self {
+        Self { parts: to_list(pruned.parts), next: pruned.next.map(LogicalExtent::get) }
     }
 }
 

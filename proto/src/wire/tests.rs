@@ -369,6 +369,33 @@ fn maps_and_reservations_survive_the_wire() {
 }
 
 #[test]
+fn prunes_survive_the_wire() {
+    survives::<_, v1::PruneLayerRequest>(PruneLayer {
+        request: REQUEST,
+        caller: caller(),
+        volume: VolumeId::from_u128(13),
+        epoch: Epoch::new(4),
+        layer: LayerId::new(2),
+        from: LogicalExtent::new(0),
+    });
+    let part = |at, birth, extent| {
+        let (at, birth) = (LogicalExtent::new(at), LayerId::new(birth));
+        PrunedPart { at, birth, extent }
+    };
+    let parts = vec![part(0, 3, None), part(0, 4, Some(ExtentAddress::new(2, 7)))];
+    for next in [None, Some(LogicalExtent::new(0)), Some(LogicalExtent::new(9))] {
+        survives::<_, v1::PruneLayerResponse>(PrunedParts { parts: parts.clone(), next });
+    }
+    let mut wire = v1::PruneLayerResponse::from(PrunedParts { parts, next: None });
+    wire.parts.swap(0, 1);
+    let problem = PrunedParts::try_from(wire.clone()).expect_err("refused").to_string();
+    assert!(problem.contains("in order"), "{problem}");
+    wire.parts = vec![wire.parts[1]; PRUNE_PARTS_MAX + 1];
+    let problem = PrunedParts::try_from(wire).expect_err("refused").to_string();
+    assert!(problem.contains("beyond 500"), "{problem}");
+}
+
+#[test]
 fn admin_facts_survive_the_wire() {
     survives::<_, v1::Cluster>(Cluster {
         id: ClusterId::from_u128(1),
@@ -381,7 +408,7 @@ fn admin_facts_survive_the_wire() {
         OperationWork::DropLayer(LayerId::new(8)),
     ];
     for work in works {
-        for waits_for in [None, Some(LayerId::new(9))] {
+        for waits_for in [None, Some(RoomWanted { layer: LayerId::new(9), extents: 7 })] {
             survives::<_, v1::Operation>(Operation { id: OperationId::new(4), work, waits_for });
         }
     }
