@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-use lunar_metadata::keyspace::{KeyedTxn, KeyspaceKey, KeyspaceRecord};
+use lunar_metadata::keyspace::{KEYSPACE_VERSION, KeyedTxn, KeyspaceKey, KeyspaceRecord};
 use lunar_metadata::seams::block_on;
 use lunar_metadata::store::{MetaStore, RedbStore, StoreError, Txn};
 
@@ -148,7 +148,8 @@ fn stores_that_cannot_be_used_are_named() {
     let (code, _, errors) = fsck();
     assert_eq!(code, Some(8));
     assert!(errors.contains("cannot be opened") && !path.exists(), "{errors}");
-    for (command, expected, version) in [("fsck", 8, 3), ("serve", 1, 3), ("serve", 1, 1)] {
+    let later = KEYSPACE_VERSION + 1;
+    for (command, expected, version) in [("fsck", 8, later), ("serve", 1, later), ("serve", 1, 1)] {
         change(&path, |txn| txn.put(&KeyspaceKey {}, &KeyspaceRecord { version }));
         let mut program = program();
         program.arg(command).env("LUNAR_METADATA_LISTEN", "127.0.0.1:0");

@@ -94,8 +94,8 @@ async fn barrier<T: Txn>(txn: &T, set: SnapshotSetId) -> Result<Barrier, Service
     Ok(Barrier::Open)
 }
 
-/// An answer, and whether its transaction has changed the set: who waits is woken by that alone, and
-/// not by an answer that is repeated while it waits.
+/// An answer, and whether its transaction has changed the set: who waits is woken by that alone,
+/// and not by an answer that is repeated while it waits.
 type Told<A> = (A, bool);
 
 async fn member_ready<T: Txn>(

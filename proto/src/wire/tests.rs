@@ -157,6 +157,11 @@ fn volumes_and_attachments_survive_the_wire() {
         stale_epoch: Epoch::new(3),
     });
     survives::<_, v1::AttachmentSummary>(AttachmentSummary { volume: volume_id, epoch });
+}
+
+#[test]
+fn grants_and_seals_survive_the_wire() {
+    let (volume_id, epoch) = (VolumeId::from_u128(13), Epoch::new(4));
     let stale = StaleJournal {
         epoch: Epoch::new(3),
         node: node(),
