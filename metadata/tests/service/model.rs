@@ -10,6 +10,7 @@ use lunar_proto::error::ErrorReason;
 use lunar_types::*;
 use proptest::prelude::*;
 
+use crate::chains::{chain, entries};
 use crate::world::{World, hole, solid};
 
 const NODES: usize = 3;
@@ -105,29 +106,30 @@ fn action() -> impl Strategy<Value = Action> {
     ]
 }
 
-type Map = BTreeMap<u64, ExtentAddress>;
+/// Where each logical extent is, or that it is zeros.
+type Map = BTreeMap<u64, SlotPlace>;
 
 struct Vol {
     volume: Volume,
     held: Option<Attachment>,
     /// Of its head.
     map: Map,
-    /// What the layers below its head show.
-    below: Map,
+    /// What the layers below its head show; nothing if there are none.
+    below: Option<Map>,
     /// Whether a journal may be left.
     restless: bool,
 }
 
 impl Vol {
     fn view(&self) -> Map {
-        let mut view = self.below.clone();
+        let mut view = self.below.clone().unwrap_or_default();
         view.extend(&self.map);
-        view
+        without_zeros(view)
     }
 
     /// Its head was sealed.
     fn seal(&mut self) {
-        self.below = self.view();
+        self.below = Some(self.view());
         self.map = Map::new();
     }
 
@@ -136,6 +138,11 @@ impl Vol {
         let held = self.held.as_ref().filter(|held| live.contains(&held.node));
         held.map_or(!self.restless, |held| held.stale_journals.is_empty())
     }
+}
+
+/// A map as a view: zeros are not told from what was never written.
+fn without_zeros(map: Map) -> Map {
+    map.into_iter().filter(|(_, place)| *place != SlotPlace::Zero).collect()
 }
 
 /// A snapshot and what it shows for ever.
@@ -368,7 +375,7 @@ impl Model {
         self.made += 1;
         let clone = self.world.clone_of(snapshot.id, &format!("v{}", self.made)).expect("made");
         self.world.delete(self.volumes[index].volume.id).expect("nobody holds it");
-        let (held, map, below) = (None, Map::new(), view.clone());
+        let (held, map, below) = (None, Map::new(), Some(view.clone()));
         self.volumes[index] = Vol { volume: clone, held, map, below, restless: false };
     }
 
@@ -382,7 +389,8 @@ impl Model {
         match self.world.roll_back(volume.volume.id, snapshot.id) {
             Ok(rolled) => {
                 assert!(!volume.restless && snapshot.volume == rolled.id);
-                (volume.volume, volume.map, volume.below) = (rolled, Map::new(), view.clone());
+                let below = Some(view.clone());
+                (volume.volume, volume.map, volume.below) = (rolled, Map::new(), below);
             }
             Err(error) => match error.kind() {
                 ErrorReason::VolumeAttached => assert!(is_usable),
@@ -404,17 +412,18 @@ impl Model {
         assert_eq!(deleting.state, SnapshotState::Deleting);
     }
 
-    /// What a chain shows: the map has solid slots alone, so the uppermost counts.
+    /// What a chain shows: all slots are whole, so the youngest counts.
     fn shown(&self, top: LayerId) -> Map {
-        let (mut view, mut next) = (Map::new(), Some(top));
-        while let Some(layer) = next {
-            for entry in self.world.map(layer) {
-                let extent = entry.slot.extent().expect("it has storage");
-                view.entry(entry.at.get()).or_insert(extent);
+        let mut slots: BTreeMap<u64, BTreeMap<LayerId, SlotPlace>> = BTreeMap::new();
+        for layer in chain(&self.world, top) {
+            for entry in entries(&self.world, layer) {
+                let slots = slots.entry(entry.at.get()).or_default();
+                slots.extend(entry.parts.iter().map(|part| (part.birth, part.slot.place)));
+                slots.extend(entry.own.map(|slot| (layer, slot.place)));
             }
-            next = self.world.layer(layer).expect("it is there").parent;
         }
-        view
+        let youngest = |slots: BTreeMap<_, SlotPlace>| slots.into_values().next_back();
+        without_zeros(slots.into_iter().filter_map(|(at, it)| Some((at, youngest(it)?))).collect())
     }
 
     /// Deletes everything: no extent is left.
@@ -441,6 +450,7 @@ impl Model {
         writer: NodeIncarnation,
         slots: &[(u64, bool)],
     ) -> (Vec<SlotUpdate>, Map, BTreeSet<ExtentAddress>) {
+        let has_below = self.volumes[volume].below.is_some();
         let mut map = self.volumes[volume].map.clone();
         let mut reserved = self.reserved.get(&writer).cloned().unwrap_or_default();
         let free: Vec<_> = reserved.iter().copied().collect();
@@ -451,14 +461,23 @@ impl Model {
                 continue;
             }
             let extent = if *mapped { free.next() } else { None };
-            if let Some(old) = map.remove(at) {
+            if let Some(SlotPlace::Extent(old)) = map.remove(at) {
                 reserved.insert(old);
             }
-            if let Some(new) = extent {
-                reserved.remove(&new);
-                map.insert(*at, new);
-            }
-            updates.insert(*at, extent.map_or_else(|| hole(*at), |extent| solid(*at, extent)));
+            let update = match extent {
+                Some(new) => {
+                    reserved.remove(&new);
+                    solid(*at, new)
+                }
+                // A head with something below never hides less than before.
+                None if has_below => SlotUpdate {
+                    at: LogicalExtent::new(*at),
+                    slot: Some(Slot::zero(ExtentSize::DEFAULT)),
+                },
+                None => hole(*at),
+            };
+            map.extend(update.slot.as_ref().map(|slot| (*at, slot.place)));
+            updates.insert(*at, update);
         }
         (updates.into_values().collect(), map, reserved)
     }
@@ -521,12 +540,9 @@ impl Model {
     fn check(&self) {
         self.world.assert_clean();
         for volume in &self.volumes {
-            let entries = self.world.map(volume.volume.head);
-            let map: Map = entries
-                .iter()
-                .map(|entry| (entry.at.get(), entry.slot.extent().expect("it has storage")))
-                .collect();
-            assert_eq!(map, volume.map);
+            let own = entries(&self.world, volume.volume.head).into_iter();
+            let own = own.filter_map(|entry| Some((entry.at.get(), entry.own?.place)));
+            assert_eq!(own.collect::<Map>(), volume.map);
             assert_eq!(self.shown(volume.volume.head), volume.view());
         }
         for Snap { snapshot, view } in &self.snapshots {
@@ -546,7 +562,7 @@ impl Model {
 
 fn fresh_volume(world: &World<FaultyStore<RedbStore>>, index: usize) -> Vol {
     let volume = world.create(&format!("v{index}"), SLOTS << 20).expect("made");
-    Vol { volume, held: None, map: Map::new(), below: Map::new(), restless: false }
+    Vol { volume, held: None, map: Map::new(), below: None, restless: false }
 }
 
 fn volume_again(world: &World<FaultyStore<RedbStore>>, volume: VolumeId) -> Volume {
