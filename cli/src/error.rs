@@ -26,6 +26,8 @@ pub enum Exit {
     Refused = 4,
     /// A service cannot be reached or did not answer in time.
     Unavailable = 5,
+    /// The person who waited has had enough; what was asked for may still be done.
+    Interrupted = 130,
 }
 
 impl From<Exit> for std::process::ExitCode {

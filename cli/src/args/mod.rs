@@ -8,6 +8,7 @@ mod lun;
 mod pool;
 mod select;
 mod size;
+mod snapshot;
 mod volume;
 
 use std::path::PathBuf;
@@ -17,8 +18,9 @@ use clap_complete::Shell;
 
 pub use lun::LunCommand;
 pub use pool::PoolCommand;
-pub use select::{LunReference, PoolArg, SelectorArg, VolumeArg};
-pub use volume::{DetachArgs, VolumeCommand};
+pub use select::{LunReference, PoolArg, SelectorArg, SnapshotArg, VolumeArg};
+pub use snapshot::{CreateSnapshotArgs, FsfreezeArg, GroupMember, SnapshotCommand};
+pub use volume::{CloneArgs, DetachArgs, VolumeCommand};
 
 /// Where the metadata service listens unless told otherwise.
 pub const METADATA_DEFAULT: &str = "http://127.0.0.1:7420";
@@ -26,16 +28,17 @@ pub const METADATA_DEFAULT: &str = "http://127.0.0.1:7420";
 pub const SOCKET_DEFAULT: &str = "/run/lunar/fs-core.sock";
 
 const AFTER_HELP: &str = "\
-Names and ids: a pool or volume is given by its name, or by its id (a UUID). Write name:TEXT for \
-a name that looks like a UUID.
+Names and ids: a pool, volume or snapshot is given by its name, or by its id (a UUID). Write \
+name:TEXT for a name that looks like a UUID.
 
 Exit codes:
   0  done
   1  failed
   2  wrong usage: the arguments cannot be what they say
-  3  not found: no such pool, volume, node or device
+  3  not found: no such pool, volume, snapshot, node or device
   4  refused: the state of an object forbids it
-  5  unavailable: a service cannot be reached or did not answer in time";
+  5  unavailable: a service cannot be reached or did not answer in time
+130  interrupted: what was asked for may still be done, see the text";
 
 /// Administers Lunar: thin block volumes on shared LUNs.
 ///
@@ -103,9 +106,15 @@ pub enum Command {
     /// Volumes.
     #[command(subcommand)]
     Volume(VolumeCommand),
+    /// Snapshots of volumes.
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
     /// Nodes of the cluster.
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Long operations of the metadata service, such as deletions.
+    #[command(subcommand)]
+    Operation(OperationCommand),
     /// Check the metadata: leaked, doubly owned or out-of-range extents, wrong epochs.
     Fsck(FsckArgs),
     /// Write a completion script to the standard output.
@@ -125,6 +134,13 @@ pub enum Command {
 #[derive(Subcommand, Debug)]
 pub enum NodeCommand {
     /// List the nodes of the cluster with their newest incarnation.
+    List,
+}
+
+/// Commands on operations.
+#[derive(Subcommand, Debug)]
+pub enum OperationCommand {
+    /// List the operations that are not finished, and what they wait for.
     List,
 }
 

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use lunar_proto::domain::Selector;
-use lunar_types::{LunId, Name, NameError, PoolId, VolumeId};
+use lunar_types::{LunId, Name, NameError, PoolId, SnapshotId, VolumeId};
 
 /// Marks a name that could be taken for an id. No name has a colon.
 const NAME_PREFIX: &str = "name:";
 
-/// A pool or volume: a UUID is its id, anything else its name.
+/// A pool, volume or snapshot: a UUID is its id, anything else its name.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SelectorArg<I>(pub Selector<I>);
 
@@ -17,6 +17,8 @@ pub struct SelectorArg<I>(pub Selector<I>);
 pub type PoolArg = SelectorArg<PoolId>;
 /// A volume on the command line.
 pub type VolumeArg = SelectorArg<VolumeId>;
+/// A snapshot on the command line.
+pub type SnapshotArg = SelectorArg<SnapshotId>;
 
 impl<I: FromStr> FromStr for SelectorArg<I> {
     type Err = NameError;
@@ -28,6 +30,17 @@ impl<I: FromStr> FromStr for SelectorArg<I> {
         match text.parse::<I>() {
             Ok(id) => Ok(Self(Selector::Id(id))),
             Err(_) => Ok(Self(Selector::Name(text.parse::<Name>()?))),
+        }
+    }
+}
+
+impl SnapshotArg {
+    /// The volume of this name or id, where the command line says that it is one.
+    #[must_use]
+    pub fn as_volume(&self) -> Selector<VolumeId> {
+        match &self.0 {
+            Selector::Id(id) => Selector::Id(VolumeId::from_u128(id.as_u128())),
+            Selector::Name(name) => Selector::Name(name.clone()),
         }
     }
 }

@@ -36,6 +36,19 @@ fn every_command_of_the_manual_is_understood() {
         "lunar volume detach v --force",
         "lunar volume delete v --no-wait",
         "lunar volume map v --checkpoint",
+        "lunar volume clone s v --size 20GiB",
+        "lunar volume clone v w --of-volume",
+        "lunar volume rollback v s",
+        "lunar volume rollback v s --reattach",
+        "lunar snapshot create v s",
+        "lunar snapshot create v s --fsfreeze always",
+        "lunar snapshot create --group v=s w=t --fsfreeze never",
+        "lunar snapshot create --group v=s --group w=t",
+        "lunar snapshot list",
+        "lunar snapshot list --volume v -o json",
+        "lunar snapshot show s",
+        "lunar snapshot delete s --no-wait",
+        "lunar operation list",
         "lunar node list --metadata http://10.0.0.1:7420 --socket /tmp/s",
         "lunar fsck",
         "lunar fsck --offline /var/lib/lunar/meta.redb",
@@ -65,6 +78,11 @@ fn bad_values_are_refused_and_the_reason_is_told() {
         ("pool list --metadata https://127.0.0.1:7420", "TLS is not there yet"),
         ("pool list --metadata http://", "an endpoint looks like"),
         ("volume show name:", "the name is empty"),
+        ("snapshot create v a/b", "the character '/'"),
+        ("snapshot create --group v", "write VOLUME=NAME"),
+        ("snapshot create --group v=", "the snapshot: the name is empty"),
+        ("snapshot create --group =s", "the volume: the name is empty"),
+        ("snapshot create --group v=s=t", "the snapshot: the name"),
     ] {
         let error = parse(&format!("lunar {line}")).expect_err(line);
         assert_eq!((error.kind(), error.exit_code()), (ErrorKind::ValueValidation, 2), "{line}");
@@ -81,6 +99,13 @@ fn missing_and_contradicting_arguments_are_refused() {
         ("lunar lun label /dev/sdb --repair --force-foreign x", ErrorKind::ArgumentConflict),
         ("lunar pool list -o yaml", ErrorKind::InvalidValue),
         ("lunar volume resize v", ErrorKind::InvalidSubcommand),
+        ("lunar snapshot create", ErrorKind::MissingRequiredArgument),
+        ("lunar snapshot create v", ErrorKind::MissingRequiredArgument),
+        ("lunar snapshot create v s --group w=t", ErrorKind::ArgumentConflict),
+        ("lunar snapshot create --group", ErrorKind::InvalidValue),
+        ("lunar snapshot create v s --fsfreeze perhaps", ErrorKind::InvalidValue),
+        ("lunar volume rollback v", ErrorKind::MissingRequiredArgument),
+        ("lunar volume clone v w --of-volume --size 1GiB", ErrorKind::ArgumentConflict),
     ] {
         let error = parse(line).expect_err(line);
         assert_eq!((error.kind(), error.exit_code()), (kind, 2), "{line}");
@@ -112,4 +137,37 @@ fn help_lists_every_exit_code() {
     for line in ["  0  done", "  1  failed", "  2  wrong", "  3  not", "  4  ref", "  5  unav"] {
         assert!(help.contains(line), "{line}");
     }
+}
+
+#[test]
+fn one_volume_and_a_group_are_both_members() {
+    let members = |line: &str| match parse(line).expect(line).command {
+        Command::Snapshot(SnapshotCommand::Create(args)) => args.members(),
+        other => panic!("{line}: {other:?}"),
+    };
+    let member = |text: &str| text.parse::<GroupMember>().expect("a member");
+    assert_eq!(members("lunar snapshot create v s"), [member("v=s")]);
+    let id = "6fa1c2d4-0b7e-4a52-9f57-3d1f0c6c2a10";
+    let group = members(&format!("lunar snapshot create --group v=s {id}=t"));
+    assert_eq!(group, [member("v=s"), member(&format!("{id}=t"))]);
+    assert_eq!(group[1].volume.0, Selector::Id(id.parse::<VolumeId>().expect("an id")));
+}
+
+#[test]
+fn a_group_has_at_most_32_members() {
+    let group = |members: usize| {
+        let members: Vec<_> = (0..members).map(|at| format!("v{at}=s{at}")).collect();
+        parse(&format!("lunar snapshot create --group {}", members.join(" ")))
+    };
+    assert!(group(32).is_ok());
+    assert_eq!(group(33).expect_err("too many").exit_code(), 2);
+}
+
+#[test]
+fn the_source_of_a_clone_may_be_a_volume() {
+    let id = "6fa1c2d4-0b7e-4a52-9f57-3d1f0c6c2a10";
+    let by_id: SnapshotArg = id.parse().expect("an id");
+    assert_eq!(by_id.as_volume(), Selector::Id(id.parse::<VolumeId>().expect("an id")));
+    let by_name: SnapshotArg = "v".parse().expect("a name");
+    assert_eq!(by_name.as_volume(), Selector::Name("v".parse().expect("a name")));
 }

@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use lunar_types::{LogicalBlockSize, Name, VolumeSize};
 
-use super::select::{PoolArg, VolumeArg};
+use super::select::{PoolArg, SnapshotArg, VolumeArg};
 use super::size::{parse_logical_block_size, parse_volume_size};
 
 /// Commands on volumes.
@@ -54,7 +54,24 @@ pub enum VolumeCommand {
         #[arg(long)]
         no_wait: bool,
     },
-    /// Show where the data of a volume is, as far as it is committed.
+    /// Make a volume that begins as a snapshot, or as another volume is now. No data is copied.
+    Clone(CloneArgs),
+    /// Give a detached volume the content of one of its snapshots. All snapshots stay.
+    ///
+    /// What was written since the volume's last snapshot is lost.
+    Rollback {
+        /// The volume, by name or id.
+        volume: VolumeArg,
+        /// The snapshot, by name or id.
+        snapshot: SnapshotArg,
+        /// The volume is attached to this node: detach it first, and attach it again.
+        #[arg(long)]
+        reattach: bool,
+    },
+    /// Show where the data of a volume's head layer is, as far as it is committed.
+    ///
+    /// The head has what was written since the volume's last snapshot, and what was merged into
+    /// it.
     Map {
         /// The volume, by name or id.
         volume: VolumeArg,
@@ -62,6 +79,21 @@ pub enum VolumeCommand {
         #[arg(long)]
         checkpoint: bool,
     },
+}
+
+/// Arguments of `lunar volume clone`.
+#[derive(Args, Debug)]
+pub struct CloneArgs {
+    /// The snapshot, by name or id; with --of-volume, the volume.
+    pub source: SnapshotArg,
+    /// Name of the new volume.
+    pub name: Name,
+    /// Size of the new volume, at least the snapshot's; the snapshot's if none is given.
+    #[arg(long, value_parser = parse_volume_size, conflicts_with = "of_volume")]
+    pub size: Option<VolumeSize>,
+    /// SOURCE is a volume, attached or not: the clone begins as it is now, without a snapshot.
+    #[arg(long)]
+    pub of_volume: bool,
 }
 
 /// Arguments of `lunar volume detach`.

@@ -40,7 +40,15 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let out = folder.path().join("man1");
         assert_eq!(manual_pages(&out), Ok(Exit::Ok));
-        for page in ["lunar.1", "lunar-doctor.1", "lunar-volume-attach.1", "lunar-pool-add-lun.1"] {
+        for page in [
+            "lunar.1",
+            "lunar-doctor.1",
+            "lunar-volume-attach.1",
+            "lunar-pool-add-lun.1",
+            "lunar-snapshot-create.1",
+            "lunar-volume-rollback.1",
+            "lunar-operation-list.1",
+        ] {
             let text = fs::read_to_string(out.join(page)).expect(page);
             assert!(text.contains(".TH"), "{page}");
         }

@@ -1,16 +1,21 @@
 //! What the commands do: ask a service, shape the answer, write it.
 
+mod clone;
+mod cut;
 mod doctor;
 mod fsck;
 mod generate;
 mod lun;
 mod node;
+mod operation;
 mod pool;
+mod rollback;
+mod snapshot;
 mod volume;
 
-use lunar_metadata_client::MetadataClient;
+use lunar_metadata_client::{ClientError, ErrorKind, MetadataClient};
 
-use crate::args::{Command, GlobalArgs, NodeCommand};
+use crate::args::{Command, GlobalArgs, NodeCommand, OperationCommand};
 use crate::daemon::Daemon;
 use crate::error::{CliError, Exit};
 use crate::output::{self, Report};
@@ -36,6 +41,15 @@ impl Context<'_> {
     }
 }
 
+/// The answer, or nothing where the service refuses so: an object that may be gone.
+fn unless<T>(gone: ErrorKind, answer: Result<T, ClientError>) -> Result<Option<T>, CliError> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(error) if error.kind() == gone => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Runs a command.
 ///
 /// # Errors
@@ -47,7 +61,9 @@ pub async fn run(command: &Command, global: &GlobalArgs) -> Result<Exit, CliErro
         Command::Pool(command) => pool::run(command, &context).await,
         Command::Lun(command) => lun::run(command, &context).await,
         Command::Volume(command) => volume::run(command, &context).await,
+        Command::Snapshot(command) => snapshot::run(command, &context).await,
         Command::Node(NodeCommand::List) => node::list(&context).await,
+        Command::Operation(OperationCommand::List) => operation::list(&context).await,
         Command::Fsck(args) => fsck::run(args, &context).await,
         Command::Completions { shell } => generate::completions(*shell),
         Command::Man { out } => generate::manual_pages(out),

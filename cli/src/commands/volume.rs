@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use lunar_metadata_client::{ErrorKind, ErrorReason, MetadataClient, fresh_request_id};
 use lunar_proto::domain::{
-    CreateVolume, DeleteVolume, Pool, READ_MAP_MAX, ReadMap, Selector, Volume,
+    CreateVolume, DeleteVolume, Pool, READ_LAYER_MAX, ReadLayer, Selector, Volume,
 };
 use lunar_proto::v1;
 use lunar_types::{LogicalExtent, PoolId, VolumeId};
 use tokio::time::sleep;
 
-use super::Context;
+use super::operation::drop_of;
+use super::{Context, clone, rollback, unless};
 use crate::args::{DetachArgs, VolumeCommand};
 use crate::error::{CliError, Exit};
 use crate::progress::Waiting;
@@ -42,6 +43,13 @@ pub(super) async fn run(command: &VolumeCommand, context: &Context<'_>) -> Resul
             context.show(&DeleteView::new(&volume, false))
         }
         VolumeCommand::Delete { volume, no_wait: false } => delete(context, &volume.0).await,
+        VolumeCommand::Clone(args) => clone::run(args, context).await,
+        VolumeCommand::Rollback { volume, snapshot, reattach: true } => {
+            rollback::reattached(context, &volume.0, &snapshot.0).await
+        }
+        VolumeCommand::Rollback { volume, snapshot, reattach: false } => {
+            rollback::detached(context, &volume.0, &snapshot.0).await
+        }
         VolumeCommand::Map { volume, checkpoint } => map(context, &volume.0, *checkpoint).await,
     }
 }
@@ -126,34 +134,36 @@ async fn detach(context: &Context<'_>, args: &DetachArgs) -> Result<Exit, CliErr
     context.show(&DetachView::new(volume.to_string(), answer))
 }
 
+/// The deletion of a volume that has begun, and the head that is dropped at its end.
 async fn start_delete(
     service: &MetadataClient,
     volume: &Selector<VolumeId>,
 ) -> Result<Volume, CliError> {
-    let (request, volume) = (fresh_request_id(), volume.clone());
-    Ok(service.delete_volume(&DeleteVolume { request, volume }).await?)
+    let found = service.volume(volume).await?;
+    let (request, volume) = (fresh_request_id(), Selector::Id(found.id));
+    let deleting = service.delete_volume(&DeleteVolume { request, volume }).await;
+    // One without journals may be gone before the answer is made.
+    Ok(unless(GONE, deleting)?.unwrap_or(found))
 }
 
+/// Waits for the volume, and for the extents of its head, which come back after it is gone.
 async fn delete(context: &Context<'_>, volume: &Selector<VolumeId>) -> Result<Exit, CliError> {
     let service = context.service().await?;
     let deleting = start_delete(&service, volume).await?;
     let waiting = Waiting::on(&format!("deleting volume {volume}"));
-    while let Some(rest) = remaining(&service, deleting.id).await? {
+    // By id: its name is free for another already.
+    let by_id = Selector::Id(deleting.id);
+    while let Some(rest) = unless(GONE, service.volume(&by_id).await)? {
         let left = rest.mapped_extents;
         waiting.update(format!("deleting volume {volume}: {left} extents to free"));
         sleep(DELETE_POLL).await;
     }
+    while drop_of(&service, deleting.head).await?.is_some() {
+        waiting.update(format!("deleting volume {volume}: its extents are being freed"));
+        sleep(DELETE_POLL).await;
+    }
     drop(waiting);
     context.show(&DeleteView::new(&deleting, true))
-}
-
-/// The volume while its deletion goes on. By id: its name is free for another already.
-async fn remaining(service: &MetadataClient, volume: VolumeId) -> Result<Option<Volume>, CliError> {
-    match service.volume(&Selector::Id(volume)).await {
-        Ok(volume) => Ok(Some(volume)),
-        Err(error) if error.kind() == GONE => Ok(None),
-        Err(error) => Err(error.into()),
-    }
 }
 
 async fn map(
@@ -173,8 +183,8 @@ async fn map(
     let _waiting = Waiting::on(&format!("reading the map of volume '{}'", volume.name));
     let mut from = Some(LogicalExtent::new(0));
     while let Some(at) = from {
-        let page = ReadMap { layer: volume.head, from: at, limit: READ_MAP_MAX };
-        let page = service.read_map(page).await?;
+        let page = ReadLayer { layer: volume.head, from: at, limit: READ_LAYER_MAX };
+        let page = service.read_layer(page).await?;
         view.extend(&page.entries, page.extent_size);
         from = page.next;
     }

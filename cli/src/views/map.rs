@@ -1,7 +1,9 @@
 //! Where the data of a volume is: runs of logical extents on neighbouring physical extents.
 
-use lunar_proto::domain::{MapEntry, Volume};
-use lunar_types::{ExtentSize, Slot, SlotPlace};
+use std::collections::BTreeMap;
+
+use lunar_proto::domain::{LayerEntry, Volume};
+use lunar_types::{ExtentSize, LayerId, LogicalExtent, Slot, SlotPlace};
 use serde::Serialize;
 
 use super::{NONE, size};
@@ -14,28 +16,32 @@ pub struct MapRun {
     count: u64,
     /// `data` on a LUN, or `zero`: reads as zeros and takes no space.
     kind: &'static str,
+    /// The layer whose writes made it: the volume's head, or one that was merged into it.
+    birth_layer: u64,
     lun_index: Option<u16>,
     physical_extent: Option<u64>,
-    /// Blocks of 4 KiB that the volume's own layer has, of `blocks` in these extents.
+    /// Blocks of 4 KiB that are present here, of `blocks` in these extents.
     present_blocks: u64,
     blocks: u64,
 }
 
 impl MapRun {
-    fn of(entry: &MapEntry, extent_size: ExtentSize) -> Self {
-        let (kind, lun_index, physical_extent) = place_of(&entry.slot);
+    fn of(at: LogicalExtent, birth: LayerId, slot: &Slot, extent_size: ExtentSize) -> Self {
+        let (kind, lun_index, physical_extent) = place_of(slot);
         Self {
-            logical_extent: entry.at.get(),
+            logical_extent: at.get(),
             count: 1,
             kind,
+            birth_layer: birth.get(),
             lun_index,
             physical_extent,
-            present_blocks: entry.slot.presence.count().into(),
+            present_blocks: slot.presence.count().into(),
             blocks: extent_size.blocks().into(),
         }
     }
 
-    /// Whether `next` goes on where this run ends, in the volume and on the LUN.
+    /// Whether `next`, of the same birth, goes on where this run ends, in the volume and on the
+    /// LUN.
     fn goes_on_with(&self, next: &Self) -> bool {
         self.kind == next.kind
             && self.lun_index == next.lun_index
@@ -43,13 +49,14 @@ impl MapRun {
             && self.physical_extent.map(|at| at + self.count) == next.physical_extent
     }
 
-    fn row(&self, extent_bytes: u64) -> [String; 5] {
+    fn row(&self, extent_bytes: u64) -> [String; 6] {
         let place = self.lun_index.zip(self.physical_extent);
         let place = place.map_or_else(|| NONE.to_owned(), |(lun, at)| format!("{lun}:{at}"));
         [
             self.logical_extent.to_string(),
             self.count.to_string(),
             if self.kind == KIND_ZERO { KIND_ZERO.to_owned() } else { place },
+            self.birth_layer.to_string(),
             format!("{}/{}", self.present_blocks, self.blocks),
             size(self.count.saturating_mul(extent_bytes)),
         ]
@@ -73,7 +80,14 @@ pub struct MapView {
     name: String,
     layer: u64,
     extent_size_bytes: u64,
+    /// In the order of their first logical extents; where several layers have slots at one, the
+    /// newest comes first.
     runs: Vec<MapRun>,
+    /// Where the last run of each birth is.
+    #[serde(skip)]
+    last: BTreeMap<LayerId, usize>,
+    #[serde(skip)]
+    head: LayerId,
 }
 
 impl MapView {
@@ -86,19 +100,33 @@ impl MapView {
             layer: volume.head.get(),
             extent_size_bytes: extent_size.bytes(),
             runs: Vec::new(),
+            last: BTreeMap::new(),
+            head: volume.head,
         }
     }
 
     /// Adds the next entries, in order of their logical extents.
-    pub fn extend(&mut self, entries: &[MapEntry], extent_size: ExtentSize) {
-        for next in entries.iter().map(|entry| MapRun::of(entry, extent_size)) {
-            match self.runs.last_mut() {
-                Some(run) if run.goes_on_with(&next) => {
-                    run.count += 1;
-                    run.present_blocks += next.present_blocks;
-                    run.blocks += next.blocks;
-                }
-                _ => self.runs.push(next),
+    pub fn extend(&mut self, entries: &[LayerEntry], extent_size: ExtentSize) {
+        for entry in entries {
+            let own = entry.own.iter().map(|slot| (self.head, slot)).collect::<Vec<_>>();
+            let parts = entry.parts.iter().rev().map(|part| (part.birth, &part.slot));
+            for (birth, slot) in own.into_iter().chain(parts) {
+                self.push(birth, MapRun::of(entry.at, birth, slot, extent_size));
+            }
+        }
+    }
+
+    fn push(&mut self, birth: LayerId, next: MapRun) {
+        let last = self.last.get(&birth).map(|at| &mut self.runs[*at]);
+        match last {
+            Some(run) if run.goes_on_with(&next) => {
+                run.count += 1;
+                run.present_blocks += next.present_blocks;
+                run.blocks += next.blocks;
+            }
+            _ => {
+                self.last.insert(birth, self.runs.len());
+                self.runs.push(next);
             }
         }
     }
@@ -107,7 +135,7 @@ impl MapView {
 impl Report for MapView {
     fn to_text(&self) -> String {
         let rows = self.runs.iter().map(|run| run.row(self.extent_size_bytes)).collect();
-        let header = ["LOGICAL", "EXTENTS", "LUN:EXTENT", "BLOCKS", "LENGTH"];
-        table(header, rows, "nothing is mapped")
+        let header = ["LOGICAL", "EXTENTS", "LUN:EXTENT", "LAYER", "BLOCKS", "LENGTH"];
+        table(header, rows, "nothing is mapped in the head layer")
     }
 }

@@ -7,7 +7,10 @@ pub mod fsck;
 pub mod lun;
 pub mod map;
 pub mod node;
+pub mod operation;
 pub mod pool;
+pub mod snapshot;
+mod time;
 pub mod volume;
 
 use lunar_types::ByteCount;

@@ -9,15 +9,16 @@ use std::time::Duration;
 use std::{env, fs};
 
 use lunar_proto::domain::{
-    FsckFinding, FsckSummary, Holder, Lun, LunStatus, MapEntry, Node, NodeState, Pool, PoolStatus,
-    SpaceUsage, Volume, VolumeState,
+    FsckFinding, FsckSummary, Holder, LayerEntry, LayerPart, Lun, LunStatus, Node, NodeState,
+    Operation, OperationId, OperationWork, Pool, PoolStatus, Snapshot, SnapshotState, SpaceUsage,
+    Volume, VolumeState,
 };
 use lunar_proto::error::Facts;
 use lunar_proto::v1;
 use lunar_types::{
     BlockRange, BootId, ByteCount, Epoch, ExtentAddress, ExtentSize, Incarnation, LayerId,
     LogicalBlockSize, LogicalExtent, LunId, LunIndex, Name, NodeId, NodeIncarnation, PoolId,
-    Presence, SessionNumber, Slot, SlotPlace, VolumeId, VolumeSize,
+    Presence, SessionNumber, Slot, SlotPlace, SnapshotId, SnapshotSetId, VolumeId, VolumeSize,
 };
 
 use super::*;
@@ -165,17 +166,28 @@ fn attach_detach_and_delete_are_golden() {
     assert_golden(&deleted, "volume-delete");
 }
 
-fn entry(at: u64, place: SlotPlace, blocks: u32) -> MapEntry {
+fn slot(place: SlotPlace, blocks: u32) -> Slot {
     let mut presence = Presence::empty(ExtentSize::DEFAULT);
     if blocks > 0 {
         presence.insert(BlockRange::new(0, blocks));
     }
-    let slot = Slot { place, opaque: false, presence };
-    MapEntry { at: LogicalExtent::new(at), slot }
+    Slot { place, opaque: false, presence }
 }
 
-fn data(at: u64, lun: u16, extent: u64, blocks: u32) -> MapEntry {
-    entry(at, SlotPlace::Extent(ExtentAddress::new(lun, extent)), blocks)
+fn on_lun(lun: u16, extent: u64, blocks: u32) -> Slot {
+    slot(SlotPlace::Extent(ExtentAddress::new(lun, extent)), blocks)
+}
+
+fn own(at: u64, slot: Slot) -> LayerEntry {
+    LayerEntry { at: LogicalExtent::new(at), own: Some(slot), parts: Vec::new() }
+}
+
+fn data(at: u64, lun: u16, extent: u64, blocks: u32) -> LayerEntry {
+    own(at, on_lun(lun, extent, blocks))
+}
+
+fn zero(at: u64) -> LayerEntry {
+    own(at, slot(SlotPlace::Zero, 0))
 }
 
 #[test]
@@ -184,8 +196,100 @@ fn volume_map_joins_runs_across_pages() {
     let mut view = map::MapView::new(&volume("db", None), size);
     view.extend(&[data(0, 0, 7, 256), data(1, 0, 8, 1), data(3, 0, 10, 256)], size);
     view.extend(&[data(4, 0, 11, 2), data(5, 1, 12, 3), data(6, 1, 4, 4)], size);
-    view.extend(&[entry(7, SlotPlace::Zero, 0), entry(8, SlotPlace::Zero, 0)], size);
+    view.extend(&[zero(7), zero(8)], size);
     assert_golden(&view, "volume-map");
+}
+
+#[test]
+fn volume_map_shows_parts_by_birth_below_the_own_slot() {
+    let size = ExtentSize::DEFAULT;
+    let part = |birth, extent| LayerPart { birth: LayerId::new(birth), slot: on_lun(0, extent, 4) };
+    let both = |at| LayerEntry { parts: vec![part(1, 20 + at), part(2, 40)], ..data(at, 0, at, 1) };
+    let mut view = map::MapView::new(&volume("db", None), size);
+    view.extend(&[both(0), both(1), LayerEntry { own: None, ..both(2) }], size);
+    assert_golden(&view, "volume-map-parts");
+}
+
+fn snapshot(text: &str, volume: u128, created: u64, state: SnapshotState) -> Snapshot {
+    Snapshot {
+        id: SnapshotId::from_u128(0x5),
+        name: name(text),
+        volume: VolumeId::from_u128(volume),
+        pool: PoolId::from_u128(0xb),
+        layer: (state != SnapshotState::Creating).then_some(LayerId::new(2)),
+        size: VolumeSize::from_bytes(10 << 30).expect("a size"),
+        logical_block_size: LogicalBlockSize::B4096,
+        set: SnapshotSetId::from_u128(0x7),
+        created_unix_seconds: 1_735_689_599 + created,
+        state,
+        owned_extents: 3,
+    }
+}
+
+fn snapshot_view(snapshot: &Snapshot) -> snapshot::SnapshotView {
+    let origins = snapshot::Origins::new(&[volume("db", None)], vec![pool()]);
+    snapshot::SnapshotView::new(snapshot, &origins).expect("its pool is known")
+}
+
+#[test]
+fn snapshot_list_create_and_show_are_golden() {
+    let at = |text, volume, created, state| snapshot(text, volume, created, state);
+    let of_gone = at("left", 0xd, 0, SnapshotState::Deleting);
+    let later = at("a-later", 0xc, 60, SnapshotState::Creating);
+    let first = at("z-first", 0xc, 0, SnapshotState::Ready);
+    let views = [&later, &of_gone, &first].map(snapshot_view);
+    assert_golden(&snapshot::SnapshotList::new(views.into()), "snapshot-list");
+    assert_golden(&snapshot_view(&of_gone), "snapshot-show-gone");
+    assert_golden(&snapshot_view(&first), "snapshot-show");
+    let set = SnapshotSetId::from_u128(0x7);
+    let cut = snapshot::SealedSetView::new(set, vec![snapshot_view(&first)]);
+    assert_golden(&cut, "snapshot-create");
+}
+
+#[test]
+fn a_snapshot_of_an_unknown_pool_has_no_view() {
+    let origins = snapshot::Origins::new(&[volume("db", None)], Vec::new());
+    let snapshot = snapshot("s", 0xc, 0, SnapshotState::Ready);
+    assert!(snapshot::SnapshotView::new(&snapshot, &origins).is_none());
+}
+
+#[test]
+fn snapshot_delete_says_what_became_of_the_space() {
+    use snapshot::SnapshotDeletion::{Freed, Shared, Started, Waiting};
+    let waiting = Waiting { waits_for_layer: 3, waits_for: "volume 'db'".to_owned() };
+    for (deletion, file) in [
+        (Freed, "snapshot-delete"),
+        (Shared, "snapshot-delete-shared"),
+        (waiting, "snapshot-delete-waiting"),
+        (Started, "snapshot-delete-started"),
+    ] {
+        let deleted = snapshot("s", 0xc, 0, SnapshotState::Deleting);
+        assert_golden(&snapshot::SnapshotDeleteView::new(&deleted, deletion), file);
+    }
+}
+
+#[test]
+fn rollback_is_golden() {
+    let target = snapshot("s", 0xc, 0, SnapshotState::Ready);
+    let detached = snapshot::RollbackView::new(volume_view("db", None), &target, None);
+    assert_golden(&detached, "volume-rollback");
+    let attached = Some(volume::AttachmentView::from(&attachment()));
+    let again = volume_view("db", Some(holder(true)));
+    let again = snapshot::RollbackView::new(again, &target, attached);
+    assert_golden(&again, "volume-rollback-reattach");
+}
+
+#[test]
+fn operation_list_is_golden() {
+    let gone = NodeIncarnation { node: NodeId::new(1), incarnation: Incarnation::new(4) };
+    let operation = |id, work, waits_for| Operation { id: OperationId::new(id), work, waits_for };
+    let operations = [
+        operation(1, OperationWork::DeleteVolume(VolumeId::from_u128(0xc)), None),
+        operation(2, OperationWork::ReclaimReservations(gone), None),
+        operation(3, OperationWork::DropLayer(LayerId::new(5)), None),
+        operation(4, OperationWork::DropLayer(LayerId::new(6)), Some(LayerId::new(7))),
+    ];
+    assert_golden(&operation::OperationList::new(&operations), "operation-list");
 }
 
 #[test]
@@ -281,6 +385,8 @@ fn empty_lists_say_so() {
     assert_eq!(volume::VolumeList::new(Vec::new()).to_text(), "no volumes\n");
     assert_eq!(pool::PoolStatusList::new(&[]).to_text(), "no pools\n");
     assert_eq!(node::NodeList::new(&[]).to_text(), "no nodes\n");
+    assert_eq!(snapshot::SnapshotList::new(Vec::new()).to_text(), "no snapshots\n");
+    assert_eq!(operation::OperationList::new(&[]).to_text(), "no operations\n");
     let none = lun::LunList::new(&[], Ok(Vec::new()), lun::LunDetail::Full);
     assert!(none.to_text().contains("lunar lun label"));
 }

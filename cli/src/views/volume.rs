@@ -71,6 +71,12 @@ impl VolumeView {
         }
     }
 
+    /// The volume's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     fn holder_text(&self) -> String {
         self.holder.as_ref().map_or_else(|| NONE.to_owned(), HolderView::to_text)
     }
