@@ -127,8 +127,9 @@ async fn ended(
         let rest = service.snapshot(&Selector::Id(deleting.id)).await;
         let Some(rest) = unless(SNAPSHOT_GONE, rest)? else { break };
         if let Some(layer) = rest.layer
-            && let Some(above) = drop_of(service, layer).await?.and_then(|it| it.waits_for)
+            && let Some(room) = drop_of(service, layer).await?.and_then(|it| it.waits_for)
         {
+            let above = room.layer;
             let waits_for = standing(service, above).await?;
             return Ok(SnapshotDeletion::Waiting { waits_for_layer: above.get(), waits_for });
         }

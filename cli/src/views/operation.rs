@@ -16,8 +16,10 @@ pub struct OperationView {
     node_id: Option<u16>,
     incarnation: Option<u32>,
     layer: Option<u64>,
-    /// The layer that stands on the one to be dropped and keeps it.
+    /// The layer that stands on the one to be dropped, and has no room for all of its slots yet.
     waits_for_layer: Option<u64>,
+    /// Logical extents that wait for that room.
+    waiting_extents: Option<u64>,
 }
 
 impl From<&Operation> for OperationView {
@@ -29,7 +31,8 @@ impl From<&Operation> for OperationView {
             node_id: None,
             incarnation: None,
             layer: None,
-            waits_for_layer: operation.waits_for.map(lunar_types::LayerId::get),
+            waits_for_layer: operation.waits_for.map(|room| room.layer.get()),
+            waiting_extents: operation.waits_for.map(|room| room.extents),
         };
         match operation.work {
             OperationWork::DeleteVolume(volume) => {

@@ -282,12 +282,13 @@ fn rollback_is_golden() {
 #[test]
 fn operation_list_is_golden() {
     let gone = NodeIncarnation { node: NodeId::new(1), incarnation: Incarnation::new(4) };
+    let room = RoomWanted { layer: LayerId::new(7), extents: 12 };
     let operation = |id, work, waits_for| Operation { id: OperationId::new(id), work, waits_for };
     let operations = [
         operation(1, OperationWork::DeleteVolume(VolumeId::from_u128(0xc)), None),
         operation(2, OperationWork::ReclaimReservations(gone), None),
         operation(3, OperationWork::DropLayer(LayerId::new(5)), None),
-        operation(4, OperationWork::DropLayer(LayerId::new(6)), Some(LayerId::new(7))),
+        operation(4, OperationWork::DropLayer(LayerId::new(6)), Some(room)),
     ];
     assert_golden(&operation::OperationList::new(&operations), "operation-list");
 }

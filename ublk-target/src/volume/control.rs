@@ -22,6 +22,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+use super::cut::CutLimits;
 use super::served::ServedVolume;
 use crate::lun::set::{LunOpener, LunSetError};
 use crate::metadata::{MapCommit, Metadata, MetadataError};
@@ -88,6 +89,8 @@ pub struct Control {
     /// The last search for new LUNs, which may still be under way.
     search: tokio::sync::Mutex<Option<JoinHandle<Result<(), LunSetError>>>>,
     started: Instant,
+    /// How long a snapshot may keep others waiting.
+    pub limits: CutLimits,
 }
 
 impl Control {
@@ -103,7 +106,8 @@ impl Control {
         let driver = tokio::sync::Mutex::new(());
         let (unanswered, started) = (Mutex::default(), Instant::now());
         let search = tokio::sync::Mutex::default();
-        Self { served, metadata, desk, luns, queue, driver, unanswered, search, started }
+        let limits = CutLimits::default();
+        Self { served, metadata, desk, luns, queue, driver, unanswered, search, started, limits }
     }
 
     pub(super) fn name(&self) -> String {

@@ -6,7 +6,7 @@
 //! Invariants:
 //! - between the vote and the answer nothing is written to the head: a vote that was sent may be
 //!   carried out at any later time;
-//! - writes wait [`PAUSE_LIMIT`] at the most. Without an answer by then the volume goes on in its
+//! - writes wait [`CutLimits::pause`] at the most. Without an answer by then the volume goes on in its
 //!   next head, and nothing is committed before [`Control::seal_pending`] knows that this is the
 //!   head.
 
@@ -23,10 +23,21 @@ use super::control::{Control, Progress};
 use super::fsfreeze::{Freezer, FrozenMounts, FsfreezeError};
 use crate::metadata::{Ballot, MetadataError, Seal};
 
-/// How long writes wait, and file systems are frozen, at the most.
-pub const PAUSE_LIMIT: Duration = Duration::from_secs(5);
-/// How long of that is left for the vote to be answered.
-const VOTE_ROOM: Duration = Duration::from_secs(1);
+/// How long a cut may keep others waiting.
+#[derive(Debug, Clone, Copy)]
+pub struct CutLimits {
+    /// How long writes wait, and file systems are frozen, at the most.
+    pub pause: Duration,
+    /// How long of that is left for the vote to be answered.
+    pub vote_room: Duration,
+}
+
+impl Default for CutLimits {
+    fn default() -> Self {
+        Self { pause: Duration::from_secs(5), vote_room: Duration::from_secs(1) }
+    }
+}
+
 /// How long the other members of a set may take to be ready.
 const READY_LIMIT: Duration = Duration::from_secs(40);
 /// How long file systems may write what is dirty, before anything is frozen.
@@ -139,8 +150,9 @@ impl Control {
         self.warm_up().await?;
         freezer.sync(order.fsfreeze, SYNC_LIMIT).await;
         self.wait_for_others(order).await?;
-        let limit = Instant::now() + PAUSE_LIMIT;
-        let frozen = freezer.freeze(order.fsfreeze, PAUSE_LIMIT - VOTE_ROOM).await?;
+        let CutLimits { pause, vote_room } = self.limits;
+        let limit = Instant::now() + pause;
+        let frozen = freezer.freeze(order.fsfreeze, pause - vote_room).await?;
         let end = self.cut_frozen(order, limit, &frozen).await;
         frozen.thaw().await;
         end
@@ -182,12 +194,13 @@ impl Control {
         limit: Instant,
         mounts: &Arc<FrozenMounts>,
     ) -> Result<CutEnd, CutError> {
-        let driver = tokio::time::timeout_at(limit - VOTE_ROOM, self.driver.lock()).await;
+        let settle_limit = limit - self.limits.vote_room;
+        let driver = tokio::time::timeout_at(settle_limit, self.driver.lock()).await;
         let _driver = driver.map_err(|_| CutError::NotSettled)?;
         let volume = &self.served.shared.volume;
         let begun = Instant::now();
         volume.freeze().map_err(|_| CutError::UsedUp)?;
-        self.settle_frozen(limit - VOTE_ROOM, mounts).await?;
+        self.settle_frozen(settle_limit, mounts).await?;
         let settled_us = begun.elapsed().as_micros();
         let mut out = Vec::new();
         let end = match self.vote(order, limit - RETRY).await {
