@@ -2,6 +2,7 @@
 //! for fs-core that offers labelled LUNs.
 
 mod double;
+mod snapshots;
 
 use std::process::Output;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ struct World {
     endpoint: String,
     double: Double,
     _store: TempDir,
-    _runtime: Runtime,
+    runtime: Runtime,
 }
 
 fn labelled(n: u32) -> v1::LocalLun {
@@ -63,7 +64,7 @@ impl World {
         });
         let luns = (0..3).map(labelled).collect();
         let double = Double::start(Script { luns, ..Script::default() });
-        Self { endpoint, double, _store: folder, _runtime: runtime }
+        Self { endpoint, double, _store: folder, runtime }
     }
 
     fn lunar(&self, line: &str) -> Output {

@@ -8,13 +8,14 @@ use std::sync::{Arc, Mutex};
 use lunar_proto::error::{ErrorReason, ErrorReport, Facts};
 use lunar_proto::v1;
 use lunar_proto::v1::fs_core_server::{FsCore, FsCoreServer};
+use lunar_types::VolumeId;
 use tempfile::TempDir;
 use tokio::net::UnixListener;
 use tokio::runtime::Runtime;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
 
-/// The id that the double gives to the volume of every name.
+/// The id that the double gives to the volume of every name; one that is given by id has that.
 pub(crate) const VOLUME_ID: &str = "6fa1c2d4-0b7e-4a52-9f57-3d1f0c6c2a10";
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -62,11 +63,17 @@ impl Double {
     }
 }
 
-/// Runs `lunar` with the words of a line.
-pub(crate) fn lunar(endpoint: &str, socket: &std::path::Path, line: &str) -> Output {
+/// `lunar` with the words of a line, to be run.
+pub(crate) fn command(endpoint: &str, socket: &std::path::Path, line: &str) -> Command {
     let mut lunar = Command::new(env!("CARGO_BIN_EXE_lunar"));
     lunar.env("LUNAR_METADATA", endpoint).env("LUNAR_SOCKET", socket).env_remove("LUNAR_OUTPUT");
-    lunar.args(line.split_whitespace()).output().expect("lunar runs")
+    lunar.args(line.split_whitespace());
+    lunar
+}
+
+/// Runs `lunar` with the words of a line.
+pub(crate) fn lunar(endpoint: &str, socket: &std::path::Path, line: &str) -> Output {
+    command(endpoint, socket, line).output().expect("lunar runs")
 }
 
 struct Served(Arc<Script>);
@@ -140,9 +147,11 @@ impl FsCore for Served {
         &self,
         request: Request<v1::AttachVolumeRequest>,
     ) -> Answer<v1::LocalAttachment> {
+        let volume_name = self.name_of(request.into_inner().volume)?;
+        let id = volume_name.parse::<VolumeId>();
         let attachment = v1::LocalAttachment {
-            volume_id: VOLUME_ID.to_owned(),
-            volume_name: self.name_of(request.into_inner().volume)?,
+            volume_id: id.map_or_else(|_| VOLUME_ID.to_owned(), |id| id.to_string()),
+            volume_name,
             device_path: "/dev/ublkb7".to_owned(),
             state: v1::AttachmentState::Live.into(),
             ..v1::LocalAttachment::default()
