@@ -12,7 +12,8 @@ pub struct OperationView {
     operation_id: u64,
     /// `delete-volume`, `reclaim-reservations` or `drop-layer`.
     kind: &'static str,
-    volume_id: Option<String>,
+    /// Empty where it is about no volume.
+    volume_id: String,
     node_id: Option<u16>,
     incarnation: Option<u32>,
     layer: Option<u64>,
@@ -27,7 +28,7 @@ impl From<&Operation> for OperationView {
         let view = Self {
             operation_id: operation.id.get(),
             kind: "",
-            volume_id: None,
+            volume_id: String::new(),
             node_id: None,
             incarnation: None,
             layer: None,
@@ -36,7 +37,7 @@ impl From<&Operation> for OperationView {
         };
         match operation.work {
             OperationWork::DeleteVolume(volume) => {
-                Self { kind: "delete-volume", volume_id: Some(volume.to_string()), ..view }
+                Self { kind: "delete-volume", volume_id: volume.to_string(), ..view }
             }
             OperationWork::ReclaimReservations(gone) => Self {
                 kind: "reclaim-reservations",
@@ -53,8 +54,8 @@ impl From<&Operation> for OperationView {
 
 impl OperationView {
     fn object(&self) -> String {
-        if let Some(volume) = &self.volume_id {
-            return format!("volume {volume}");
+        if !self.volume_id.is_empty() {
+            return format!("volume {}", self.volume_id);
         }
         if let Some(layer) = self.layer {
             return format!("layer {layer}");

@@ -34,8 +34,8 @@ pub struct SnapshotView {
     snapshot_id: String,
     name: String,
     volume_id: String,
-    /// Absent where the volume is gone.
-    volume_name: Option<String>,
+    /// Empty where the volume is gone.
+    volume_name: String,
     pool_id: String,
     pool_name: String,
     size_bytes: u64,
@@ -58,7 +58,7 @@ impl SnapshotView {
             snapshot_id: snapshot.id.to_string(),
             name: snapshot.name.to_string(),
             volume_id: snapshot.volume.to_string(),
-            volume_name: origins.volumes.get(&snapshot.volume).cloned(),
+            volume_name: origins.volumes.get(&snapshot.volume).cloned().unwrap_or_default(),
             pool_id: pool.id.to_string(),
             pool_name: pool.name.to_string(),
             size_bytes: snapshot.size.bytes(),
@@ -72,7 +72,10 @@ impl SnapshotView {
     }
 
     fn volume_text(&self) -> String {
-        self.volume_name.clone().unwrap_or_else(|| "(gone)".to_owned())
+        match self.volume_name.as_str() {
+            "" => "(gone)".to_owned(),
+            name => name.to_owned(),
+        }
     }
 
     fn row(&self) -> [String; 7] {

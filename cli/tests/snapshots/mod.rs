@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use lunar_metadata_client::{ClientError, MetadataClient, Policy, fresh_request_id};
 use lunar_proto::domain::{
-    Attach, Attachment, Join, MemberFailed, MemberPaused, MemberReady, Selector, SetState,
-    Snapshot, SnapshotState,
+    Attach, Attachment, COMMIT_UPDATES_MAX, CommitMap, Detach, DetachMode, Join, MemberFailed,
+    MemberPaused, MemberReady, ReserveExtents, Selector, SetState, SlotUpdate, Snapshot,
+    SnapshotState,
 };
-use lunar_types::{BootId, NodeSession, SessionNumber, SnapshotSetId};
+use lunar_types::{BootId, LogicalExtent, NodeSession, SessionNumber, Slot, SnapshotSetId};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -95,7 +96,7 @@ fn deleting_the_volume_first_frees_the_snapshot_at_once() {
     assert_eq!(world.json("volume delete v")["finished"], true);
     assert_eq!(world.json("operation list")["operations"], Value::Array(Vec::new()));
     let left = world.json("snapshot show s");
-    assert_eq!((&left["volume_name"], &left["state"]), (&Value::Null, &"ready".into()));
+    assert_eq!((&left["volume_name"], &left["state"]), (&"".into(), &"ready".into()));
     assert_eq!(world.json("snapshot delete s")["outcome"], "freed");
     assert_eq!(world.json("snapshot list")["snapshots"], Value::Array(Vec::new()));
     assert_eq!(world.json("fsck")["summary"]["findings"], 0);
@@ -223,6 +224,40 @@ impl<'a> HolderOfV<'a> {
         self.ask(async |client| client.member_paused(&paused, AT_ONCE).await);
     }
 
+    /// Maps the first extents of the volume, as many as one commit takes.
+    fn write(&self) -> usize {
+        let Attachment { volume, epoch, pool, last_commit, .. } = &self.held;
+        let (count, caller) = (u32::try_from(COMMIT_UPDATES_MAX).expect("small"), self.caller);
+        let reserve = ReserveExtents { request: fresh_request_id(), caller, pool: pool.id, count };
+        let runs = self.ask(async |client| client.reserve_extents(&reserve).await);
+        let extents = runs.iter().flat_map(|run| run.iter());
+        let update = |(at, extent)| SlotUpdate {
+            at: LogicalExtent::new(at),
+            slot: Some(Slot::fresh(extent, pool.extent_size)),
+        };
+        let commit = CommitMap {
+            request: fresh_request_id(),
+            caller,
+            volume: volume.id,
+            epoch: *epoch,
+            number: last_commit.next(),
+            layer: volume.head,
+            extent_size: pool.extent_size,
+            updates: (0..).zip(extents).map(update).collect(),
+            checkpoint: None,
+            replay_of: None,
+        };
+        self.ask(async |client| client.commit_map(&commit).await);
+        commit.updates.len()
+    }
+
+    fn detach(&self) {
+        let (request, volume, epoch) = (fresh_request_id(), self.held.volume.id, self.held.epoch);
+        let (caller, mode) = (self.caller, DetachMode::Clean);
+        let detach = Detach { request, volume, epoch, caller, mode };
+        self.ask(async |client| client.detach(&detach).await);
+    }
+
     fn state_of(&self, set: SnapshotSetId) -> SetState {
         let found = self
             .ask(async |client| client.snapshot_set(set, Some(SetState::Aborted), AT_ONCE).await);
@@ -239,6 +274,37 @@ fn end(lunar: Child) -> (Option<i32>, String, String) {
     let Output { status, stdout, stderr } = lunar.wait_with_output().expect("lunar ends");
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     (status.code(), text(stdout), text(stderr))
+}
+
+fn mapped(world: &World) -> u64 {
+    world.json("pool status tank")["pools"][0]["usage"]["mapped_bytes"].as_u64().expect("a size")
+}
+
+#[test]
+fn a_deleted_volume_has_given_its_extents_back_when_lunar_ends() {
+    let world = with_volumes(&["v"]);
+    let holder = HolderOfV::of(&world);
+    // More than the service frees in one step.
+    assert_eq!(holder.write(), 1000);
+    holder.detach();
+    assert_eq!(mapped(&world), 1000 << 20);
+    assert_eq!(world.json("volume delete v")["finished"], true);
+    assert_eq!(mapped(&world), 0);
+    assert_eq!(world.json("operation list")["operations"], Value::Array(Vec::new()));
+}
+
+#[test]
+fn a_deleted_snapshot_has_given_its_extents_back_when_lunar_says_so() {
+    let world = with_volumes(&["v"]);
+    let holder = HolderOfV::of(&world);
+    holder.write();
+    holder.detach();
+    world.json("snapshot create v s");
+    assert_eq!(world.json("snapshot show s")["owned_bytes"], 1000 << 20);
+    world.json("volume delete v");
+    assert_eq!(mapped(&world), 1000 << 20);
+    assert_eq!(world.json("snapshot delete s")["outcome"], "freed");
+    assert_eq!(mapped(&world), 0);
 }
 
 #[test]
