@@ -169,7 +169,8 @@ struct HolderOfV<'a> {
 impl<'a> HolderOfV<'a> {
     fn of(world: &'a World) -> Self {
         let (client, caller, held) = world.runtime.block_on(async {
-            let client = MetadataClient::new(&[world.endpoint.clone()], Policy::default());
+            let client =
+                MetadataClient::new(std::slice::from_ref(&world.endpoint), Policy::default());
             let client = client.expect("a client");
             let join = Join {
                 request: fresh_request_id(),
