@@ -331,7 +331,7 @@ impl Model {
             let volume = &mut self.volumes[*index];
             assert_eq!(snapshot.layer, Some(volume.volume.head));
             volume.seal();
-            self.snapshots.push(Snap { snapshot, view: volume.below.clone() });
+            self.snapshots.push(Snap { snapshot, view: volume.below.clone().unwrap_or_default() });
             self.look_again(*index);
         }
     }
