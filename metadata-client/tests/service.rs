@@ -307,6 +307,13 @@ async fn a_volume_is_attached_written_and_detached() {
     let page = client.read_layer(read).await.expect("read");
     let (at, own) = (LogicalExtent::new(4), Some(slot));
     assert_eq!(page.entries, [LayerEntry { at, own, parts: vec![] }]);
+    let (request, layer) = (fresh_request_id(), volume.head);
+    let from = LogicalExtent::new(0);
+    let prune = PruneLayer { request, caller, volume: volume.id, epoch, layer, from };
+    assert_eq!(client.prune_layer(prune).await.expect("answered"), PrunedParts::default());
+    let other = PruneLayer { request: fresh_request_id(), layer: LayerId::new(77), ..prune };
+    let error = client.prune_layer(other).await.expect_err("another layer");
+    assert_eq!(error.kind(), ErrorKind::Refused(ErrorReason::LayerNotWritable));
     let rest = ExtentRun::new(runs[0].iter().nth(1).expect("three"), 2);
     let request = fresh_request_id();
     let release = ReleaseExtents { request, caller, pool: pool.id, runs: vec![rest] };

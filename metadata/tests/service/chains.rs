@@ -1,13 +1,11 @@
-//! Chains of layers: slots of any shape, what a chain shows, requests that race.
+//! Chains of layers: slots of any shape, and what a chain shows.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
 use lunar_metadata::keyspace::{KeyedTxn, OperationKey, OperationRecord};
 use lunar_metadata::seams::block_on;
-use lunar_metadata::service::{Service, Step};
-use lunar_metadata::store::{KeyRange, KeyValue, MetaStore, RangeRead, StoreError, Txn};
+use lunar_metadata::service::Step;
+use lunar_metadata::store::MetaStore;
 use lunar_proto::domain::*;
 use lunar_types::*;
 
@@ -211,96 +209,22 @@ pub fn operation<S: MetaStore>(world: &World<S>, operation: OperationId) -> Oper
     })
 }
 
-type Hook = Box<dyn FnOnce() + Send>;
-
-/// A store on which something else is committed just before a commit.
-#[derive(Clone)]
-pub struct RacingStore<S> {
-    inner: S,
-    race: Arc<Race>,
+/// A chain of one layer for each of these slots, all but the head snapshots.
+pub fn tower<S: MetaStore>(
+    world: &World<S>,
+    volume: VolumeId,
+    layers: impl IntoIterator<Item = Vec<(u64, Shape)>>,
+) -> Vec<SnapshotId> {
+    let cut = |(index, slots): (usize, Vec<(u64, Shape)>)| {
+        write(world, volume, &slots);
+        world.cut(volume, &format!("s{index}")).expect("cut").id
+    };
+    layers.into_iter().enumerate().map(cut).collect()
 }
 
-/// What runs before the next commit that writes, and how many of those there were.
-#[derive(Default)]
-pub struct Race {
-    hook: Mutex<Option<Hook>>,
-    commits: AtomicUsize,
-}
-
-impl Race {
-    pub fn run_before_next_commit(&self, hook: impl FnOnce() + Send + 'static) {
-        *self.hook.lock().expect("whole") = Some(Box::new(hook));
-        self.commits.store(0, Ordering::Relaxed);
-    }
-
-    /// Commits that were tried since the hook was set; it has run.
-    pub fn commits(&self) -> usize {
-        assert!(self.hook.lock().expect("whole").is_none(), "the other request has run");
-        self.commits.load(Ordering::Relaxed)
-    }
-}
-
-impl<S> RacingStore<S> {
-    pub fn new(inner: S, race: Arc<Race>) -> Self {
-        Self { inner, race }
-    }
-}
-
-/// One attempt on a store with races.
-pub struct RacingTxn<T> {
-    inner: T,
-    race: Arc<Race>,
-    wrote: std::sync::atomic::AtomicBool,
-}
-
-impl<S: MetaStore> MetaStore for RacingStore<S> {
-    type Txn = RacingTxn<S::Txn>;
-
-    async fn begin(&self) -> Result<Self::Txn, StoreError> {
-        let inner = self.inner.begin().await?;
-        Ok(RacingTxn { inner, race: Arc::clone(&self.race), wrote: false.into() })
-    }
-}
-
-impl<T: Txn> Txn for RacingTxn<T> {
-    async fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.inner.get(key).await
-    }
-
-    async fn get_range(&self, read: &RangeRead) -> Result<Vec<KeyValue>, StoreError> {
-        self.inner.get_range(read).await
-    }
-
-    fn set(&self, key: &[u8], value: &[u8]) {
-        self.wrote.store(true, Ordering::Relaxed);
-        self.inner.set(key, value);
-    }
-
-    fn clear(&self, key: &[u8]) {
-        self.wrote.store(true, Ordering::Relaxed);
-        self.inner.clear(key);
-    }
-
-    fn clear_range(&self, range: &KeyRange) {
-        self.wrote.store(true, Ordering::Relaxed);
-        self.inner.clear_range(range);
-    }
-
-    async fn commit(&self) -> Result<(), StoreError> {
-        if self.wrote.load(Ordering::Relaxed) {
-            self.race.commits.fetch_add(1, Ordering::Relaxed);
-            let hook = self.race.hook.lock().expect("whole").take();
-            if let Some(hook) = hook {
-                hook();
-            }
-        }
-        self.inner.commit().await
-    }
-}
-
-/// Steps the operations of another process on the same store.
-pub fn step_elsewhere<S: MetaStore>(service: &Service<S>, steps: usize) {
-    for _ in 0..steps {
-        block_on(service.step_operations()).expect("a step");
-    }
+/// Deletes a snapshot and runs everything to its end.
+pub fn settled<S: MetaStore>(world: &World<S>, snapshot: SnapshotId) {
+    world.delete_snapshot(snapshot).expect("it begins");
+    world.settle();
+    world.assert_clean();
 }

@@ -567,6 +567,23 @@ fn every_kind_of_finding_has_its_damage() {
 }
 
 #[test]
+fn more_parts_than_a_layer_may_have_at_one_place_are_found() {
+    let sound = sound();
+    let value = SlotValue(Slot::zero(ExtentSize::DEFAULT));
+    sound.damage(|txn| {
+        for birth in (1..=LAYER_PARTS_MAX as u64 + 1).map(LayerId::new) {
+            let (layer, at) = (sound.volume.head, LogicalExtent::new(3));
+            txn.put(&PartKey { layer, at, birth }, &value);
+        }
+    });
+    let findings = sound.world.findings();
+    let is_it = |it: &&FsckFinding| it.message.contains("one of more than 64");
+    let found: Vec<_> = findings.iter().filter(is_it).collect();
+    assert_eq!(found.len(), 1, "{findings:#?}");
+    assert_eq!(found[0].kind, "layer-count");
+}
+
+#[test]
 fn an_extent_with_two_owners_names_both() {
     let sound = sound();
     let at = sound.mapped;

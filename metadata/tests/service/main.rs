@@ -13,6 +13,7 @@ mod idempotency;
 mod layer_model;
 mod layers;
 mod merge;
+mod merge_races;
 mod model;
 mod nodes;
 mod pools;
