@@ -192,7 +192,8 @@ impl<T: Txn> Merge<'_, T> {
         let at_bottom = self.below.record.parent.is_none();
         let mut kept = Vec::new();
         for (birth, slot) in downwards(self.below.id, entry) {
-            if !cover.hides(slot) && !(at_bottom && slot.place == SlotPlace::Zero) {
+            let needless = at_bottom && slot.place == SlotPlace::Zero;
+            if !needless && !cover.hides(slot) {
                 kept.push(birth);
             }
             cover.add(slot);
