@@ -10,10 +10,10 @@
 //!   nobody holds and no journal is left of. What a holder's own slots hide is moved, and pruned by
 //!   the holder: reads of it may be under way;
 //! - a commit of a holder neither reads nor writes what a moving step writes: the slots of the
-//!   layer below, parts, sums of parts (apart from the layer's record), bitmaps. Only the last step
-//!   writes the record of the layer above;
-//! - a layer has at most [`LAYER_PARTS_MAX`] parts at a logical extent; what there is no room for is
-//!   left behind, and the merge goes on at the next logical extent.
+//!   layer below, parts, sums of parts (apart from the layer's record), what is free. Only the last
+//!   step writes the record of the layer above;
+//! - a layer has at most [`LAYER_PARTS_MAX`] parts at a logical extent; what there is no room for
+//!   is left behind, and the merge goes on at the next logical extent.
 //!
 //! A step goes on where the last one ended: that is in the operation's record, so what was left
 //! behind is read once a pass. Slots may come from further below meanwhile, also behind it. So the
@@ -184,8 +184,8 @@ impl<T: Txn> Merge<'_, T> {
         Ok(())
     }
 
-    /// The births of the slots that nothing hides, the youngest first. A ZERO slot at the bottom says what its absence
-    /// says too, and what is older is hidden by it.
+    /// The births of the slots that nothing hides, the youngest first. A ZERO slot at the bottom
+    /// says what its absence says too, and what is older is hidden by it.
     fn kept(&self, entry: &LayerEntry, above: &LayerEntry) -> Vec<LayerId> {
         let mut cover = Cover::default();
         downwards(self.above.id, above).for_each(|(_, slot)| cover.add(slot));
