@@ -10,8 +10,8 @@ use std::{env, fs};
 
 use lunar_proto::domain::{
     FsckFinding, FsckSummary, Holder, LayerEntry, LayerPart, Lun, LunStatus, Node, NodeState,
-    Operation, OperationId, OperationWork, Pool, PoolStatus, Snapshot, SnapshotState, SpaceUsage,
-    Volume, VolumeState,
+    Operation, OperationId, OperationWork, Pool, PoolStatus, RoomWanted, Snapshot, SnapshotState,
+    SpaceUsage, Volume, VolumeState,
 };
 use lunar_proto::error::Facts;
 use lunar_proto::v1;

@@ -1,8 +1,6 @@
 //! Handlers of maps and reservations.
 
-use lunar_proto::domain::{
-    CommitMap, Page, PruneLayer, ReadLayer, ReleaseExtents, ReserveExtents,
-};
+use lunar_proto::domain::{CommitMap, Page, PruneLayer, ReadLayer, ReleaseExtents, ReserveExtents};
 use lunar_proto::v1;
 use lunar_proto::v1::map_server::Map;
 use lunar_proto::v1::reservations_server::Reservations;
