@@ -281,6 +281,11 @@ mod tests {
         }
     }
 
+    /// From which layer what it has of which logical extent is merged, if anything is.
+    fn merge_or_not() -> impl Strategy<Value = Option<(usize, u64)>> {
+        prop::option::weighted(0.4, (0_usize..6, 0..EXTENTS))
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
 
@@ -291,7 +296,7 @@ mod tests {
             births in prop::collection::vec(
                 prop::collection::vec((0_u8..5, any::<u16>()), EXTENTS as usize), 1..7),
             cuts in prop::collection::vec(any::<bool>(), 6),
-            merges in prop::collection::vec(prop::option::weighted(0.4, (0_usize..6, 0..EXTENTS)), 24),
+            merges in prop::collection::vec(merge_or_not(), 24),
         ) {
             let (mut layers, mut all) = (vec![Container::new()], Container::new());
             let mut ids = Vec::new();
@@ -300,8 +305,9 @@ mod tests {
                 for (logical, (kind, bits)) in slots.iter().enumerate() {
                     let slot = slot(*kind, *bits, birth * EXTENTS + logical as u64);
                     if let Some(slot) = slot {
-                        layers.last_mut().expect("one").insert((logical as u64, birth), slot.clone());
-                        all.insert((logical as u64, birth), slot);
+                        let key = (logical as u64, birth);
+                        layers.last_mut().expect("one").insert(key, slot.clone());
+                        all.insert(key, slot);
                     }
                 }
                 let is_last = n + 1 == births.len();

@@ -20,7 +20,7 @@
 //! layer is looked at as a whole before it goes, and a pass that left nothing begins again.
 
 use lunar_proto::domain::{LAYER_PARTS_MAX, LayerEntry, LayerPart, OperationId, ReadLayer};
-use lunar_types::{ExtentRun, LayerId, LogicalExtent, Slot, SlotPlace};
+use lunar_types::{ExtentRun, LayerId, LogicalExtent, Slot, SlotPlace, VolumeId};
 
 use super::attachments::oldest_stale;
 use super::cover::Cover;
@@ -31,8 +31,8 @@ use super::space::free_extents;
 use crate::error::ServiceError;
 use crate::keyspace::{
     AttachmentKey, ChildKey, KeyedTxn, LayerKey, LayerName, LayerPartsKey, LayerRecord, MergePass,
-    OperationKey, OperationRecord, PartKey, Present, SlotDigest, SlotKey, SlotValue, parts_at,
-    parts_of, slots_of,
+    OperationKey, OperationRecord, PartKey, Present, SlotDigest, SlotKey, SlotValue, VolumeKey,
+    parts_at, parts_of, slots_of,
 };
 use crate::store::Txn;
 
@@ -247,9 +247,21 @@ impl<T: Txn> Merge<'_, T> {
         }
         let record = LayerRecord { parent: below.record.parent, ..above.record };
         txn.put(&LayerKey { layer: above.id }, &record);
+        if let LayerName::Head(volume) = record.name {
+            structure_changed(txn, volume).await?;
+        }
         txn.remove(&OperationKey { operation: self.id });
         Ok(())
     }
+}
+
+/// The chain below a head is another one: its holder hears of it.
+async fn structure_changed<T: Txn>(txn: &T, volume: VolumeId) -> Result<(), ServiceError> {
+    let key = VolumeKey { volume };
+    let mut record = txn.load_known(&key).await?;
+    record.structure = record.structure.next();
+    txn.put(&key, &record);
+    Ok(())
 }
 
 /// Whether the own slots of a layer hide what comes from below. Those of a head do when nobody

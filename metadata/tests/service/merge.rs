@@ -122,12 +122,13 @@ fn what_the_layer_above_hides_is_freed_and_everything_else_moves() {
             let top = head(&world, volume);
             let before = view(&world, top);
             let allocated = world.status(pool.id).usage.allocated_extents;
+            let bottom = world.layer(below).expect("there").parent;
+            assert_eq!(bottom.is_some(), base.is_some());
             world.delete_snapshot(dropped).expect("it begins");
             world.settle();
             world.assert_clean();
             assert_eq!(view(&world, top), before, "{holder:?} {base:?}");
             assert!(world.layer(below).is_none() && world.operations().is_empty());
-            let bottom = base.map(|_| LayerId::new(below.get() - 1));
             assert_eq!(world.layer(above).expect("kept").parent, bottom);
             let births = births(&world, above);
             let mut freed = 0;
@@ -174,15 +175,16 @@ fn parts_of_a_head_that_were_sealed_before_hide_although_it_is_held() {
     let (volume, [low, mid]) = three(&world, [&lowest, &middle, &own]);
     let held = hold(&world, volume);
     let before = view(&world, held.volume.head);
+    let ids: Vec<u64> = chain(&world, held.volume.head).into_iter().map(LayerId::get).collect();
+    let [lowest, middle, own] = ids[..] else { panic!("three layers: {ids:?}") };
     settled(&world, mid);
-    let own = held.volume.head.get();
     let with_parts = |births: Vec<u64>| (0..4).map(|at| (at, births.clone())).collect();
-    let all: BTreeMap<_, _> = with_parts(vec![own - 1, own]);
+    let all: BTreeMap<_, _> = with_parts(vec![middle, own]);
     assert_eq!(births(&world, held.volume.head), all, "its own slots do not hide");
     settled(&world, low);
     let mut left = all;
-    left.insert(1, vec![own - 2, own - 1, own]);
-    left.insert(2, vec![own - 2, own - 1, own]);
+    left.insert(1, vec![lowest, middle, own]);
+    left.insert(2, vec![lowest, middle, own]);
     assert_eq!(births(&world, held.volume.head), left);
     assert_eq!(view(&world, held.volume.head), before);
 }
@@ -450,7 +452,8 @@ fn delete_mixed<S: MetaStore>(world: &World<S>, pool: &Pool, volume: VolumeId) {
 fn a_restart_at_every_step_of_a_merge_changes_no_view() {
     let mut world = World::new();
     let (pool, volume) = mixed(&world);
-    let tops = [head(&world, volume), LayerId::new(3)];
+    let top = head(&world, volume);
+    let tops = [top, chain(&world, top)[2]];
     let before = tops.map(|top| view(&world, top));
     let mut steps = 0;
     while step(&world) == Step::Worked {
@@ -470,7 +473,8 @@ fn a_fault_at_every_commit_of_a_merge_changes_no_view() {
         let plan = FaultPlan::default();
         let world = World::on(FaultyStore::new(RedbStore::in_memory(), plan.clone()));
         let (pool, volume) = mixed(&world);
-        let tops = [head(&world, volume), LayerId::new(3)];
+        let top = head(&world, volume);
+        let tops = [top, chain(&world, top)[2]];
         let before = tops.map(|top| view(&world, top));
         loop {
             plan.push(fault);
@@ -483,4 +487,21 @@ fn a_fault_at_every_commit_of_a_merge_changes_no_view() {
         assert_eq!(chain(&world, tops[0]), [tops[1], tops[0]]);
         delete_mixed(&world, &pool, volume);
     }
+}
+
+#[test]
+fn a_holder_hears_when_its_chain_is_another_one() {
+    let Rows { world, volume, dropped, .. } = rows(None, Holder::Nobody);
+    let held = hold(&world, volume);
+    let watch = WatchNode {
+        caller: world.caller_of(&held),
+        structures: vec![ChangedStructure { volume, structure: held.structure }],
+        members: Vec::new(),
+    };
+    let heard = || block_on(world.service.watch_node(&watch)).expect("told").structures;
+    assert!(heard().is_empty());
+    world.delete_snapshot(dropped).expect("it begins");
+    world.settle();
+    let structure = held.structure.next();
+    assert_eq!(heard(), [ChangedStructure { volume, structure }]);
 }

@@ -1,8 +1,9 @@
 //! Makes the engine's side of a volume from what the metadata service granted.
 //!
-//! Crash order of a fresh attachment: stale journals are replayed ([`super::replay`]); the new
-//! journal is formatted, then confirmed; only then is there a dirty table. A crash anywhere leaves a
-//! grant that the next daemon gives back, with every stale journal either whole or wholly committed.
+//! Crash order of a fresh attachment: stale journals are replayed (`super::replay`); the new
+//! journal is formatted, then confirmed; only then is there a dirty table. A crash anywhere leaves
+//! a grant that the next daemon gives back, with every stale journal either whole or wholly
+//! committed.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

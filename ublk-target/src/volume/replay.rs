@@ -1,7 +1,8 @@
 //! Brings what earlier users of a volume have left in their journals into the map.
 //!
-//! Crash order, of each journal, the oldest first: its layer is made the head if it was ahead of it →
-//! its records are committed → it is retired. A crash anywhere leaves it whole, or wholly committed.
+//! Crash order, of each journal, the oldest first: its layer is made the head if it was ahead of
+//! it → its records are committed → it is retired. A crash anywhere leaves it whole, or wholly
+//! committed.
 
 use std::collections::BTreeSet;
 
