@@ -5,6 +5,7 @@
 //! percentiles and the ratio of the largest volume to the smallest.
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+#![allow(clippy::print_stdout, reason = "its figures are what it is for")]
 
 use std::fs::File;
 use std::sync::Arc;

@@ -7,8 +7,7 @@
 //! - between the vote and the answer nothing is written to the head: a vote that was sent may be
 //!   carried out at any later time;
 //! - writes wait [`CutLimits::pause`] at the most. Without an answer by then the volume goes on in
-//!   its next head, and nothing is committed before [`Control::seal_pending`] knows that this is
-//!   the head.
+//!   its next head, and nothing is committed before `seal_pending` knows that this is the head.
 
 use std::sync::Arc;
 use std::time::Duration;
