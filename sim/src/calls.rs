@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 
 use lunar_metadata::domain::{
     Attach, Attachment, CommitMap, Detach, Join, Joined, MemberFailed, MemberPaused, MemberReady,
-    ReleaseExtents, ReserveExtents, ResumeAttachment, RetireJournal, SealLayer, SealedHead,
-    Selector, SetState, Vote,
+    PruneLayer, PrunedParts, ReleaseExtents, ReserveExtents, ResumeAttachment, RetireJournal,
+    SealLayer, SealedHead, Selector, SetState, Vote,
 };
 use lunar_metadata::error::ServiceError;
 use lunar_metadata::seams::block_on;
@@ -56,6 +56,8 @@ pub(crate) enum Call {
     Paused(MemberPaused),
     /// Of a head that was left without an answer to a vote.
     Seal(SealLayer),
+    /// Of what a head hides.
+    Prune(PruneLayer),
 }
 
 impl Call {
@@ -73,6 +75,7 @@ impl Call {
             Self::Failed(_) => "failure",
             Self::Paused(_) => "vote",
             Self::Seal(_) => "seal",
+            Self::Prune(_) => "prune",
         }
     }
 
@@ -90,12 +93,13 @@ impl Call {
             Self::Failed(call) => Some(call.caller),
             Self::Paused(call) => Some(call.caller),
             Self::Seal(call) => Some(call.caller),
+            Self::Prune(call) => Some(call.caller),
         }
     }
 
     /// Whether only the memory of requests tells a second copy from another call.
     const fn needs_memory(&self) -> bool {
-        matches!(self, Self::Attach(_) | Self::Reserve(_) | Self::Release(_))
+        matches!(self, Self::Attach(_) | Self::Reserve(_) | Self::Release(_) | Self::Prune(_))
     }
 }
 
@@ -116,6 +120,8 @@ pub(crate) enum Answer {
     Voted(Vote),
     /// Of a seal.
     Sealed(SealedHead),
+    /// Of a prune.
+    Pruned(PrunedParts),
 }
 
 /// A call that the network still carries.
@@ -175,6 +181,7 @@ impl MetaLink {
             Call::Seal(seal) => {
                 block_on(service.seal_layer(seal)).map(|sealed| Answer::Sealed(sealed.now))
             }
+            Call::Prune(prune) => block_on(service.prune_layer(prune)).map(Answer::Pruned),
         }
     }
 

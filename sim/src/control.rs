@@ -43,7 +43,13 @@ impl World {
         served.is_control_woken |= work.is_some();
         self.run_actions(guest, control, out)?;
         self.forget_early(guest)?;
-        work.map_or(Ok(()), |work| self.take_work(guest, work))
+        match work {
+            Some(work) => self.take_work(guest, work),
+            None => {
+                self.prune_now_and_then(guest);
+                Ok(())
+            }
+        }
     }
 
     /// Begins what the engine asks of its control task.
@@ -176,7 +182,7 @@ impl World {
                 self.serving(guest).last_reserve = None;
             }
         }
-        if matches!(call, Call::Seal(_)) {
+        if matches!(call, Call::Seal(_) | Call::Prune(_)) {
             self.serving(guest).is_control_woken = true;
             return Ok(());
         }
@@ -207,6 +213,15 @@ impl World {
                 (Err(ServiceError::Store(_)), _) => WorkDone::Unavailable,
                 _ if is_lost => WorkDone::Unavailable,
                 (Ok(Answer::Extents(runs)), _) => self.usable(guest, runs)?,
+                (Ok(Answer::Pruned(pruned)), _) => {
+                    self.pruned(guest, &pruned)?;
+                    WorkDone::Committed
+                }
+                // Its head was sealed since.
+                (Err(ServiceError::LayerNotWritable { .. }), Call::Prune(_)) => {
+                    self.serving(guest).last_prune = None;
+                    WorkDone::Unavailable
+                }
                 (Ok(Answer::Sealed(now)), _) => {
                     self.seal_is_known(guest, now)?;
                     WorkDone::Committed

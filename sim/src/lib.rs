@@ -25,6 +25,7 @@ mod journal_faults;
 mod operator;
 pub mod oracle;
 pub mod planted;
+mod prune;
 mod recovery;
 pub mod run;
 pub mod scenario;

@@ -28,6 +28,8 @@ pub enum Planted {
     WritesInOldHead,
     /// Records of a next head are not replayed when the service has the former head.
     UndecidedJournalDropped,
+    /// What was taken out of a head is used again although reads of it may be under way.
+    PruneWithoutGrace,
 }
 
 impl Planted {
@@ -39,7 +41,7 @@ impl Planted {
     }
 
     /// Every planted bug.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::CommitBeforeDataFlush,
         Self::FlushMissesOtherQueue,
         Self::ExtentReusedEarly,
@@ -51,5 +53,6 @@ impl Planted {
         Self::ReissueSkipped,
         Self::WritesInOldHead,
         Self::UndecidedJournalDropped,
+        Self::PruneWithoutGrace,
     ];
 }

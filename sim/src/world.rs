@@ -14,7 +14,7 @@ use lunar_engine::buffer::AlignedBuf;
 use lunar_engine::dirty::DirtyIdentity;
 use lunar_engine::io::{Action, OpId};
 use lunar_engine::volume::{CommitBatch, QueueContext, Volume};
-use lunar_metadata::domain::{CommitMap, ReserveExtents, SealLayer};
+use lunar_metadata::domain::{CommitMap, PruneLayer, ReserveExtents, SealLayer};
 use lunar_types::{
     BootId, CommitNumber, Epoch, ExtentAddress, LayerId, NodeIncarnation, NodeSession, VolumeId,
 };
@@ -84,6 +84,8 @@ pub(crate) struct Served {
     pub(crate) next_layer: LayerId,
     /// It is paused for a cut, and its vote may be on its way.
     pub(crate) voting: bool,
+    /// A page of a prune whose answer is not known: asked again under its key.
+    pub(crate) last_prune: Option<PruneLayer>,
     /// The engine is in its next head, and the service has not said so yet.
     pub(crate) pending_seal: Option<SealLayer>,
     /// What was asked of the metadata service.
@@ -177,6 +179,8 @@ pub struct Counters {
     pub aborted_sets: u64,
     /// Volumes that went on in their next head without an answer.
     pub undecided: u64,
+    /// Slots that volumes gave back because nothing showed them.
+    pub pruned: u64,
     /// Volumes made of snapshots.
     pub clones: u64,
     /// Volumes that went back to a snapshot.
@@ -208,6 +212,7 @@ impl Counters {
         self.groups += other.groups;
         self.aborted_sets += other.aborted_sets;
         self.undecided += other.undecided;
+        self.pruned += other.pruned;
         self.clones += other.clones;
         self.rollbacks += other.rollbacks;
         self.fingerprint ^= other.fingerprint;

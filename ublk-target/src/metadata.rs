@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use lunar_proto::domain::{
     Attachment, AttachmentSummary, ChangedStructure, DetachMode, Joined, KnownMember, LayerPage,
-    LayerSealed, LeaseTimers, NodeNews, NodeState, PoolReservation, Selector, SetProgress,
-    SlotUpdate, Vote,
+    LayerSealed, LeaseTimers, NodeNews, NodeState, PoolReservation, PrunedParts, Selector,
+    SetProgress, SlotUpdate, Vote,
 };
 use lunar_proto::error::{ErrorReason, ErrorReport};
 use lunar_types::{
@@ -154,6 +154,19 @@ pub struct Seal {
     pub replay_of: Option<Epoch>,
 }
 
+/// Asks for what a head hides to be taken out of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Prune {
+    /// Idempotency key: the same page asked for again carries the same.
+    pub request: RequestId,
+    /// Under which grant.
+    pub grant: Grant,
+    /// The head.
+    pub layer: LayerId,
+    /// The first logical extent of interest.
+    pub from: LogicalExtent,
+}
+
 /// What fs-core asks of the metadata service. Every call but the lists is made under the session
 /// that the last join of this process gave; the service refuses those of earlier processes.
 pub trait Metadata: Send + Sync {
@@ -197,4 +210,6 @@ pub trait Metadata: Send + Sync {
     fn vote(&self, grant: Grant, ballot: Ballot, wait: Duration) -> Reply<'_, Vote>;
     /// Seals a head without a name.
     fn seal_layer(&self, seal: Seal) -> Reply<'_, LayerSealed>;
+    /// Takes out of a head what its committed slots hide; the extents are in the node's reservation.
+    fn prune(&self, prune: Prune) -> Reply<'_, PrunedParts>;
 }

@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use lunar_proto::domain::{
     Attachment, AttachmentSummary, DetachMode, Joined, LayerEntry, LayerPage, LayerSealed,
-    LeaseTimers, NodeNews, NodeState, PoolReservation, Selector, SetProgress, Vote,
+    LeaseTimers, NodeNews, NodeState, PoolReservation, PrunedParts, Selector, SetProgress, Vote,
 };
 use lunar_types::{
     BootId, Epoch, ExtentRun, ExtentSize, Incarnation, LayerId, LogicalExtent, Name,
     NodeIncarnation, PoolId, SnapshotSetId, VolumeId,
 };
 
-use crate::metadata::{Ballot, Grant, Known, MapCommit, Metadata, MetadataError, Reply, Seal};
+use crate::metadata::{
+    Ballot, Grant, Known, MapCommit, Metadata, MetadataError, Prune, Reply, Seal,
+};
 
 /// What a service that is away looks like.
 pub(crate) fn unavailable() -> MetadataError {
@@ -43,6 +45,8 @@ struct Script {
     ballots: Vec<Ballot>,
     seal: VecDeque<Result<LayerSealed, MetadataError>>,
     seals: Vec<Seal>,
+    prune: VecDeque<Result<PrunedParts, MetadataError>>,
+    prunes: Vec<Prune>,
 }
 
 impl Script {
@@ -140,6 +144,17 @@ impl FakeMetadata {
         answers: impl IntoIterator<Item = Result<LayerSealed, MetadataError>>,
     ) {
         self.script().seal.extend(answers);
+    }
+
+    pub(crate) fn expect_prune(
+        &self,
+        answers: impl IntoIterator<Item = Result<PrunedParts, MetadataError>>,
+    ) {
+        self.script().prune.extend(answers);
+    }
+
+    pub(crate) fn prunes(&self) -> Vec<Prune> {
+        self.script().prunes.clone()
     }
 
     pub(crate) fn ballots(&self) -> Vec<Ballot> {
@@ -270,5 +285,11 @@ impl Metadata for FakeMetadata {
         let mut script = self.script();
         script.seals.push(seal);
         ready(script.seal.pop_front().unwrap_or(Err(unavailable())))
+    }
+
+    fn prune(&self, prune: Prune) -> Reply<'_, PrunedParts> {
+        let mut script = self.script();
+        script.prunes.push(prune);
+        ready(script.prune.pop_front().unwrap_or(Err(unavailable())))
     }
 }

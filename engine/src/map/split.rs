@@ -89,6 +89,17 @@ impl Split {
         }
     }
 
+    /// Takes a slot out that is not the head's own: by its extent, or by its birth if it has none.
+    pub(crate) fn forget(&mut self, head: Generation, birth: LayerId, at: Option<ExtentAddress>) {
+        self.slots.retain(|layer| {
+            let is_it = match at {
+                Some(at) => layer.slot.extent() == Some(at),
+                None => layer.slot.extent().is_none() && layer.birth == birth,
+            };
+            layer.generation == head || !is_it
+        });
+    }
+
     /// Whether a layer below the head has something to say, were the head's slot not there.
     #[must_use]
     pub fn has_below(&self, head: Generation) -> bool {

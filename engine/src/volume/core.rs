@@ -81,6 +81,8 @@ pub(super) struct Core {
     pub(super) head_layer: LayerId,
     /// Whether anything may be below the head's own slots; never falls.
     pub(super) has_below: bool,
+    /// Whether an own slot has come to hide all that is below it.
+    pub(super) has_new_cover: bool,
     pub(super) stats: VolumeStats,
     pub(super) frozen: Option<Frozen>,
     poison: Option<String>,
@@ -131,6 +133,7 @@ impl Core {
             ops: Ops::default(),
             head_layer: parts.head_layer,
             has_below: parts.has_below,
+            has_new_cover: parts.has_below,
             stats: VolumeStats::default(),
             poison,
             frozen: None,

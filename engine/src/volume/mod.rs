@@ -17,6 +17,7 @@ mod edges;
 mod freeze;
 mod load;
 mod ops;
+mod prune;
 mod read;
 mod reserve;
 mod round;
@@ -41,6 +42,7 @@ pub use chain::Chain;
 pub use checkpoint::{COMMIT_UPDATES_MAX, CommitBatch, ControlWork, WorkDone};
 pub use freeze::GenerationsUsedUp;
 pub use load::{LayerSlots, StartError, VolumeParts, dirty_capacity};
+pub use prune::PrunedSlot;
 
 use self::core::Core;
 

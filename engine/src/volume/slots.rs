@@ -226,6 +226,7 @@ impl Core {
             after = Some(slot.presence.clone());
         });
         let after = after.expect("the change ran");
+        self.has_new_cover |= after.is_full();
         let changed = after.words_of(range).map(|(word, _)| word);
         self.table.set_words(logical, &after, changed);
         self.mark_changed(logical, words);
@@ -243,10 +244,11 @@ impl Core {
         self.change_head(volume, logical, |split, head| split.set_head(head, birth, after));
         self.mark_changed(logical, 1);
         self.limbo.unmapped.extend(before.and_then(|slot| slot.extent()));
+        self.has_new_cover |= hides;
     }
 
     /// Changes a slot list and stores the entry that describes the outcome best.
-    fn change_head(
+    pub(super) fn change_head(
         &mut self,
         volume: &Volume,
         logical: LogicalExtent,

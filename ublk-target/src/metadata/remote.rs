@@ -10,16 +10,16 @@ use lunar_metadata_client::{ClientError, EndpointError, MetadataClient, Policy, 
 use lunar_proto::domain::{
     Attach, Attachment, AttachmentSummary, CommitMap, Detach, DetachMode, Join, Joined, LayerPage,
     LayerSealed, LeaseTimers, MemberFailed, MemberPaused, MemberReady, NodeNews, NodeState,
-    PoolReservation, READ_LAYER_MAX, RELEASE_EXTENTS_MAX, RELEASE_RUNS_MAX, ReadLayer,
-    ReleaseExtents, ReserveExtents, ResumeAttachment, RetireJournal, SealLayer, Selector,
-    SetProgress, Vote, WatchNode,
+    PoolReservation, PruneLayer, PrunedParts, READ_LAYER_MAX, RELEASE_EXTENTS_MAX,
+    RELEASE_RUNS_MAX, ReadLayer, ReleaseExtents, ReserveExtents, ResumeAttachment, RetireJournal,
+    SealLayer, Selector, SetProgress, Vote, WatchNode,
 };
 use lunar_types::{
     BootId, Epoch, ExtentRun, Incarnation, LayerId, LogicalExtent, Name, NodeIncarnation,
     NodeSession, PoolId, SessionNumber, SnapshotSetId, VolumeId,
 };
 
-use super::{Ballot, Grant, Known, MapCommit, Metadata, MetadataError, Reply, Seal};
+use super::{Ballot, Grant, Known, MapCommit, Metadata, MetadataError, Prune, Reply, Seal};
 use crate::reserve::extent_count;
 
 /// How long a call goes on trying. What runs in the background tries again after that anyway, and
@@ -279,6 +279,15 @@ impl Metadata for Remote {
                 replay_of: seal.replay_of,
             };
             Ok(self.client.seal_layer(&request).await?)
+        })
+    }
+
+    fn prune(&self, prune: Prune) -> Reply<'_, PrunedParts> {
+        Box::pin(async move {
+            let Prune { request, grant, layer, from } = prune;
+            let (volume, epoch, caller) = (grant.volume, grant.epoch, self.caller(grant.node)?);
+            let prune = PruneLayer { request, caller, volume, epoch, layer, from };
+            Ok(self.client.prune_layer(prune).await?)
         })
     }
 }

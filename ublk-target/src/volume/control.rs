@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::cut::CutLimits;
+use super::prune::Pruning;
 use super::served::ServedVolume;
 use crate::lun::set::{LunOpener, LunSetError};
 use crate::metadata::{MapCommit, Metadata, MetadataError};
@@ -89,6 +90,8 @@ pub struct Control {
     /// The last search for new LUNs, which may still be under way.
     search: tokio::sync::Mutex<Option<JoinHandle<Result<(), LunSetError>>>>,
     started: Instant,
+    /// What is given back of what the head hides.
+    pub(super) pruning: tokio::sync::Mutex<Pruning>,
     /// How long a snapshot may keep others waiting.
     pub limits: CutLimits,
 }
@@ -106,8 +109,19 @@ impl Control {
         let driver = tokio::sync::Mutex::new(());
         let (unanswered, started) = (Mutex::default(), Instant::now());
         let search = tokio::sync::Mutex::default();
-        let limits = CutLimits::default();
-        Self { served, metadata, desk, luns, queue, driver, unanswered, search, started, limits }
+        Self {
+            served,
+            metadata,
+            desk,
+            luns,
+            queue,
+            driver,
+            unanswered,
+            search,
+            started,
+            pruning: tokio::sync::Mutex::default(),
+            limits: CutLimits::default(),
+        }
     }
 
     pub(super) fn name(&self) -> String {
@@ -131,6 +145,7 @@ impl Control {
         while !*stop.borrow() {
             let pause = match self.drive().await {
                 Progress::Idle => {
+                    self.prune().await;
                     self.trim_reserve().await;
                     backoff = BACKOFF_MIN;
                     TICK

@@ -4,6 +4,7 @@
 //! - `chain`: the map, as the layers have it;
 //! - [`device`]: the kernel's side: the ublk device and the threads of its queues;
 //! - [`control`]: what the volume needs from the metadata service while it serves;
+//! - `prune`: gives back what a head hides;
 //! - `replay`: what earlier users left in their journals;
 //! - [`cut`]: a snapshot while it serves;
 //! - [`fsfreeze`]: file systems that stand still meanwhile;
@@ -15,5 +16,6 @@ pub mod cut;
 pub mod device;
 pub mod fsfreeze;
 pub mod load;
+mod prune;
 mod replay;
 pub mod served;

@@ -1,0 +1,58 @@
+//! A daemon gives back what its volume's head hides.
+
+use lunar_engine::volume::PrunedSlot;
+use lunar_metadata::domain::{PruneLayer, PrunedParts};
+use lunar_types::{ExtentAddress, LogicalExtent};
+
+use crate::calls::Call;
+use crate::planted::Planted;
+use crate::world::{Flow, PendingCall, World};
+
+impl World {
+    /// Asks for a page, now and then; one whose answer was lost is asked for again.
+    pub(crate) fn prune_now_and_then(&mut self, guest: usize) {
+        let is_asked = self.serving(guest).last_prune.is_some() || self.dice.chance(20);
+        if !is_asked || self.serving(guest).voting {
+            return;
+        }
+        let from = match self.serving(guest).volume.spec().size.extents(self.scenario.extent_size) {
+            extents if self.dice.chance(300) => self.dice.below(extents),
+            _ => 0,
+        };
+        let (request, caller) = (self.meta.fresh_request(), self.caller());
+        let volume = self.guests[guest].id;
+        let served = self.serving(guest);
+        let fresh = PruneLayer {
+            request,
+            caller,
+            volume,
+            epoch: served.epoch,
+            layer: served.layer,
+            from: LogicalExtent::new(from),
+        };
+        let prune = *served.last_prune.get_or_insert(fresh);
+        served.call = Some(PendingCall { call: Call::Prune(prune), answer: None });
+    }
+
+    /// The service has taken slots out of the head.
+    pub(crate) fn pruned(&mut self, guest: usize, pruned: &PrunedParts) -> Flow {
+        self.counters.pruned += pruned.parts.len() as u64;
+        let slots = pruned.parts.iter().map(|part| PrunedSlot {
+            logical: part.at,
+            birth: part.birth,
+            extent: part.extent,
+        });
+        let mut slots: Vec<PrunedSlot> = slots.collect();
+        let mut early: Vec<ExtentAddress> = Vec::new();
+        if self.planted == Some(Planted::PruneWithoutGrace) {
+            early.extend(slots.iter_mut().filter_map(|slot| slot.extent.take()));
+        }
+        let mut out = Vec::new();
+        let served = self.serving(guest);
+        served.last_prune = None;
+        served.volume.pruned(&slots, &mut out);
+        let control = served.queues.len() - 1;
+        self.run_actions(guest, control, out)?;
+        self.give(guest, &early)
+    }
+}
