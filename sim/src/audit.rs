@@ -1,12 +1,12 @@
-//! What must hold at any time, whatever the content: the metadata service's own check, and no
-//! extent in two hands.
+//! What must hold at any time, whatever the content: the metadata service's own check, no extent
+//! in two hands, and none ready for use that something still reads or writes.
 
 use std::collections::BTreeMap;
 
 use lunar_engine::dirty::{DirtyIdentity, DirtyTable};
 use lunar_types::{ExtentAddress, Slot};
 
-use crate::world::{Flow, Stop, TableMemory, World, failed};
+use crate::world::{Flow, Served, Stop, TableMemory, World, failed};
 
 impl World {
     /// Checks the store, and holds reserves, dirty slots and committed maps against each other.
@@ -45,6 +45,10 @@ impl World {
                     let what = "is in a reserve, but not in the reservation of the node";
                     return failed(format!("after {after}: extent {extent} {what}"));
                 }
+                if self.is_awaited_in(served, *extent) {
+                    let what = "is in a reserve, and a command on its way reads or writes it";
+                    return failed(format!("after {after}: extent {extent} {what}"));
+                }
             }
             reserves.push((guest, reserve));
         }
@@ -55,6 +59,12 @@ impl World {
             self.give(guest, &reserve)?;
         }
         Ok(())
+    }
+
+    fn is_awaited_in(&self, served: &Served, extent: ExtentAddress) -> bool {
+        let from = served.volume.spec().luns.byte_of(extent);
+        let bytes = from..from + self.scenario.extent_size.bytes();
+        self.luns.disks.borrow()[usize::from(extent.lun.get())].is_awaited_in(&bytes)
     }
 
     /// The extents that the dirty tables of served volumes name.

@@ -171,7 +171,11 @@ impl World {
         self.next_flight += 1;
         let id = self.next_flight;
         self.flights.insert(id, Flight { guest, queue, op, target });
-        self.luns.disks.borrow_mut()[lun].submit(id, source, io);
+        let is_slow = self.dice.chance(self.scenario.slow);
+        let executions = if is_slow { self.dice.between(20, 1000) } else { 0 };
+        let disk = &mut self.luns.disks.borrow_mut()[lun];
+        disk.submit(id, source, io);
+        disk.delay_last(executions);
     }
 
     fn translate(

@@ -11,7 +11,7 @@ use crate::world::{Flow, PendingCall, World};
 impl World {
     /// Asks for a page, now and then; one whose answer was lost is asked for again.
     pub(crate) fn prune_now_and_then(&mut self, guest: usize) {
-        let is_asked = self.serving(guest).last_prune.is_some() || self.dice.chance(20);
+        let is_asked = self.serving(guest).last_prune.is_some() || self.dice.chance(400);
         if !is_asked || self.serving(guest).voting {
             return;
         }
@@ -43,16 +43,20 @@ impl World {
             extent: part.extent,
         });
         let mut slots: Vec<PrunedSlot> = slots.collect();
-        let mut early: Vec<ExtentAddress> = Vec::new();
-        if self.planted == Some(Planted::PruneWithoutGrace) {
-            early.extend(slots.iter_mut().filter_map(|slot| slot.extent.take()));
-        }
+        let is_early = self.planted == Some(Planted::PruneWithoutGrace);
         let mut out = Vec::new();
         let served = self.serving(guest);
+        let mut early: Vec<ExtentAddress> = Vec::new();
+        if is_early {
+            early.extend(slots.iter_mut().filter_map(|slot| slot.extent.take()));
+            // They are the next to be used.
+            early.extend(served.volume.take_reserve(usize::MAX));
+        }
         served.last_prune = None;
         served.volume.pruned(&slots, &mut out);
         let control = served.queues.len() - 1;
         self.run_actions(guest, control, out)?;
-        self.give(guest, &early)
+        self.give(guest, &early)?;
+        self.audit("a prune")
     }
 }

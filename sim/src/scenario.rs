@@ -37,6 +37,8 @@ pub struct Scenario {
     pub tuning: Tuning,
     /// How often LUN commands fail.
     pub faults: FaultRates,
+    /// How often a LUN command lets hundreds of others pass, in a thousand.
+    pub slow: u64,
     /// How often the metadata service goes away, in a thousand steps.
     pub outage: u64,
     /// How often its answer is lost, in a thousand calls.
@@ -111,6 +113,7 @@ impl Scenario {
                 pool_full_retry: Duration::from_millis(dice.between(5, 300)),
             },
             faults: FaultRates { read, write, flush, short },
+            slow: if is_wide { 0 } else { dice.one_of(&[0, 20, 100]) },
             outage: dice.one_of(&[0, 0, 1, 3]),
             answer_lost: dice.one_of(&[0, 50, 200]),
             copied: dice.one_of(&[0, 30, 150]),
@@ -121,7 +124,7 @@ impl Scenario {
             power_cuts: dice.one_of(&[300, 500, 700]),
             journal_faults: dice.one_of(&[0, 0, 300]),
             crash_within: if is_wide { 3000 } else { dice.one_of(&[300, 1000, 3000]) },
-            layers: dice.one_of(&[0, 60, 250]),
+            layers: dice.one_of(&[0, 100, 400]),
             turnover: dice.one_of(&[0, 5, 20]),
         }
     }

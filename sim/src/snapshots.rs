@@ -75,9 +75,23 @@ impl World {
                     self.roll_back(guest, index)?;
                 }
             }
-            _ => self.delete_snapshot(index)?,
+            _ => {
+                self.delete_snapshot(index)?;
+                self.merge_meanwhile()?;
+            }
         }
         Ok(true)
+    }
+
+    /// The service merges what it can, at times, while the volumes are used.
+    fn merge_meanwhile(&mut self) -> Flow {
+        for _ in 0..self.dice.below(12) {
+            self.meanwhile()?;
+            if self.meta.is_up {
+                self.step_operations()?;
+            }
+        }
+        Ok(())
     }
 
     /// A set was sealed with this member.

@@ -125,6 +125,8 @@ struct Command {
     io: DiskIo,
     /// Deliveries of this disk before it was submitted.
     submitted_after: u64,
+    /// Executions that it lets pass first.
+    waits: u64,
 }
 
 /// A modelled LUN.
@@ -208,7 +210,25 @@ impl Disk {
     /// Takes a command in.
     pub fn submit(&mut self, id: u64, source: Source, io: DiskIo) {
         let submitted_after = self.deliveries;
-        self.submitted.push(Command { id, source, io, submitted_after });
+        self.submitted.push(Command { id, source, io, submitted_after, waits: 0 });
+    }
+
+    /// Has the command that was taken in last let so many executions pass before its own.
+    pub fn delay_last(&mut self, executions: u64) {
+        self.submitted.last_mut().expect("a command was just taken in").waits = executions;
+    }
+
+    /// Whether a command waits for its execution that reads or writes any of these bytes.
+    #[must_use]
+    pub fn is_awaited_in(&self, bytes: &std::ops::Range<u64>) -> bool {
+        self.submitted.iter().any(|command| {
+            let (at, length) = match &command.io {
+                DiskIo::Read { at, length } => (*at, *length),
+                DiskIo::Write { at, bytes, .. } => (*at, bytes.len()),
+                DiskIo::Flush { .. } => return false,
+            };
+            at < bytes.end && at + length as u64 > bytes.start
+        })
     }
 
     /// How many commands wait for their execution.
@@ -223,13 +243,21 @@ impl Disk {
         self.executed.len()
     }
 
-    /// Executes one of the submitted commands, or a part of it.
+    /// Executes one of the submitted commands, or a part of it, or none if all wait.
     pub fn execute_one(&mut self, dice: &mut Dice, faults: FaultRates) {
-        let index = dice.index(self.submitted.len());
+        let ready = |(index, command): (usize, &Command)| (command.waits == 0).then_some(index);
+        let ready: Vec<usize> = self.submitted.iter().enumerate().filter_map(ready).collect();
+        for command in &mut self.submitted {
+            command.waits = command.waits.saturating_sub(1);
+        }
+        if ready.is_empty() {
+            return;
+        }
+        let index = dice.one_of(&ready);
         if self.executes_in_two_steps(index, dice) {
             return;
         }
-        let Command { id, source, io, submitted_after } = self.submitted.swap_remove(index);
+        let Command { id, source, io, submitted_after, .. } = self.submitted.swap_remove(index);
         let mut data = Vec::new();
         let result = match io {
             DiskIo::Read { at, length } => {
