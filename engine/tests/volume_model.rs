@@ -22,13 +22,13 @@ use lunar_engine::journal::{
 use lunar_engine::lun::{LunDevice, LunError, LunLayout, LunTable};
 use lunar_engine::replay;
 use lunar_engine::volume::{
-    Chain, ControlWork, LayerSlots, QueueContext, Tuning, Volume, VolumeParts, VolumeSpec,
-    WorkDone, blocking, dirty_capacity,
+    Chain, ControlWork, LayerSlots, PrunedSlot, QueueContext, Tuning, Volume, VolumeParts,
+    VolumeSpec, WorkDone, blocking, dirty_capacity,
 };
 use lunar_types::{
-    Epoch, ExtentAddress, ExtentRun, ExtentSize, Incarnation, LayerId, LogicalBlockSize,
-    LogicalExtent, LunIndex, NodeId, NodeIncarnation, Presence, Slot, SlotPlace, VolumeId,
-    VolumeSize,
+    BlockRange, Epoch, ExtentAddress, ExtentRun, ExtentSize, Incarnation, LayerId,
+    LogicalBlockSize, LogicalExtent, LunIndex, NodeId, NodeIncarnation, Presence, Slot, SlotPlace,
+    VolumeId, VolumeSize,
 };
 use proptest::prelude::*;
 
@@ -117,11 +117,23 @@ impl Metadata {
     }
 }
 
+/// A slot of a layer with its birth: what a layer has of its own and by merges.
+type Born = (LogicalExtent, LayerId, Slot);
+
+/// A layer below the head.
+#[derive(Clone)]
+struct Sealed {
+    id: LayerId,
+    slots: Vec<Born>,
+}
+
 struct World {
     luns: Luns,
     metadata: Metadata,
     /// The sealed layers, newest first.
-    sealed: Vec<LayerSlots>,
+    sealed: Vec<Sealed>,
+    /// What came into the head by merges.
+    parts: Vec<Born>,
     /// What they show: how many layers, and the content.
     snapshots: Vec<(usize, Vec<u8>)>,
     head: LayerId,
@@ -191,17 +203,16 @@ fn fresh_memory() -> Arc<dyn SharedWords> {
     Arc::new(words)
 }
 
-/// The chain of these sealed layers, newest first, below a head; their ids go up by one.
-fn chain(spec: &VolumeSpec, head: LayerId, sealed: &[LayerSlots]) -> Chain {
+/// The chain of these sealed layers, newest first, below a head with these parts.
+fn chain(spec: &VolumeSpec, head: LayerId, sealed: &[Sealed], parts: &[Born]) -> Chain {
     let mut chain = Chain::new(spec.size, spec.extent_size, spec.luns.clone()).expect("small");
-    for (below, slots) in sealed.iter().enumerate().rev() {
-        let layer = LayerId::new(head.get() - 1 - below as u64);
-        chain.begin(layer).expect("in order");
-        for (logical, slot) in slots {
-            chain.put(*logical, layer, slot.clone()).expect("a sound map");
+    let head = Sealed { id: head, slots: parts.to_vec() };
+    for layer in sealed.iter().rev().chain([&head]) {
+        chain.begin(layer.id).expect("in order");
+        for (logical, birth, slot) in &layer.slots {
+            chain.put(*logical, *birth, slot.clone()).expect("a sound map");
         }
     }
-    chain.begin(head).expect("above them");
     chain
 }
 
@@ -211,7 +222,8 @@ impl World {
         let garbage = || MemoryLun(std::cell::RefCell::new(vec![0xdb; LUN_BYTES as usize]));
         let luns = Luns(vec![garbage(), garbage()]);
         let mut model = vec![0; VOLUME_BYTES as usize];
-        let mut base = LayerSlots::new();
+        let base_id = LayerId::new(FIRST_HEAD.get() - 1);
+        let mut base = Vec::new();
         if with_base {
             for (logical, bits) in [(1_u64, 0xffff_u64), (2, 0x0ff0), (4, 0x0001)] {
                 let at = ExtentAddress::new(0, 1 + logical);
@@ -223,7 +235,8 @@ impl World {
                     model[on_volume..on_volume + 4096].copy_from_slice(&bytes);
                 }
                 let place = SlotPlace::Extent(at);
-                base.push((LogicalExtent::new(logical), Slot { place, opaque: false, presence }));
+                let slot = Slot { place, opaque: false, presence };
+                base.push((LogicalExtent::new(logical), base_id, slot));
             }
         }
         let free = (10..200).flat_map(|n| [ExtentAddress::new(0, n), ExtentAddress::new(1, n)]);
@@ -231,9 +244,10 @@ impl World {
         journal::format_ring(&journal_identity(1, FIRST_HEAD), &ring_place(), &table(), &luns)
             .expect("memory does not fail");
         let table_memory = fresh_memory();
-        let sealed: Vec<LayerSlots> = with_base.then_some(base).into_iter().collect();
+        let base = Sealed { id: base_id, slots: base };
+        let sealed: Vec<Sealed> = with_base.then_some(base).into_iter().collect();
         let spec = spec(logical_block);
-        let chain = chain(&spec, FIRST_HEAD, &sealed);
+        let chain = chain(&spec, FIRST_HEAD, &sealed, &[]);
         let volume = Volume::start(VolumeParts {
             spec,
             chain,
@@ -254,6 +268,7 @@ impl World {
             luns,
             metadata,
             sealed,
+            parts: Vec::new(),
             snapshots: Vec::new(),
             head: FIRST_HEAD,
             at_rest: model.clone(),
@@ -406,7 +421,7 @@ impl World {
             (DirtyTable::create(memory, identity, capacity).expect("right size"), None)
         };
         let spec = spec(self.logical_block);
-        let chain = chain(&spec, self.head, &self.sealed);
+        let chain = chain(&spec, self.head, &self.sealed, &self.parts);
         let own = self.metadata.committed.iter().map(|(at, slot)| (*at, slot.clone())).collect();
         let parts = VolumeParts { spec, chain, own, ring, table, predecessor };
         self.volume = Volume::start(parts).expect("a sound map");
@@ -414,14 +429,14 @@ impl World {
         self.wakes.clear();
     }
 
-    /// What these layers show, newest first: a walk over them, block by block.
-    fn content_of(&self, layers: &[LayerSlots]) -> Vec<u8> {
+    /// What these layers show: a walk over their slots by birth, block by block.
+    fn content_of(&self, layers: &[Sealed]) -> Vec<u8> {
         let mut content = vec![0; VOLUME_BYTES as usize];
+        let mut slots: Vec<&Born> = layers.iter().flat_map(|layer| &layer.slots).collect();
+        slots.sort_by_key(|(_, birth, _)| std::cmp::Reverse(*birth));
         for (number, block) in content.chunks_mut(4096).enumerate() {
             let (logical, within) = (number as u64 / 16, number as u32 % 16);
-            for layer in layers {
-                let slot = layer.iter().find(|(at, _)| at.get() == logical).map(|(_, slot)| slot);
-                let Some(slot) = slot else { continue };
+            for (_, _, slot) in slots.iter().filter(|(at, ..)| at.get() == logical) {
                 if slot.extent().is_some() && slot.presence.contains(within) {
                     let at = slot.extent().expect("just seen");
                     let byte = table().byte_of(at) + u64::from(within) * 4096;
@@ -439,8 +454,10 @@ impl World {
 
     /// Seals the head, as the metadata service does, and checks what it shows.
     fn seal(&mut self) {
-        let head = std::mem::take(&mut self.metadata.committed);
-        self.sealed.insert(0, head.into_iter().collect());
+        let own = std::mem::take(&mut self.metadata.committed);
+        let own = own.into_iter().map(|(at, slot)| (at, self.head, slot));
+        let slots = std::mem::take(&mut self.parts).into_iter().chain(own).collect();
+        self.sealed.insert(0, Sealed { id: self.head, slots });
         self.metadata.checkpoint = self.volume.last_seq();
         let content = self.content_of(&self.sealed);
         for (n, sector) in content.chunks(512).enumerate() {
@@ -449,6 +466,54 @@ impl World {
             assert!(sector.iter().all(|byte| *byte == sector[0]), "sector {n} is torn");
         }
         self.snapshots.push((self.sealed.len(), content));
+    }
+
+    /// The newest snapshot is deleted: its layer is merged into the head, which hears of it, or
+    /// does not.
+    fn merge(&mut self, is_told: bool) {
+        if self.sealed.is_empty() {
+            return;
+        }
+        self.snapshots.retain(|(layers, _)| *layers < self.sealed.len());
+        self.parts.extend(self.sealed.remove(0).slots);
+        if is_told {
+            let (parent, mut out) = (self.sealed.first().map(|layer| layer.id), Vec::new());
+            self.volume.merged_down_to(self.head, parent, &mut out);
+            self.run(QueueId::new(QUEUES), out);
+        }
+    }
+
+    /// Parts that the committed own slots and parts above them hide go to the holder.
+    fn prune(&mut self) {
+        self.parts.sort_by_key(|(logical, birth, _)| (*logical, std::cmp::Reverse(*birth)));
+        let (mut kept, mut gone) = (Vec::new(), Vec::new());
+        let mut cover: Option<(LogicalExtent, Presence, bool)> = None;
+        for (logical, birth, slot) in std::mem::take(&mut self.parts) {
+            if cover.as_ref().is_none_or(|(at, ..)| *at != logical) {
+                let own = self.metadata.committed.get(&logical);
+                let bits = own.map_or(Presence::empty(size()), |slot| slot.presence.clone());
+                let hides = own.is_some_and(|slot| slot.opaque || slot.extent().is_none());
+                cover = Some((logical, bits, hides));
+            }
+            let (_, bits, hides_all) = cover.as_mut().expect("just set");
+            let all = (0..16).all(|b| bits.contains(b) || !slot.presence.contains(b));
+            let is_opaque = slot.opaque || slot.extent().is_none();
+            let is_hidden = *hides_all || bits.is_full() || all && !is_opaque;
+            for block in (0..16).filter(|block| slot.presence.contains(*block)) {
+                bits.insert(BlockRange::new(block, 1));
+            }
+            *hides_all |= is_opaque;
+            if is_hidden {
+                gone.push(PrunedSlot { logical, birth, extent: slot.extent() });
+            } else {
+                kept.push((logical, birth, slot));
+            }
+        }
+        self.parts = kept;
+        self.metadata.held.extend(gone.iter().filter_map(|slot| slot.extent));
+        let mut out = Vec::new();
+        self.volume.pruned(&gone, &mut out);
+        self.run(QueueId::new(QUEUES), out);
     }
 
     /// Freezes with requests under way, settles and seals. A kill may come before the seal or
@@ -581,6 +646,8 @@ enum Do {
     Kill,
     LoseNode,
     Snapshot(Kill),
+    Merge { is_told: bool },
+    Prune,
 }
 
 /// When fs-core is killed around a snapshot.
@@ -616,6 +683,8 @@ fn step() -> impl Strategy<Value = Do> {
         1 => Just(Do::LoseNode),
         2 => prop_oneof![Just(Kill::Never), Just(Kill::BeforeSeal), Just(Kill::AfterSeal)]
             .prop_map(Do::Snapshot),
+        1 => any::<bool>().prop_map(|is_told| Do::Merge { is_told }),
+        1 => Just(Do::Prune),
     ]
 }
 
@@ -638,7 +707,8 @@ fn check(logical_block: LogicalBlockSize, with_base: bool, steps: &[Do], order: 
             }
             _ => (0, VOLUME_BYTES),
         };
-        let is_cut = matches!(step, Do::Snapshot(_));
+        // These come with requests under way.
+        let is_cut = matches!(step, Do::Snapshot(_) | Do::Merge { .. } | Do::Prune);
         if tag > 20 || !is_cut && group.iter().any(|(from, to)| offset < *to && *from < end) {
             world.settle(&mut pick);
             group.clear();
@@ -669,6 +739,8 @@ fn check(logical_block: LogicalBlockSize, with_base: bool, steps: &[Do], order: 
                 assert_same(&found, &world.model, "after a kill");
             }
             Do::LoseNode => lose_node(&mut world),
+            Do::Merge { is_told } => world.merge(*is_told),
+            Do::Prune => world.prune(),
             Do::Snapshot(kill) => {
                 let late = free_block(&group, &mut pick);
                 world.snapshot(*kill, late, &mut pick);

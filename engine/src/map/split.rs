@@ -109,15 +109,27 @@ impl Split {
     /// Where a block is read from; `None` reads as zeros.
     #[must_use]
     pub fn source(&self, block: u32) -> Option<ExtentAddress> {
+        self.shown(block).map(|(_, at)| at)
+    }
+
+    /// The slot that shows a block: in which layer it was found, and its extent.
+    fn shown(&self, block: u32) -> Option<(Generation, ExtentAddress)> {
         for layer in &self.slots {
             if let Some(at) = layer.slot.extent().filter(|_| layer.slot.presence.contains(block)) {
-                return Some(at);
+                return Some((layer.generation, at));
             }
             if layer.slot.opaque {
                 return None;
             }
         }
         None
+    }
+
+    /// The one slot that shows every block of a range, if one does.
+    #[must_use]
+    pub fn one_source(&self, range: BlockRange) -> Option<(Generation, ExtentAddress)> {
+        let first = self.shown(range.first())?;
+        (range.first()..range.end()).all(|block| self.shown(block) == Some(first)).then_some(first)
     }
 
     /// Where the blocks of a range are read from, in runs of one source.

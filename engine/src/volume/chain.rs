@@ -18,6 +18,7 @@ use lunar_types::{
 };
 
 use super::load::StartError;
+use super::owned::Owned;
 use super::slots::describe;
 use crate::lun::LunTable;
 use crate::map::{Entry, Generation, LayerSlot, ResolvedMap, Split, SplitArena, SplitIndex};
@@ -64,7 +65,7 @@ pub(super) struct Resolved {
     pub(super) map: ResolvedMap,
     pub(super) splits: SplitArena,
     pub(super) head: Generation,
-    pub(super) head_layer: LayerId,
+    pub(super) owned: Owned,
     /// Whether anything may be below the head's own slots.
     pub(super) has_below: bool,
 }
@@ -145,7 +146,8 @@ impl Chain {
             self.put_slot(logical, LayerSlot { generation: head, birth: head_layer, slot })?;
         }
         let has_below = self.layers.len() > 1 || self.has_slots;
-        Ok(Resolved { map: self.map, splits: self.splits, head, head_layer, has_below })
+        let owned = Owned::of_chain(&self.layers);
+        Ok(Resolved { map: self.map, splits: self.splits, head, owned, has_below })
     }
 
     fn put_slot(&mut self, logical: LogicalExtent, new: LayerSlot) -> Result<(), StartError> {

@@ -6,12 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use lunar_types::{BlockRange, LayerId, LogicalExtent};
+use lunar_types::{BlockRange, LogicalExtent};
 
 use super::checkpoint::Checkpoint;
 use super::edges::{ActiveWrites, Fills};
 use super::freeze::Frozen;
 use super::ops::{Op, Ops, WriteOp};
+use super::owned::Owned;
 use super::reserve::Reserve;
 use super::round::{Durable, Round};
 use super::slots::{Limbo, Mark};
@@ -77,8 +78,8 @@ pub(super) struct Core {
     pub(super) fills: Fills,
     pub(super) requests: HashMap<RequestId, Request>,
     pub(super) ops: Ops,
-    /// The layer that is written.
-    pub(super) head_layer: LayerId,
+    /// Which layers' slots are written in place; the last is the head.
+    pub(super) owned: Owned,
     /// Whether anything may be below the head's own slots; never falls.
     pub(super) has_below: bool,
     /// Whether an own slot has come to hide all that is below it.
@@ -102,7 +103,7 @@ pub(super) struct CoreParts {
     pub(super) table: DirtyTable,
     pub(super) ring: JournalRing,
     pub(super) limbo: Limbo,
-    pub(super) head_layer: LayerId,
+    pub(super) owned: Owned,
     pub(super) has_below: bool,
     pub(super) queue_count: u16,
     pub(super) reserve: Reserve,
@@ -131,7 +132,7 @@ impl Core {
             fills: Fills::default(),
             requests: HashMap::new(),
             ops: Ops::default(),
-            head_layer: parts.head_layer,
+            owned: parts.owned,
             has_below: parts.has_below,
             has_new_cover: parts.has_below,
             stats: VolumeStats::default(),

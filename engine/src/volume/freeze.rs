@@ -88,9 +88,9 @@ impl Volume {
         assert!(core.is_settled(self), "a layer is sealed when all of it is committed");
         core.table.relabel(head);
         core.ring.speak_of(head);
-        core.head_layer = head;
         core.has_below = true;
-        self.head.store(self.head().get() + 1, Ordering::Release);
+        let generation = core.owned.seal(head);
+        self.head.store(generation.get(), Ordering::Release);
         core.thaw(self, out);
     }
 
@@ -128,7 +128,7 @@ impl Core {
 
     fn thaw(&mut self, volume: &Volume, out: &mut Vec<Action>) {
         assert!(self.frozen.take().is_some(), "only a frozen volume thaws");
-        volume.writable_from.store(volume.head().get(), Ordering::SeqCst);
+        self.publish_owned(volume);
         self.wake_for_thaw(out);
     }
 }

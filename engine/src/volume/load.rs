@@ -129,7 +129,7 @@ impl Volume {
         let mut own: BTreeMap<LogicalExtent, Slot> = own.into_iter().collect();
         let dirty = predecessor.unwrap_or_default();
         let unmapped = overlay(&mut own, &dirty);
-        let Resolved { map, splits, head, head_layer, has_below } = chain.resolve(own)?;
+        let Resolved { map, splits, head, owned, has_below } = chain.resolve(own)?;
         let head = head.get();
         let touched = (0..LunIndex::LIMIT).map(|_| AtomicBool::new(false)).collect();
         let mut core = Core::new(CoreParts {
@@ -137,7 +137,7 @@ impl Volume {
             table,
             ring,
             limbo: Limbo { unmapped, ..Limbo::default() },
-            head_layer,
+            owned,
             has_below,
             queue_count: spec.queue_count,
             reserve: Reserve::new(spec.tuning),
@@ -146,7 +146,7 @@ impl Volume {
         core.adopt(&dirty);
         let volume = Self {
             head: AtomicU16::new(head),
-            writable_from: AtomicU16::new(head),
+            writable_from: AtomicU16::new(core.owned.from().get()),
             map,
             grace: Grace::new(spec.queue_count + 1),
             touched,

@@ -17,6 +17,7 @@ mod edges;
 mod freeze;
 mod load;
 mod ops;
+mod owned;
 mod prune;
 mod read;
 mod reserve;
@@ -134,8 +135,8 @@ pub struct Volume {
     spec: VolumeSpec,
     /// The generation of the head layer; changes under the lock.
     head: AtomicU16,
-    /// Extents of this generation or a later one are written in place without the lock: the
-    /// head's, and while the volume is frozen none.
+    /// Extents of this generation or a later one are written in place: those of the head, and of
+    /// layers that were merged into it; while the volume is frozen none.
     writable_from: AtomicU16,
     map: ResolvedMap,
     grace: Grace,
@@ -324,8 +325,12 @@ impl Volume {
 
     /// The caller has pinned the period before: see [`Volume::freeze`].
     fn may_write(&self, generation: Generation) -> bool {
+        self.owns(generation) && !self.is_poisoned.load(Ordering::Acquire)
+    }
+
+    /// Whether nobody else can see slots of this generation.
+    fn owns(&self, generation: Generation) -> bool {
         generation.get() >= self.writable_from.load(Ordering::SeqCst)
-            && !self.is_poisoned.load(Ordering::Acquire)
     }
 
     fn head(&self) -> Generation {

@@ -77,26 +77,34 @@ impl Core {
         }
     }
 
-    /// Whether the head has every block of a range itself.
-    pub(super) fn head_has_all(
+    /// Where every block of a range is written in place: in the one slot that shows them all, if
+    /// nobody else can see it.
+    pub(super) fn in_place(
         &self,
         volume: &Volume,
         logical: LogicalExtent,
         blocks: BlockRange,
-    ) -> bool {
+    ) -> Option<ExtentAddress> {
         match volume.map.load(logical) {
-            Entry::Hole => false,
-            Entry::Solid { generation, .. } => generation == volume.head(),
+            Entry::Hole => None,
+            Entry::Solid { generation, at } => volume.owns(generation).then_some(at),
             Entry::Split(index) => {
-                let head = self.splits.get(index).head(volume.head());
-                head.is_some_and(|slot| slot.presence.contains_all(blocks))
+                let (generation, at) = self.splits.get(index).one_source(blocks)?;
+                volume.owns(generation).then_some(at)
             }
         }
     }
 
     /// Whether the head has this block itself.
     pub(super) fn head_has(&self, volume: &Volume, logical: LogicalExtent, block: u32) -> bool {
-        self.head_has_all(volume, logical, BlockRange::new(block, 1))
+        match volume.map.load(logical) {
+            Entry::Hole => false,
+            Entry::Solid { generation, .. } => generation == volume.head(),
+            Entry::Split(index) => {
+                let head = self.splits.get(index).head(volume.head());
+                head.is_some_and(|slot| slot.presence.contains(block))
+            }
+        }
     }
 
     /// Where a block is read from; `None` reads as zeros.
@@ -196,7 +204,7 @@ impl Core {
         let opaque = before.is_some_and(|slot| slot.opaque);
         let slot = Slot { opaque, ..Slot::fresh(at, volume.spec.extent_size) };
         self.table.set_place(logical, Some(&slot));
-        let birth = self.head_layer;
+        let birth = self.owned.head();
         self.change_head(volume, logical, |split, head| split.set_head(head, birth, Some(slot)));
         self.mark_changed(logical, 1);
         self.stats.allocations += 1;
@@ -240,7 +248,7 @@ impl Core {
         let hides = is_opaque || self.may_have_below(volume, logical);
         let after = hides.then(|| Slot::zero(volume.spec.extent_size));
         self.table.set_place(logical, after.as_ref());
-        let birth = self.head_layer;
+        let birth = self.owned.head();
         self.change_head(volume, logical, |split, head| split.set_head(head, birth, after));
         self.mark_changed(logical, 1);
         self.limbo.unmapped.extend(before.and_then(|slot| slot.extent()));
@@ -258,7 +266,7 @@ impl Core {
             Entry::Hole => Split::default(),
             Entry::Solid { generation, at } => {
                 // Whatever its birth was: it is the lowest of the list, and the head is above it.
-                let birth = self.head_layer;
+                let birth = self.owned.head();
                 Split::new([LayerSlot { generation, birth, slot: solid_slot(volume, at) }])
             }
             Entry::Split(index) => std::mem::take(self.splits.get_mut(index)),

@@ -48,13 +48,17 @@ impl Core {
             return Step::Fail(IoError::Poisoned);
         }
         let (piece, blocks) = (write.piece, Volume::blocks_of(write.piece));
-        let edges = self.edge_blocks(volume, &write);
+        let in_place = self.in_place(volume, piece.logical, blocks);
+        let edges = match in_place {
+            Some(_) => Vec::new(),
+            None => self.edge_blocks(volume, &write),
+        };
         let is_tracked = volume.spec.logical_block == LogicalBlockSize::B512;
         if is_tracked && self.active.conflicts(piece.logical, blocks, !edges.is_empty()) {
             return Step::Park(Park::Busy(piece.logical));
         }
-        if self.head_has_all(volume, piece.logical, blocks) {
-            self.overwrite(volume, write, out);
+        if let Some(at) = in_place {
+            self.overwrite(volume, write, at, out);
             return Step::Done;
         }
         let to = match self.extent_for(volume, piece, out) {
@@ -99,10 +103,15 @@ impl Core {
         Ok(at)
     }
 
-    /// Writes into blocks that the head has: the map does not change.
-    fn overwrite(&mut self, volume: &Volume, write: PieceWrite, out: &mut Vec<Action>) {
+    /// Writes into blocks that are the volume's alone: the map does not change.
+    fn overwrite(
+        &mut self,
+        volume: &Volume,
+        write: PieceWrite,
+        at: ExtentAddress,
+        out: &mut Vec<Action>,
+    ) {
         let piece = write.piece;
-        let at = self.head_extent(volume, piece.logical).expect("the head has the blocks");
         let is_journalled =
             !self.unflushed.contains(&piece.logical) && !self.round.is_journalling(piece.logical);
         let durable = write.fua && is_journalled;
