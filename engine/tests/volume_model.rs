@@ -867,3 +867,54 @@ fn a_discard_with_two_edges_keeps_writes_out_of_both() {
     ];
     check(LogicalBlockSize::B512, true, &steps, &[251, 21, 15, 1, 88, 0, 0]);
 }
+
+/// What was pruned is used again only when the reads that began before have ended.
+#[test]
+fn a_pruned_extent_waits_for_the_reads_of_before() {
+    let mut world = World::new(LogicalBlockSize::B4096, true);
+    world.merge(false);
+    let of_base = ExtentAddress::new(0, 2);
+    let (read, write) = (RequestId { queue: QueueId::new(0), tag: 0 }, 1);
+    let write = RequestId { queue: QueueId::new(1), tag: write };
+    world.submit(read, IoOp::Read { offset: EXTENT, length: 4096 }, vec![0xee; 4096]);
+    let held_back = world.pending.pop().expect("the read is on its way");
+    assert_eq!(
+        table().byte_of(of_base),
+        match &held_back.2 {
+            LunIo::Read { at, .. } => *at,
+            other => panic!("{other:?}"),
+        }
+    );
+    let length = u32::try_from(EXTENT).expect("small");
+    world.model[EXTENT as usize..2 * EXTENT as usize].fill(7);
+    let whole = IoOp::Write { offset: EXTENT, length, fua: false };
+    world.submit(write, whole, vec![7; EXTENT as usize]);
+    world.control();
+    while !world.done.contains_key(&write) {
+        match world.wakes.pop_first() {
+            Some(queue) => {
+                let mut out = Vec::new();
+                world.volume.resume(&mut world.contexts[usize::from(queue.get())], &mut out);
+                world.run(queue, out);
+            }
+            None => {
+                let (queue, op, io) = world.pending.pop().expect("the write is on its way");
+                world.perform(queue, op, io);
+            }
+        }
+    }
+    let mut out = Vec::new();
+    world.volume.request_checkpoint(&mut out);
+    world.control();
+    world.prune();
+    world.control();
+    assert!(world.metadata.held.contains(&of_base), "it was pruned");
+    let reserve = world.volume.take_reserve(usize::MAX);
+    assert!(!reserve.contains(&of_base), "a read of it is under way");
+    let (queue, op, io) = held_back;
+    world.perform(queue, op, io);
+    assert_eq!(world.buffers[&read], [1; 4096], "what was there when it began");
+    world.control();
+    let reserve = world.volume.take_reserve(usize::MAX);
+    assert!(reserve.contains(&of_base), "nobody reads it any more");
+}
