@@ -107,7 +107,7 @@ async fn serve(node: Arc<Node>, boot: lunar_types::BootId) -> Result<LeaseLost, 
     node.open_to_requests(member);
     let returning = Arc::clone(&node);
     tokio::spawn(async move { returning.give_back_pending().await });
-    tokio::spawn(Arc::clone(&node).take_part_in_cuts(member));
+    tokio::spawn(Arc::clone(&node).watch(member));
     Ok(node.renew_lease(member).await)
 }
 

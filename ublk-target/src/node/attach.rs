@@ -358,6 +358,7 @@ pub(crate) fn serve(loaded: Loaded, queues: u16) -> Result<Arc<ServedVolume>, No
         shared: Arc::new(shared),
         luns,
         heads: Heads::of(attachment).into(),
+        structure: attachment.structure.into(),
     }))
 }
 

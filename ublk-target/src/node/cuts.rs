@@ -1,53 +1,23 @@
-//! Snapshots of volumes that are served here: hears of open sets, and has each member cut.
+//! Snapshots of volumes that are served here: has each member of an open set cut.
 //!
 //! Invariants:
 //! - a cut is a change of its slot: it neither begins nor goes on beside another one;
-//! - a member that is not served here, or under another grant, fails its set at once;
-//! - a member is taken up once, however often it is told.
+//! - a member that is not served here, or under another grant, fails its set at once.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
-use lunar_proto::domain::{KnownMember, MemberState, OpenMember, Selector};
-use lunar_types::{SnapshotSetId, VolumeId};
+use lunar_proto::domain::{KnownMember, OpenMember, Selector};
+use lunar_types::SnapshotSetId;
 use tracing::{info, warn};
 
 use super::attach::grant_of_record;
 use super::{Membership, Node, Stage};
-use crate::metadata::{Grant, Known};
+use crate::metadata::Grant;
 use crate::volume::fsfreeze::Freezer;
 
-/// Between two tries while the metadata service is away.
-const RETRY: Duration = Duration::from_secs(1);
-
 impl Node {
-    /// Takes part in snapshots, for as long as the daemon runs.
-    pub async fn take_part_in_cuts(self: Arc<Self>, member: Membership) {
-        let mut known = Known::default();
-        let mut taken: BTreeSet<(SnapshotSetId, VolumeId)> = BTreeSet::new();
-        loop {
-            let news = match self.metadata.watch(member.node, known.clone()).await {
-                Ok(news) => news,
-                Err(problem) => {
-                    tracing::debug!(%problem, "not known what there is to do");
-                    tokio::time::sleep(RETRY).await;
-                    continue;
-                }
-            };
-            let open: BTreeSet<_> = news.members.iter().map(|it| key_of(&it.member)).collect();
-            taken.retain(|one| open.contains(one));
-            for order in &news.members {
-                if order.member.state == MemberState::Asked && taken.insert(key_of(&order.member)) {
-                    let (node, order) = (Arc::clone(&self), *order);
-                    tokio::spawn(async move { node.cut_member(order, member).await });
-                }
-            }
-            known.members = news.members.iter().map(|it| it.member).collect();
-        }
-    }
-
-    async fn cut_member(&self, order: OpenMember, member: Membership) {
+    /// Has a member cut, or says why it is not.
+    pub(super) async fn cut_member(&self, order: OpenMember, member: Membership) {
         let KnownMember { set, volume, .. } = order.member;
         let grant = Grant { volume, epoch: order.epoch, node: member.node };
         let Some(slot) = self.slot(&Selector::Id(volume)) else {
@@ -71,8 +41,4 @@ impl Node {
             warn!(volume = %grant.volume, %set, %error, "the set ends by itself");
         }
     }
-}
-
-const fn key_of(member: &KnownMember) -> (SnapshotSetId, VolumeId) {
-    (member.set, member.volume)
 }

@@ -2,9 +2,11 @@
 //!
 //! - [`membership`]: joins the cluster, renews the lease;
 //! - [`attach`], [`detach`]: volumes come and go;
-//! - [`cuts`]: takes part in snapshots;
+//! - `cuts`: takes part in snapshots;
+//! - `structures`: follows what becomes of the chains of its volumes;
 //! - [`recover`]: takes over what a killed predecessor has left;
 //! - [`slot`]: a volume on this node, one change at a time;
+//! - `news`: hears from the metadata service what there is to do;
 //! - `steps`: says which step of a change takes long.
 //!
 //! Invariants:
@@ -12,13 +14,15 @@
 //! - a change that was begun is finished or undone, whether or not its caller still waits.
 
 pub mod attach;
-pub mod cuts;
+mod cuts;
 pub mod detach;
 pub mod error;
 pub mod membership;
+mod news;
 pub mod recover;
 pub mod slot;
 mod steps;
+mod structures;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::cut::CutLimits;
-use super::prune::Pruning;
+use super::prune::{self, Pruning};
 use super::served::ServedVolume;
 use crate::lun::set::{LunOpener, LunSetError};
 use crate::metadata::{MapCommit, Metadata, MetadataError};
@@ -169,6 +169,11 @@ impl Control {
         }
     }
 
+    async fn prune(&self) {
+        let _driver = self.driver.lock().await;
+        self.prune_locked(prune::PAUSE).await;
+    }
+
     /// Does everything that the engine has to be done.
     async fn drive(&self) -> Progress {
         let _driver = self.driver.lock().await;
@@ -222,7 +227,10 @@ impl Control {
         let node = self.served.facts.grant.node;
         match self.desk.refill(node, &*self.served, count).await {
             Refill::Extents(runs) => self.usable(runs).await,
-            Refill::PoolFull => (WorkDone::PoolFull, None),
+            Refill::PoolFull => {
+                self.prune_locked(prune::PAUSE_WHEN_FULL).await;
+                (WorkDone::PoolFull, None)
+            }
             Refill::Unavailable(problem) => (WorkDone::Unavailable, Some(problem)),
             Refill::Refused(problem) => (WorkDone::Rejected(problem.to_string()), None),
         }

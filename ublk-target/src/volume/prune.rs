@@ -1,4 +1,5 @@
 //! Gives back what a head hides: slots that came into it by merges and that its own slots cover.
+//! Takes in as well what became the volume's own by a merge.
 //!
 //! Invariants:
 //! - the service says which, by what is committed; the engine hides at least as much by then;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use lunar_engine::volume::PrunedSlot;
 use lunar_metadata_client::fresh_request_id;
+use lunar_proto::domain::{Attachment, PrunedPart};
 use lunar_types::{LayerId, LogicalExtent, RequestId};
 use tokio::time::Instant;
 use tracing::{debug, info};
@@ -17,7 +19,9 @@ use super::control::Control;
 use crate::metadata::Prune;
 
 /// Between two looks at what can be given back.
-const PAUSE: Duration = Duration::from_secs(60);
+pub(super) const PAUSE: Duration = Duration::from_secs(60);
+/// The same while the pool is full.
+pub(super) const PAUSE_WHEN_FULL: Duration = Duration::from_secs(2);
 
 /// Where the giving back is.
 #[derive(Debug, Default)]
@@ -30,8 +34,19 @@ pub(super) struct Pruning {
 }
 
 impl Control {
-    /// Gives back what can be, now and then.
-    pub(super) async fn prune(&self) {
+    /// Takes in what the service says of the chain now.
+    pub fn follow(&self, attachment: &Attachment) {
+        let (head, parent) = (attachment.volume.head, attachment.layers.first());
+        let parent = parent.and_then(|layer| layer.parent);
+        let mut out = Vec::new();
+        self.served.shared.volume.merged_down_to(head, parent, &mut out);
+        self.wake(&mut out);
+        self.served.note_structure(attachment.structure);
+    }
+
+    /// Gives back what can be, if the last look at that is long enough ago. For who has the
+    /// driver's lock: no cut begins meanwhile, which layer is the head stays as it is.
+    pub(super) async fn prune_locked(&self, pause: Duration) {
         let mut pruning = self.pruning.lock().await;
         let stats = self.served.stats();
         if self.served.shared.volume.takes_cover() {
@@ -40,12 +55,10 @@ impl Control {
         }
         let is_committed = |after: u64| stats.checkpoints >= after || stats.dirty_extents == 0;
         let is_due = pruning.due_after.is_some_and(is_committed)
-            && pruning.last.is_none_or(|last| last.elapsed() >= PAUSE);
+            && pruning.last.is_none_or(|last| last.elapsed() >= pause);
         if pruning.page.is_none() && !is_due {
             return;
         }
-        // No cut begins meanwhile: which layer is the head stays as it is.
-        let _driver = self.driver.lock().await;
         let heads = self.heads();
         if heads.pending.is_some() {
             return;
@@ -78,8 +91,8 @@ impl Control {
         }
     }
 
-    fn forget(&self, parts: &[lunar_proto::domain::PrunedPart]) {
-        let slot = |part: &lunar_proto::domain::PrunedPart| PrunedSlot {
+    fn forget(&self, parts: &[PrunedPart]) {
+        let slot = |part: &PrunedPart| PrunedSlot {
             logical: part.at,
             birth: part.birth,
             extent: part.extent,
@@ -90,3 +103,6 @@ impl Control {
         self.wake(&mut out);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 use lunar_engine::volume::VolumeStats;
 use lunar_proto::domain::Attachment;
 use lunar_types::{
-    ExtentAddress, ExtentSize, LogicalBlockSize, Name, PoolId, VolumeId, VolumeSize,
+    ExtentAddress, ExtentSize, LogicalBlockSize, Name, PoolId, StructureNumber, VolumeId,
+    VolumeSize,
 };
 
 use super::cut::Heads;
@@ -61,9 +62,24 @@ pub struct ServedVolume {
     pub luns: PoolLuns,
     /// Which layer is written, and the commits of the grant.
     pub heads: Mutex<Heads>,
+    /// Of the chain and the size as they are known here.
+    pub structure: Mutex<StructureNumber>,
 }
 
 impl ServedVolume {
+    /// Which structure the service has told of last.
+    ///
+    /// # Panics
+    /// When somebody panicked with it in hand.
+    #[must_use]
+    pub fn structure(&self) -> StructureNumber {
+        *self.structure.lock().expect("a panic ends the process")
+    }
+
+    pub(super) fn note_structure(&self, structure: StructureNumber) {
+        *self.structure.lock().expect("a panic ends the process") = structure;
+    }
+
     /// The engine's counters.
     #[must_use]
     pub fn stats(&self) -> VolumeStats {
