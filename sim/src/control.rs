@@ -46,6 +46,7 @@ impl World {
         match work {
             Some(work) => self.take_work(guest, work),
             None => {
+                self.hear_of_merges(guest)?;
                 self.prune_now_and_then(guest);
                 Ok(())
             }

@@ -28,6 +28,8 @@ pub enum Planted {
     WritesInOldHead,
     /// Records of a next head are not replayed when the service has the former head.
     UndecidedJournalDropped,
+    /// What the service says of a former head's chain is taken for the present one's.
+    LateOwnershipNotice,
     /// What was taken out of a head is used again although reads of it may be under way.
     PruneWithoutGrace,
 }
@@ -41,7 +43,7 @@ impl Planted {
     }
 
     /// Every planted bug.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::CommitBeforeDataFlush,
         Self::FlushMissesOtherQueue,
         Self::ExtentReusedEarly,
@@ -53,6 +55,7 @@ impl Planted {
         Self::ReissueSkipped,
         Self::WritesInOldHead,
         Self::UndecidedJournalDropped,
+        Self::LateOwnershipNotice,
         Self::PruneWithoutGrace,
     ];
 }

@@ -1,7 +1,8 @@
-//! A daemon gives back what its volume's head hides.
+//! A daemon hears what was merged into its volume's head, and gives back what the head hides.
 
 use lunar_engine::volume::PrunedSlot;
-use lunar_metadata::domain::{PruneLayer, PrunedParts};
+use lunar_metadata::domain::{PruneLayer, PrunedParts, ResumeAttachment};
+use lunar_metadata::seams::block_on;
 use lunar_types::{ExtentAddress, LogicalExtent};
 
 use crate::calls::Call;
@@ -9,6 +10,33 @@ use crate::planted::Planted;
 use crate::world::{Flow, PendingCall, World};
 
 impl World {
+    /// What lies below the head is asked for, now and then, and heard of some time later.
+    pub(crate) fn hear_of_merges(&mut self, guest: usize) -> Flow {
+        if self.dice.chance(700) {
+            return Ok(());
+        }
+        if let Some((head, parent)) = self.serving(guest).chain_news.take() {
+            let is_late = self.planted == Some(Planted::LateOwnershipNotice);
+            let mut out = Vec::new();
+            let served = self.serving(guest);
+            let head = if is_late { served.layer } else { head };
+            served.volume.merged_down_to(head, parent, &mut out);
+            let control = served.queues.len() - 1;
+            self.counters.chain_news += 1;
+            return self.run_actions(guest, control, out);
+        }
+        if self.meta.is_up {
+            let (volume, caller) = (self.guests[guest].id, self.caller());
+            let request = ResumeAttachment { volume, epoch: self.serving(guest).epoch, caller };
+            // A late copy of a detachment may have come before.
+            if let Ok(attachment) = block_on(self.meta.service().resume_attachment(request)) {
+                let parent = attachment.layers.first().and_then(|head| head.parent);
+                self.serving(guest).chain_news = Some((attachment.volume.head, parent));
+            }
+        }
+        Ok(())
+    }
+
     /// Asks for a page, now and then; one whose answer was lost is asked for again.
     pub(crate) fn prune_now_and_then(&mut self, guest: usize) {
         let is_asked = self.serving(guest).last_prune.is_some() || self.dice.chance(400);

@@ -403,6 +403,7 @@ impl World {
             layer: attachment.volume.head,
             next_layer: attachment.next_head,
             voting: false,
+            chain_news: None,
             last_prune: None,
             pending_seal: None,
             call: None,

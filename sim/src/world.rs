@@ -84,6 +84,8 @@ pub(crate) struct Served {
     pub(crate) next_layer: LayerId,
     /// It is paused for a cut, and its vote may be on its way.
     pub(crate) voting: bool,
+    /// What the service has said of its chain, on its way: a head, and what lies below it.
+    pub(crate) chain_news: Option<(LayerId, Option<LayerId>)>,
     /// A page of a prune whose answer is not known: asked again under its key.
     pub(crate) last_prune: Option<PruneLayer>,
     /// The engine is in its next head, and the service has not said so yet.
@@ -179,6 +181,8 @@ pub struct Counters {
     pub aborted_sets: u64,
     /// Volumes that went on in their next head without an answer.
     pub undecided: u64,
+    /// Times that a volume heard what lies below its head.
+    pub chain_news: u64,
     /// Slots that volumes gave back because nothing showed them.
     pub pruned: u64,
     /// Volumes made of snapshots.
@@ -212,6 +216,7 @@ impl Counters {
         self.groups += other.groups;
         self.aborted_sets += other.aborted_sets;
         self.undecided += other.undecided;
+        self.chain_news += other.chain_news;
         self.pruned += other.pruned;
         self.clones += other.clones;
         self.rollbacks += other.rollbacks;

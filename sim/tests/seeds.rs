@@ -33,6 +33,8 @@ fn a_thousand_seeds_lose_mix_and_leak_nothing() {
         ("late calls", counters.late_calls, 1000),
         ("late calls of dead processes refused", counters.late_refused, 100),
         ("copies of commits refused", counters.commits_out_of_order, 50),
+        ("slots given back", counters.pruned, 500),
+        ("looks at what lies below heads", counters.chain_news, 10_000),
         ("long times without anything", counters.quiet_hours, 200),
     ] {
         assert!(count >= least, "{what}: {count}, at least {least} are expected");
