@@ -234,6 +234,13 @@ impl Volume {
         !self.is_touched() && self.lock().is_clean()
     }
 
+    /// About so many first writes will come at once: has extents for them asked for, as far as a
+    /// volume may keep them.
+    pub fn prepare_reserve(&self, count: u64, out: &mut Vec<Action>) {
+        self.lock().reserve.prepare(u32::try_from(count).unwrap_or(u32::MAX));
+        out.push(Action::WakeControl);
+    }
+
     /// Takes up to `count` unused extents out of the reserve, to give them to others.
     pub fn take_reserve(&self, count: usize) -> Vec<ExtentAddress> {
         self.lock().take_reserve(count)

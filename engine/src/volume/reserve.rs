@@ -13,6 +13,9 @@ use super::Tuning;
 const REFILL_SOON: Duration = Duration::from_secs(10);
 /// A refill that lasts longer than this was too large.
 const REFILL_LATE: Duration = Duration::from_secs(120);
+/// What is prepared for is no more than this part of what may be kept: a pool is shared, and a
+/// group of many volumes prepares at one moment.
+const PREPARED_SHARE: u32 = 4;
 
 #[derive(Debug)]
 pub(super) struct Reserve {
@@ -65,6 +68,12 @@ impl Reserve {
             self.is_pool_full = false;
             self.full_since = None;
         }
+    }
+
+    /// Many first writes are about to come: so many, as far as may be kept ahead of need.
+    pub(super) fn prepare(&mut self, count: u32) {
+        let most = (self.tuning.reserve_max / PREPARED_SHARE).max(self.tuning.reserve_min);
+        self.target = self.target.max(count.min(most));
     }
 
     /// Whether the pool was full when asked last, not long ago.
@@ -171,6 +180,19 @@ mod tests {
             reserve.refill(&[run], Duration::from_secs(now));
             assert!(reserve.take().is_some());
         }
+    }
+
+    #[test]
+    fn what_is_prepared_for_is_asked_for_within_bounds() {
+        let mut reserve = Reserve::new(Tuning::default());
+        reserve.prepare(10);
+        assert_eq!(reserve.ask(), Some(64), "the least is more");
+        reserve.prepare(300);
+        assert_eq!(reserve.ask(), Some(300));
+        reserve.prepare(1_000_000);
+        assert_eq!(reserve.ask(), Some(1024));
+        reserve.prepare(100);
+        assert_eq!(reserve.ask(), Some(1024), "it does not fall by that");
     }
 
     #[test]

@@ -74,6 +74,14 @@ pub struct DeviceShared {
     pub control: Notify,
 }
 
+impl DeviceShared {
+    /// Requests to write so far, on all queues.
+    #[must_use]
+    pub fn writes(&self) -> u64 {
+        self.counters.iter().map(|queue| queue.writes.load(Ordering::Relaxed)).sum()
+    }
+}
+
 /// What one queue is made from.
 pub struct QueueParts {
     /// What it shares with the others.

@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::cut::CutLimits;
+use super::pace::Pace;
 use super::prune::{self, Pruning};
 use super::served::ServedVolume;
 use crate::lun::set::{LunOpener, LunSetError};
@@ -92,6 +93,8 @@ pub struct Control {
     started: Instant,
     /// What is given back of what the head hides.
     pub(super) pruning: tokio::sync::Mutex<Pruning>,
+    /// How much was written of late.
+    pub(super) pace: Pace,
     /// How long a snapshot may keep others waiting.
     pub limits: CutLimits,
 }
@@ -120,6 +123,7 @@ impl Control {
             search,
             started,
             pruning: tokio::sync::Mutex::default(),
+            pace: Pace::default(),
             limits: CutLimits::default(),
         }
     }
@@ -143,6 +147,7 @@ impl Control {
         let mut backoff = BACKOFF_MIN;
         let mut is_poison_told = false;
         while !*stop.borrow() {
+            self.pace.note(Instant::now(), self.served.shared.writes());
             let pause = match self.drive().await {
                 Progress::Idle => {
                     self.prune().await;
@@ -175,7 +180,7 @@ impl Control {
     }
 
     /// Does everything that the engine has to be done.
-    async fn drive(&self) -> Progress {
+    pub(super) async fn drive(&self) -> Progress {
         let _driver = self.driver.lock().await;
         self.drive_locked().await
     }

@@ -157,8 +157,14 @@ impl Control {
         end
     }
 
-    /// Commits while I/O goes on, so that little is left for the pause.
+    /// Commits while I/O goes on, so that little is left for the pause, and has extents ready: what
+    /// was written in place takes one at its first write after the seal.
     async fn warm_up(&self) -> Result<(), CutError> {
+        let mut out = Vec::new();
+        self.served.shared.volume.prepare_reserve(self.pace.recent(), &mut out);
+        self.wake(&mut out);
+        // A service that is away, or a full pool, is met again below, or by the vote.
+        let _ = self.drive().await;
         for _ in 0..WARM_UPS_MAX {
             if self.served.stats().dirty_extents <= WARM_SLOTS {
                 return Ok(());

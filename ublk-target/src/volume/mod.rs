@@ -4,6 +4,7 @@
 //! - `chain`: the map, as the layers have it;
 //! - [`device`]: the kernel's side: the ublk device and the threads of its queues;
 //! - [`control`]: what the volume needs from the metadata service while it serves;
+//! - `pace`: how much was written of late;
 //! - `prune`: gives back what a head hides;
 //! - `replay`: what earlier users left in their journals;
 //! - [`cut`]: a snapshot while it serves;
@@ -16,6 +17,7 @@ pub mod cut;
 pub mod device;
 pub mod fsfreeze;
 pub mod load;
+mod pace;
 mod prune;
 mod replay;
 pub mod served;
