@@ -1,14 +1,18 @@
-//! The machine loses its power over and over under a load that says what it has flushed: nothing
-//! flushed is lost, nothing is torn below 4 KiB, and fsck is clean each time.
+//! The machine loses its power over and over under a load that says what it has flushed, while
+//! snapshots are taken and deleted: nothing flushed is lost, snapshots are what they were, nothing
+//! is torn below 4 KiB, and fsck is clean each time.
 
 mod support;
 
 use std::time::Duration;
 
 use lunar_e2e::main_job::attach;
-use lunar_lab::LunSpec;
+use lunar_e2e::product::Product;
+use lunar_e2e::session::Session;
+use lunar_lab::{Lab, LunSpec};
 use support::{GIB, lab, make_pool, must, product, session, volume};
 
+/// How often, unless `LUNAR_POWER_CUTS` says otherwise.
 const CUTS: u64 = 10;
 const BLOCKS: u64 = 20_000;
 const LIMIT: Duration = Duration::from_secs(60);
@@ -17,6 +21,103 @@ const LIMIT: Duration = Duration::from_secs(60);
 fn last_flushed(output: &str) -> u64 {
     let round = |line: &str| line.strip_prefix("flushed ")?.parse().ok();
     output.lines().rev().find_map(round).unwrap_or(0)
+}
+
+fn cuts() -> u64 {
+    match std::env::var("LUNAR_POWER_CUTS") {
+        Ok(count) => count.parse().expect("LUNAR_POWER_CUTS is a number"),
+        Err(_) => CUTS,
+    }
+}
+
+/// A snapshot that was taken under load: what it is called and the rounds that it may show.
+struct Taken {
+    name: String,
+    at_least: u64,
+    at_most: u64,
+}
+
+/// One life of the machine: a volume of its own that is written, snapshots of it, a cut.
+struct Cycle<'l> {
+    lab: &'l Lab,
+    session: &'l Session<'l>,
+    number: u64,
+}
+
+impl Cycle<'_> {
+    fn recorder(&self, device: &str, mode: &str) -> String {
+        format!("flush-recorder {device} --seed {} --blocks {BLOCKS} {mode}", self.number)
+    }
+
+    /// Writes until the power goes; gives the last round that was flushed, and the snapshot.
+    fn until_cut(&self, daemons: &Product<'_>) -> (u64, Option<Taken>) {
+        let node = self.lab.node(0);
+        let volume_name = format!("v{}", self.number);
+        let device = must(daemons, volume(self.session, &volume_name, "1536MiB"));
+        let write = self.recorder(&device, "write");
+        let words: Vec<&str> = write.split(' ').collect();
+        let writer = node.spawn(&words).expect("the recorder starts");
+        let flushed = |rounds: u64| {
+            writer.wait_for_output(&format!("flushed {rounds}\n"), LIMIT).expect("it flushes");
+        };
+        // A different depth each time; a checkpoint of the map in the middle of some.
+        let rounds = 10 * (1 + (self.number - 1) % 10);
+        flushed(rounds);
+        if self.number.is_multiple_of(3) {
+            let checkpoint = format!("lunar volume map {volume_name} --checkpoint");
+            must(daemons, self.session.quiet(&checkpoint));
+        }
+        let taken = (!self.number.is_multiple_of(2)).then(|| {
+            let (name, at_least) = (format!("s{}", self.number), last_flushed(&writer.stdout()));
+            let create = format!("lunar snapshot create {volume_name} {name}");
+            must(daemons, self.session.quiet(&create));
+            Taken { name, at_least, at_most: last_flushed(&writer.stdout()) + 2 }
+        });
+        if taken.is_some() {
+            flushed(last_flushed(&writer.stdout()) + 10);
+        }
+        // The power goes while a snapshot is cut, or one is deleted and merged: with what outcome
+        // is all the same, as long as there is one.
+        let under_way = match &taken {
+            Some(taken) if self.number % 4 == 1 => vec!["lunar", "snapshot", "delete", &taken.name],
+            _ => vec!["lunar", "snapshot", "create", &volume_name, "half"],
+        };
+        let under_way = node.spawn(&under_way).expect("it starts");
+        std::thread::sleep(Duration::from_millis(150 * (self.number % 7)));
+        node.cut().expect("the machine can be cut");
+        drop(under_way);
+        let last = last_flushed(&writer.stdout());
+        assert!(last >= rounds, "the recorder had flushed {last} rounds");
+        (last, taken)
+    }
+
+    fn after_boot(&self, daemons: &Product<'_>, flushed: u64, taken: Option<&Taken>) {
+        let (session, name) = (self.session, format!("v{}", self.number));
+        let device = must(daemons, attach(session, &name));
+        let verify = self.recorder(&device, &format!("verify --flushed {flushed}"));
+        must(daemons, session.quiet(&verify));
+        must(daemons, session.quiet(&format!("lunar volume detach {name}")));
+        let is_there = |name: &str| session.quiet(&format!("lunar snapshot show {name}")).is_ok();
+        if let Some(taken) = taken.filter(|taken| is_there(&taken.name)) {
+            must(daemons, session.quiet(&format!("lunar volume clone {} clone", taken.name)));
+            let clone = must(daemons, attach(session, "clone"));
+            let ahead = taken.at_most - taken.at_least;
+            let mode = format!("verify --flushed {} --ahead {ahead}", taken.at_least);
+            must(daemons, session.quiet(&self.recorder(&clone, &mode)));
+            must(daemons, session.quiet("lunar volume detach clone"));
+            must(daemons, session.quiet("lunar volume delete clone"));
+        }
+        must(daemons, session.quiet("lunar fsck"));
+        for snapshot in taken.iter().map(|taken| taken.name.as_str()).chain(["half"]) {
+            if is_there(snapshot) {
+                must(
+                    daemons,
+                    session.quiet(&format!("lunar snapshot delete {snapshot} --no-wait")),
+                );
+            }
+        }
+        must(daemons, session.quiet(&format!("lunar volume delete {name}")));
+    }
 }
 
 #[test]
@@ -30,40 +131,17 @@ fn power_cut() {
     let mut daemons = product(&lab);
     let session = session(&lab);
     must(&daemons, make_pool(&session, &lab));
-    for cut in 1..=CUTS {
+    for number in 1..=cuts() {
         // A volume of its own for each cut: what was never written must read as zeros, although
         // its extents held the data of the volumes before it.
-        let name = format!("v{cut}");
-        let device = must(&daemons, volume(&session, &name, "1536MiB"));
-        let (seed, blocks) = (cut.to_string(), BLOCKS.to_string());
-        let common = [device.as_str(), "--seed", &seed, "--blocks", &blocks];
-        let writer = node
-            .spawn(&[&["flush-recorder"], &common[..], &["write"]].concat())
-            .expect("the recorder starts");
-        // A different depth each time; a checkpoint of the map in the middle of some.
-        let rounds = 10 * cut;
-        writer.wait_for_output(&format!("flushed {rounds}\n"), LIMIT).expect("it flushes");
-        if cut % 3 == 0 {
-            must(&daemons, session.quiet(&format!("lunar volume map {name} --checkpoint")));
-        }
-        node.cut().expect("the machine can be cut");
-        let flushed = last_flushed(&writer.stdout());
-        assert!(flushed >= rounds, "the recorder had flushed {flushed} rounds");
+        let cycle = Cycle { lab: &lab, session: &session, number };
+        let (flushed, taken) = cycle.until_cut(&daemons);
         daemons.power_lost();
-
         node.boot().expect("the machine boots");
         node.exec_ok(&["modprobe", "ublk_drv"]).expect("the lab's kernel has ublk");
         daemons = product(&lab);
-        let device = must(&daemons, attach(&session, &name));
-        must(
-            &daemons,
-            session.quiet(&format!(
-                "flush-recorder {device} --seed {seed} --blocks {blocks} verify --flushed {flushed}"
-            )),
-        );
-        must(&daemons, session.quiet(&format!("lunar volume detach {name}")));
-        must(&daemons, session.quiet("lunar fsck"));
-        must(&daemons, session.quiet(&format!("lunar volume delete {name}")));
+        cycle.after_boot(&daemons, flushed, taken.as_ref());
+        println!("cut {number}: {flushed} rounds were flushed and are there");
     }
     must(&daemons, session.quiet("lunar fsck"));
     lab.down();

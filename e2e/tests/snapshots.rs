@@ -6,6 +6,7 @@ mod support;
 use std::time::Duration;
 
 use lunar_e2e::main_job::attach;
+use lunar_e2e::product::Product;
 use lunar_e2e::session::Session;
 use lunar_lab::LunSpec;
 use support::{GIB, lab, make_pool, must, product, session, volume};
@@ -30,6 +31,38 @@ fn verify(session: &Session<'_>, device: &str, (flushed, at_most): (u64, u64)) {
     let mode = format!("verify --flushed {flushed} --ahead {ahead}");
     let verified = session.quiet(&recorder(device, &mode));
     verified.unwrap_or_else(|error| panic!("{flushed} to {at_most}: {error}"));
+}
+
+/// What a volume overwrote since a snapshot comes back when that is deleted, while it is attached.
+fn give_back(session: &Session<'_>, daemons: &Product<'_>) {
+    let mapped = || lunar_e2e::main_job::mapped_bytes(session);
+    let device = must(daemons, volume(session, "w", "64MiB"));
+    let fill = |byte: u8| {
+        let bytes = format!("tr '\\0' '\\{byte:03o}' < /dev/zero | head --bytes=64M");
+        let write =
+            format!("{bytes} | dd of={device} bs=1M iflag=fullblock oflag=direct conv=fsync");
+        must(daemons, session.quiet(&write));
+        must(daemons, session.quiet("lunar volume map w --checkpoint"));
+        format!("{bytes} | cmp - {device}")
+    };
+    let before = must(daemons, mapped());
+    fill(0x11);
+    must(daemons, session.quiet("lunar snapshot create w w1"));
+    let is_same = fill(0x22);
+    assert_eq!(must(daemons, mapped()), before + (128 << 20), "nothing is overwritten in place");
+    must(daemons, session.quiet("lunar snapshot delete w1"));
+    let one_copy = lunar_e2e::session::wait_until("what is hidden to come back", LIMIT, || {
+        Ok(mapped()? == before + (64 << 20))
+    });
+    must(daemons, one_copy);
+    must(daemons, session.quiet(&is_same));
+    // What came from the snapshot's layer is the volume's own now.
+    must(daemons, session.quiet("lunar snapshot create w w2"));
+    must(daemons, session.quiet("lunar snapshot delete w2"));
+    let is_same = fill(0x33);
+    must(daemons, session.quiet(&is_same));
+    must(daemons, session.quiet("lunar volume detach w"));
+    must(daemons, session.quiet("lunar volume delete w"));
 }
 
 #[test]
@@ -78,6 +111,8 @@ fn snapshots_under_load_hold_what_was_flushed_and_never_change() {
         must(&daemons, session.quiet(&format!("lunar volume detach c{n}")));
     }
     must(&daemons, session.quiet("lunar fsck"));
+
+    give_back(&session, &daemons);
 
     must(&daemons, session.quiet("lunar volume rollback v s2 --reattach"));
     let device = must(&daemons, lunar_e2e::main_job::device_of(&session, "v"));

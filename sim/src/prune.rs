@@ -12,7 +12,7 @@ use crate::world::{Flow, PendingCall, World};
 impl World {
     /// What lies below the head is asked for, now and then, and heard of some time later.
     pub(crate) fn hear_of_merges(&mut self, guest: usize) -> Flow {
-        if self.dice.chance(700) {
+        if self.dice.chance(850) {
             return Ok(());
         }
         if let Some((head, parent)) = self.serving(guest).chain_news.take() {
@@ -39,7 +39,7 @@ impl World {
 
     /// Asks for a page, now and then; one whose answer was lost is asked for again.
     pub(crate) fn prune_now_and_then(&mut self, guest: usize) {
-        let is_asked = self.serving(guest).last_prune.is_some() || self.dice.chance(400);
+        let is_asked = self.serving(guest).last_prune.is_some() || self.dice.chance(150);
         if !is_asked || self.serving(guest).voting {
             return;
         }
@@ -85,6 +85,6 @@ impl World {
         let control = served.queues.len() - 1;
         self.run_actions(guest, control, out)?;
         self.give(guest, &early)?;
-        self.audit("a prune")
+        if pruned.parts.is_empty() { Ok(()) } else { self.audit("a prune") }
     }
 }
