@@ -13,6 +13,7 @@
 
 mod admin;
 mod attachments;
+mod diff;
 mod error;
 mod map;
 mod nodes;
@@ -27,6 +28,7 @@ use std::future::Future;
 use lunar_proto::domain::{Page, PageRequest};
 use lunar_types::RequestId;
 
+pub use diff::DiffRuns;
 pub use error::{ClientError, ErrorKind};
 pub use lunar_proto::error::{ErrorReason, ErrorReport};
 pub use transport::{EndpointError, MetadataClient, Policy};

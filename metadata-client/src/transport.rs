@@ -252,6 +252,11 @@ impl MetadataClient {
     }
 }
 
+/// Whether a stream that ended so may be opened again.
+pub(crate) fn is_broken(status: &Status) -> bool {
+    Failure::of(status.clone()).is_retryable()
+}
+
 fn refusal(what: &'static str, failure: Failure) -> ClientError {
     match failure.report {
         Some(report) => ClientError::Refused { what, report },

@@ -513,3 +513,134 @@ async fn a_failure_without_a_reason_is_no_refusal() {
     assert_eq!(error.kind(), ErrorKind::Failed);
     assert!(error.to_string().contains("broken"), "{error}");
 }
+
+/// Passes connections on to an address, and cuts each one when the service has sent so many bytes.
+async fn cutting_proxy(to: SocketAddr, bytes: u64) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let cuts = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&cuts);
+    tokio::spawn(async move {
+        loop {
+            let (client, _) = listener.accept().await.expect("a connection");
+            let service = tokio::net::TcpStream::connect(to).await.expect("it listens");
+            let cuts = Arc::clone(&counted);
+            tokio::spawn(async move {
+                let (mut from_client, mut to_client) = client.into_split();
+                let (from_service, mut to_service) = service.into_split();
+                let mut some = tokio::io::AsyncReadExt::take(from_service, bytes);
+                tokio::select! {
+                    _ = tokio::io::copy(&mut from_client, &mut to_service) => {}
+                    _ = tokio::io::copy(&mut some, &mut to_client) => {
+                        cuts.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    (address, cuts)
+}
+
+/// Two snapshots of a volume; every second block of 900 extents was written between them.
+async fn two_snapshots(client: &MetadataClient) -> (Snapshot, Snapshot) {
+    let (pool, volume) = made_pool_and_volume(client).await;
+    let cut = async |snapshot: &str| {
+        let cut = CreateSnapshots {
+            request: fresh_request_id(),
+            members: vec![member(volume.id, NewCut::Snapshot(name(snapshot)))],
+            created_unix_seconds: 5,
+            fsfreeze: Fsfreeze::Never,
+        };
+        client.create_snapshots(&cut).await.expect("cut").snapshots[0].clone()
+    };
+    let first = cut("first").await;
+    let caller = join(client).await.session;
+    let held = attach(client, volume.id, caller).await;
+    let request = ReserveExtents { request: fresh_request_id(), caller, pool: pool.id, count: 900 };
+    let runs = client.reserve_extents(&request).await.expect("there is room");
+    let extents = runs.iter().flat_map(|run| run.iter());
+    let update = |(at, extent): (u64, ExtentAddress)| {
+        let mut slot = Slot::fresh(extent, pool.extent_size);
+        (0..4).for_each(|word| slot.presence.set_word(word, 0x5555_5555_5555_5555));
+        SlotUpdate { at: LogicalExtent::new(at), slot: Some(slot) }
+    };
+    let commit = CommitMap {
+        request: fresh_request_id(),
+        caller,
+        number: held.last_commit.next(),
+        volume: volume.id,
+        epoch: held.epoch,
+        layer: held.volume.head,
+        extent_size: pool.extent_size,
+        updates: (0..).zip(extents).map(update).collect(),
+        checkpoint: None,
+        replay_of: None,
+    };
+    client.commit_map(&commit).await.expect("committed");
+    let (request, mode) = (fresh_request_id(), DetachMode::Clean);
+    let detach = Detach { request, volume: volume.id, epoch: held.epoch, caller, mode };
+    client.detach(&detach).await.expect("detached");
+    (first, cut("second").await)
+}
+
+async fn all(mut runs: DiffRuns) -> Vec<DiffRun> {
+    let mut all = Vec::new();
+    while let Some(run) = runs.next().await {
+        all.push(run.expect("it goes on"));
+    }
+    assert!(runs.next().await.is_none(), "the end stays the end");
+    all
+}
+
+#[tokio::test]
+async fn differences_come_whole_over_connections_that_break() {
+    let (address, _serving) = serve(RedbStore::in_memory(), "127.0.0.1:0").await;
+    let direct = client(address);
+    let (first, second) = two_snapshots(&direct).await;
+    let (from, to) = (Some(Selector::Name(name("first"))), Selector::Name(name("second")));
+    let run = |at: u64| DiffRun { offset: at * 8192, length: 4096, kind: DiffKind::Data };
+    let expected: Vec<_> = (0..900 * 128).map(run).collect();
+    assert!(all(direct.diff_snapshots(from.clone(), to.clone(), 0)).await == expected);
+    let (proxy, cuts) = cutting_proxy(address, 300_000).await;
+    let broken = client(proxy);
+    assert!(all(broken.diff_snapshots(from.clone(), to.clone(), 0)).await == expected);
+    assert!(cuts.load(Ordering::Relaxed) > 3, "{cuts:?}");
+    let rest = all(broken.diff_snapshots(from, to, 8192 * 1000)).await;
+    assert!(rest == expected[1000..]);
+    let none = direct.diff_snapshots(Some(Selector::Id(second.id)), Selector::Id(second.id), 0);
+    assert_eq!(all(none).await, []);
+    let back = direct.diff_snapshots(Some(Selector::Id(second.id)), Selector::Id(first.id), 0);
+    assert!(all(back).await.iter().all(|run| run.kind == DiffKind::Zero));
+}
+
+#[tokio::test]
+async fn names_that_go_to_other_snapshots_are_not_followed() {
+    let (address, _serving) = serve(RedbStore::in_memory(), "127.0.0.1:0").await;
+    let client = client(address);
+    let (first, second) = two_snapshots(&client).await;
+    let (from, to) = (Some(Selector::Name(name("first"))), Selector::Name(name("second")));
+    // The connection breaks before all is said, and is made again only when more is asked for.
+    let (proxy, _) = cutting_proxy(address, 300_000).await;
+    let broken = self::client(proxy);
+    let mut runs = broken.diff_snapshots(from, to.clone(), 0);
+    runs.next().await.expect("there are more").expect("a run");
+    let delete = DeleteSnapshot { request: fresh_request_id(), snapshot: to.clone() };
+    client.delete_snapshot(&delete).await.expect("it begins");
+    let cut = CreateSnapshots {
+        request: fresh_request_id(),
+        members: vec![member(first.volume, NewCut::Snapshot(name("second")))],
+        created_unix_seconds: 5,
+        fsfreeze: Fsfreeze::Never,
+    };
+    client.create_snapshots(&cut).await.expect("cut");
+    let error = loop {
+        match runs.next().await.expect("it does not end as if it were whole") {
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    let reasons = [ErrorReason::SnapshotNotReady, ErrorReason::SnapshotNotFound];
+    let ErrorKind::Refused(reason) = error.kind() else { panic!("{error}") };
+    assert!(reasons.contains(&reason), "{error}");
+    assert!(error.to_string().contains(&second.id.to_string()), "{error}");
+}

@@ -76,6 +76,17 @@ pub enum ServiceError {
         /// The volume in the request.
         volume: VolumeId,
     },
+    /// Their chains have no layer in common.
+    #[error(
+        "snapshots {from} and {to} have no common origin: nothing says what changed from one to \
+         the other; list what the second one has allocated, without a first one"
+    )]
+    SnapshotsUnrelated {
+        /// The first snapshot.
+        from: SnapshotId,
+        /// The second snapshot.
+        to: SnapshotId,
+    },
     /// The map of the volume may lack what was written.
     #[error(
         "volume {volume} cannot be cut: its journal of epoch {oldest} waits to be replayed; attach \
@@ -458,6 +469,7 @@ impl ServiceError {
             Self::SnapshotExists { .. } => ErrorReason::SnapshotExists,
             Self::SnapshotNotReady { .. } => ErrorReason::SnapshotNotReady,
             Self::SnapshotOfOtherVolume { .. } => ErrorReason::SnapshotOfOtherVolume,
+            Self::SnapshotsUnrelated { .. } => ErrorReason::SnapshotsUnrelated,
             Self::VolumeNotAtRest { .. } => ErrorReason::VolumeNotAtRest,
             Self::VolumeBusy { .. } => ErrorReason::VolumeBusy,
             Self::SetNotFound { .. } => ErrorReason::SetNotFound,

@@ -89,6 +89,8 @@ reasons! {
     SnapshotNotReady = "SNAPSHOT_NOT_READY" => FailedPrecondition,
     /// The snapshot was cut of another volume.
     SnapshotOfOtherVolume = "SNAPSHOT_OF_OTHER_VOLUME" => FailedPrecondition,
+    /// The snapshots stand on no common layer: neither says what changed since the other.
+    SnapshotsUnrelated = "SNAPSHOTS_UNRELATED" => FailedPrecondition,
     /// A live node holds the volume; facts: `node`, `node_name`, `epoch_held`.
     VolumeAttached = "VOLUME_ATTACHED" => FailedPrecondition,
     /// Nobody holds the volume.
@@ -264,6 +266,7 @@ mod tests {
             ("SET_DECIDED", 9),
             ("SNAPSHOT_NOT_READY", 9),
             ("SNAPSHOT_OF_OTHER_VOLUME", 9),
+            ("SNAPSHOTS_UNRELATED", 9),
             ("VOLUME_ATTACHED", 9),
             ("NOT_ATTACHED", 9),
             ("STALE_EPOCH", 9),

@@ -180,6 +180,10 @@ impl ServiceError {
                 fact("origin", origin);
                 fact("volume", volume);
             }
+            Self::SnapshotsUnrelated { from, to } => {
+                fact("from", from);
+                fact("to", to);
+            }
             Self::VolumeNotAtRest { volume, oldest } => {
                 fact("volume", volume);
                 fact("oldest_epoch", oldest);

@@ -11,6 +11,7 @@
 mod admin;
 mod attachments;
 mod background;
+mod diff;
 mod identity;
 mod map;
 mod members;

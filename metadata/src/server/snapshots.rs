@@ -1,6 +1,6 @@
 //! Handlers of snapshots.
 
-use lunar_proto::domain::{CreateSnapshots, DeleteSnapshot, Page, SnapshotSet};
+use lunar_proto::domain::{CreateSnapshots, DeleteSnapshot, DiffSnapshots, Page, SnapshotSet};
 use lunar_proto::v1;
 use lunar_proto::v1::snapshots_server::Snapshots;
 use lunar_proto::wire::{
@@ -9,12 +9,15 @@ use lunar_proto::wire::{
 use lunar_types::SnapshotSetId;
 use tonic::{Request, Response, Status};
 
+use super::diff::DiffStream;
 use super::{Handlers, Identity};
 use crate::seams::block_on;
 use crate::store::MetaStore;
 
 #[tonic::async_trait]
 impl<S: MetaStore> Snapshots for Handlers<S> {
+    type DiffSnapshotsStream = DiffStream;
+
     async fn create_snapshots(
         &self,
         request: Request<v1::CreateSnapshotsRequest>,
@@ -87,5 +90,12 @@ impl<S: MetaStore> Snapshots for Handlers<S> {
         let deleted = self.call(move |service| block_on(service.delete_snapshot(&request))).await?;
         self.work.notify_one();
         Ok(Response::new(deleted.into()))
+    }
+    async fn diff_snapshots(
+        &self,
+        request: Request<v1::DiffSnapshotsRequest>,
+    ) -> Result<Response<Self::DiffSnapshotsStream>, Status> {
+        Identity::of(&request)?;
+        self.open_diff(DiffSnapshots::try_from(request.into_inner())?).await
     }
 }

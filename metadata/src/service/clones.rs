@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use lunar_proto::domain::{
-    CloneVolume, OperationWork, RollbackVolume, Selector, SnapshotState, Volume, VolumeState,
+    CloneVolume, OperationWork, RollbackVolume, Selector, Volume, VolumeState,
 };
 use lunar_types::{LayerId, SnapshotId, VolumeId};
 
@@ -17,7 +17,7 @@ use super::Service;
 use super::layers::{begin_head, require_depth_left, seal_head};
 use super::operations::begin_operation;
 use super::sets::leave_set;
-use super::snapshots::find_snapshot;
+use super::snapshots::ready_snapshot;
 use super::standing::{Standing, standing};
 use super::volumes::{NewVolume, find_volume, holder_of, put_volume, require_name_free};
 use crate::error::ServiceError;
@@ -25,15 +25,11 @@ use crate::keyspace::{KeyedTxn, LayerName, Outcome, SnapshotRecord, VolumeKey};
 use crate::store::{MetaStore, Txn};
 
 /// A snapshot that can be used, and its layer, on which one more may stand.
-async fn ready_snapshot<T: Txn>(
+async fn base_snapshot<T: Txn>(
     txn: &T,
     selector: &Selector<SnapshotId>,
 ) -> Result<(SnapshotId, SnapshotRecord, LayerId), ServiceError> {
-    let (snapshot, record) = find_snapshot(txn, selector).await?;
-    let layer = match (record.state, record.layer) {
-        (SnapshotState::Ready, Some(layer)) => layer,
-        (state, _) => return Err(ServiceError::SnapshotNotReady { snapshot, state }),
-    };
+    let (snapshot, record, layer) = ready_snapshot(txn, selector).await?;
     require_depth_left(txn, layer).await?;
     Ok((snapshot, record, layer))
 }
@@ -44,7 +40,7 @@ async fn clone_volume<T: Txn>(
     request: &CloneVolume,
 ) -> Result<Outcome, ServiceError> {
     require_name_free(txn, &request.name).await?;
-    let (_, snapshot, layer) = ready_snapshot(txn, &request.snapshot).await?;
+    let (_, snapshot, layer) = base_snapshot(txn, &request.snapshot).await?;
     let size = request.size.unwrap_or(snapshot.size);
     if size.bytes() < snapshot.size.bytes() {
         let problem = format_args!(
@@ -80,7 +76,7 @@ async fn rollback_volume<T: Txn>(
             return Err(ServiceError::StaleJournals { volume, oldest, wanted });
         }
     }
-    let (snapshot, target, layer) = ready_snapshot(txn, &request.snapshot).await?;
+    let (snapshot, target, layer) = base_snapshot(txn, &request.snapshot).await?;
     if target.volume != volume {
         let origin = target.volume;
         return Err(ServiceError::SnapshotOfOtherVolume { snapshot, origin, volume });

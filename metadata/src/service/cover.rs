@@ -18,7 +18,7 @@ pub(super) struct Cover {
 }
 
 /// Whether a slot says something of every block: with it nothing below shows.
-fn is_opaque(slot: &Slot) -> bool {
+pub(super) fn is_opaque(slot: &Slot) -> bool {
     slot.opaque || slot.place == SlotPlace::Zero
 }
 

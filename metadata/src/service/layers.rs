@@ -111,6 +111,19 @@ pub(super) async fn remove_parts<T: Txn>(
     Ok(())
 }
 
+/// The layer below one that is there.
+pub(super) async fn parent_of<T: Txn>(
+    txn: &T,
+    layer: LayerId,
+) -> Result<Option<LayerId>, ServiceError> {
+    let parent = txn.load_known(&LayerKey { layer }).await?.parent;
+    if parent.is_some_and(|parent| parent >= layer) {
+        let problem = format!("it stands on {parent:?}, which is not older");
+        return Err(ServiceError::corrupt(format!("layer {layer}"), problem));
+    }
+    Ok(parent)
+}
+
 /// Checks that one more layer may stand on a layer.
 pub(super) async fn require_depth_left<T: Txn>(
     txn: &T,
@@ -123,7 +136,7 @@ pub(super) async fn require_depth_left<T: Txn>(
         if depth >= CHAIN_LAYERS_MAX {
             return Err(ServiceError::ChainTooDeep { layer, depth, most: CHAIN_LAYERS_MAX });
         }
-        next = txn.load_known(&LayerKey { layer: id }).await?.parent;
+        next = parent_of(txn, id).await?;
     }
     Ok(())
 }

@@ -19,20 +19,20 @@
 //! behind is read once a pass. Slots may come from further below meanwhile, also behind it. So the
 //! layer is looked at as a whole before it goes, and a pass that left nothing begins again.
 
-use lunar_proto::domain::{LAYER_PARTS_MAX, LayerEntry, LayerPart, OperationId, ReadLayer};
-use lunar_types::{ExtentRun, LayerId, LogicalExtent, Slot, SlotPlace, VolumeId};
+use lunar_proto::domain::{LAYER_PARTS_MAX, LayerEntry, OperationId, ReadLayer};
+use lunar_types::{ExtentRun, LayerId, LogicalExtent, SlotPlace, VolumeId};
 
 use super::attachments::oldest_stale;
 use super::cover::Cover;
 use super::drop_layer::forget_name;
 use super::layers::{add_parts, count_slot, remove_parts};
-use super::read_layer::read_window;
+use super::read_layer::{downwards, read_own, read_parts, read_window};
 use super::space::free_extents;
 use crate::error::ServiceError;
 use crate::keyspace::{
     AttachmentKey, ChildKey, KeyedTxn, LayerKey, LayerName, LayerPartsKey, LayerRecord, MergePass,
     OperationKey, OperationRecord, PartKey, Present, SlotDigest, SlotKey, SlotValue, VolumeKey,
-    parts_at, parts_of, slots_of,
+    parts_of, slots_of,
 };
 use crate::store::Txn;
 
@@ -84,12 +84,6 @@ pub(super) async fn step_merge<T: Txn>(
     Merge { txn, operation, id, below, above }.step().await
 }
 
-/// The slots of one logical extent of a layer with their births, the uppermost first.
-fn downwards(layer: LayerId, entry: &LayerEntry) -> impl Iterator<Item = (LayerId, &Slot)> {
-    let parts = entry.parts.iter().rev().map(|part| (part.birth, &part.slot));
-    entry.own.iter().map(move |own| (layer, own)).chain(parts)
-}
-
 impl<T: Txn> Merge<'_, T> {
     async fn step(mut self) -> Result<(), ServiceError> {
         let pass = self.operation.pass;
@@ -137,16 +131,10 @@ impl<T: Txn> Merge<'_, T> {
     ) -> Result<LayerEntry, ServiceError> {
         let layer = self.above.id;
         let own = match own_hide {
-            true => self.txn.load(&SlotKey { layer, at }).await?.map(|SlotValue(slot)| slot),
+            true => read_own(self.txn, layer, at).await?,
             false => None,
         };
-        let parts = self.txn.scan(&parts_at(layer, at), LAYER_PARTS_MAX + 1).await?;
-        if parts.len() > LAYER_PARTS_MAX {
-            let problem = format!("it has more than {LAYER_PARTS_MAX} parts at {at}");
-            return Err(ServiceError::corrupt(format!("layer {layer}"), problem));
-        }
-        let part = |(PartKey { birth, .. }, SlotValue(slot))| LayerPart { birth, slot };
-        Ok(LayerEntry { at, own, parts: parts.into_iter().map(part).collect() })
+        Ok(LayerEntry { at, own, parts: read_parts(self.txn, layer, at).await? })
     }
 
     /// Decides what becomes of all slots of one logical extent.

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use lunar_proto::domain::{
     LAYER_PARTS_MAX, LayerEntry, LayerPage, LayerPart, READ_LAYER_MAX, ReadLayer,
 };
-use lunar_types::{LayerId, LogicalExtent};
+use lunar_types::{LayerId, LogicalExtent, Slot};
 
 use super::Service;
 use crate::error::ServiceError;
 use crate::keyspace::{
-    KeyedTxn, LayerKey, PartKey, PoolKey, SlotKey, SlotValue, parts_of, slots_of,
+    KeyedTxn, LayerKey, PartKey, PoolKey, SlotKey, SlotValue, parts_at, parts_of, slots_of,
 };
 use crate::store::{MetaStore, Txn};
 
@@ -45,6 +45,39 @@ impl Window {
         }
         (page, self.end)
     }
+}
+
+/// The slots of one logical extent of a layer with their births, the uppermost first.
+pub(super) fn downwards(
+    layer: LayerId,
+    entry: &LayerEntry,
+) -> impl Iterator<Item = (LayerId, &Slot)> {
+    let parts = entry.parts.iter().rev().map(|part| (part.birth, &part.slot));
+    entry.own.iter().map(move |own| (layer, own)).chain(parts)
+}
+
+/// The own slot of a layer at one logical extent.
+pub(super) async fn read_own<T: Txn>(
+    txn: &T,
+    layer: LayerId,
+    at: LogicalExtent,
+) -> Result<Option<Slot>, ServiceError> {
+    Ok(txn.load(&SlotKey { layer, at }).await?.map(|SlotValue(slot)| slot))
+}
+
+/// The parts of a layer at one logical extent, the oldest birth first.
+pub(super) async fn read_parts<T: Txn>(
+    txn: &T,
+    layer: LayerId,
+    at: LogicalExtent,
+) -> Result<Vec<LayerPart>, ServiceError> {
+    let parts = txn.scan(&parts_at(layer, at), LAYER_PARTS_MAX + 1).await?;
+    if parts.len() > LAYER_PARTS_MAX {
+        let problem = format!("it has more than {LAYER_PARTS_MAX} parts at {at}");
+        return Err(ServiceError::corrupt(format!("layer {layer}"), problem));
+    }
+    let part = |(PartKey { birth, .. }, SlotValue(slot))| LayerPart { birth, slot };
+    Ok(parts.into_iter().map(part).collect())
 }
 
 /// Reads the slots and parts of a layer from a logical extent on, more than the limit asks for.

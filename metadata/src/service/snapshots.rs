@@ -11,7 +11,7 @@ use std::sync::Arc;
 use lunar_proto::domain::{
     DeleteSnapshot, OperationWork, Page, PageRequest, Selector, Snapshot, SnapshotState,
 };
-use lunar_types::{RequestId, SnapshotId, VolumeId};
+use lunar_types::{LayerId, RequestId, SnapshotId, VolumeId};
 
 use super::layers::owned_extents;
 use super::operations::begin_operation;
@@ -40,6 +40,18 @@ pub(super) async fn find_snapshot<T: Txn>(
     };
     let record = txn.load(&SnapshotKey { snapshot }).await?.ok_or_else(not_found)?;
     Ok((snapshot, record))
+}
+
+/// A snapshot that can be used, and its layer.
+pub(super) async fn ready_snapshot<T: Txn>(
+    txn: &T,
+    selector: &Selector<SnapshotId>,
+) -> Result<(SnapshotId, SnapshotRecord, LayerId), ServiceError> {
+    let (snapshot, record) = find_snapshot(txn, selector).await?;
+    match (record.state, record.layer) {
+        (SnapshotState::Ready, Some(layer)) => Ok((snapshot, record, layer)),
+        (state, _) => Err(ServiceError::SnapshotNotReady { snapshot, state }),
+    }
 }
 
 /// The snapshot as it is told to clients.

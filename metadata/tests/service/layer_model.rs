@@ -19,7 +19,8 @@ use lunar_types::*;
 use proptest::prelude::*;
 
 use crate::chains::{chain, entries, prune};
-use crate::world::{World, name};
+use crate::diffs::diff;
+use crate::world::{World, kind, name};
 
 const VOLUMES: usize = 3;
 const EXTENTS: usize = 3;
@@ -507,11 +508,54 @@ impl Model {
         for Snap { id, layer, view, .. } in &self.snapshots {
             assert_eq!(self.read(&self.lists(*layer)), *view, "snapshot {id}");
         }
+        self.check_diffs();
         let node = self.node.node;
         let page = block_on(self.world.service.reservations(node, &PageRequest::first()));
         let runs = page.expect("a page").items.into_iter().flat_map(|pool| pool.runs);
         let reserved: BTreeSet<_> = runs.flat_map(|run| run.iter().collect::<Vec<_>>()).collect();
         assert_eq!(reserved, self.free.iter().copied().collect());
+    }
+
+    /// Replaying what differs over one snapshot gives the other, and a block is named only if the
+    /// two show it from different places.
+    fn check_diffs(&self) {
+        let count = self.snapshots.len();
+        let Some(one) = self.snapshots.get(self.made as usize % count.max(1)) else { return };
+        for to in &self.snapshots {
+            self.check_diff(None, to);
+            self.check_diff(Some(one), to);
+        }
+    }
+
+    fn check_diff(&self, from: Option<&Snap>, to: &Snap) {
+        let below = |snap: &Snap| chain(&self.world, snap.layer);
+        let is_related = |from| below(from).iter().any(|layer| below(to).contains(layer));
+        let runs = diff(&self.world, from.map(|from| from.id), to.id);
+        if from.is_some_and(|from| !is_related(from)) {
+            return assert_eq!(kind(runs), ErrorReason::SnapshotsUnrelated);
+        }
+        let mut view = from.map_or([[0; BLOCKS]; EXTENTS], |from| from.view);
+        let mut named = BTreeMap::new();
+        for run in runs.expect("both are Ready") {
+            let blocks = run.offset / BLOCK_BYTES..run.end() / BLOCK_BYTES;
+            for block in blocks.map(|block| usize::try_from(block).expect("few")) {
+                let (at, block) = (block / BLOCKS, block % BLOCKS);
+                view[at][block] = match run.kind {
+                    DiffKind::Data => to.view[at][block],
+                    DiffKind::Zero => 0,
+                };
+                assert_eq!(named.insert((at, block), run.kind), None, "named twice");
+            }
+        }
+        assert_eq!(view, to.view, "replayed over {:?}", from.map(|from| from.id));
+        let lists = |snap: &Snap| self.lists(snap.layer);
+        let (old, new) = (from.map(lists).unwrap_or_default(), lists(to));
+        for (at, block) in (0..EXTENTS).flat_map(|at| (0..BLOCKS).map(move |block| (at, block))) {
+            let (old, new) = (source(&old[at], block), source(&new[at], block));
+            let kind = if new.is_some() { DiffKind::Data } else { DiffKind::Zero };
+            let expected = (old != new).then_some(kind);
+            assert_eq!(named.get(&(at, block)).copied(), expected, "block {block} of {at}");
+        }
     }
 
     /// Every operation to its end: no list is as long as the limit, so nothing waits.

@@ -7,6 +7,7 @@ mod chains;
 mod commits;
 mod damage;
 mod deletion;
+mod diffs;
 mod golden;
 mod grpc;
 mod idempotency;

@@ -4,6 +4,7 @@
 //! in this crate's conversions and in the thin gRPC layers.
 
 mod admin;
+mod diff;
 mod map;
 mod nodes;
 mod pools;
@@ -18,6 +19,7 @@ use lunar_types::Name;
 pub use admin::{
     Cluster, FsckEvent, FsckFinding, FsckSummary, Operation, OperationId, OperationWork, RoomWanted,
 };
+pub use diff::{DiffKind, DiffPage, DiffRun, DiffSnapshots};
 pub use map::{
     COMMIT_UPDATES_MAX, CommitMap, LAYER_PARTS_MAX, LayerEntry, LayerPage, LayerPart,
     PRUNE_PARTS_MAX, PoolReservation, PruneLayer, PrunedPart, PrunedParts, READ_LAYER_MAX,

@@ -4,6 +4,7 @@
 //! Each message converts with `TryFrom` in one direction and `From` in the other.
 
 mod admin;
+mod diff;
 mod map;
 mod nodes;
 mod pools;

@@ -1,5 +1,6 @@
 //! Every message survives the wire, and every bad field is named.
 
+mod diff;
 mod sets;
 
 use std::fmt::Debug;
