@@ -66,6 +66,7 @@ pub struct Guest {
 #[derive(Clone, Debug)]
 pub struct Cut {
     lineage: Vec<u32>,
+    granule: u64,
     oracle: Oracle,
 }
 
@@ -74,6 +75,22 @@ impl Cut {
     #[must_use]
     pub fn uid(&self) -> u32 {
         *self.lineage.last().expect("a volume is of its own lineage")
+    }
+
+    /// Whether both began as the same volume.
+    #[must_use]
+    pub fn is_related(&self, other: &Self) -> bool {
+        self.lineage.iter().any(|uid| other.lineage.contains(uid))
+    }
+
+    /// The first byte of a block, if the block cannot show what another cut shows, or zeros if
+    /// there is none.
+    #[must_use]
+    pub fn disagrees(&self, block: u64, other: Option<&Self>) -> Option<u64> {
+        let granules = BLOCK_BYTES / self.granule;
+        let other = other.map(|other| &other.oracle);
+        let mut granules = block * granules..(block + 1) * granules;
+        granules.find(|at| !self.oracle.may_agree(*at, other)).map(|at| at * self.granule)
     }
 }
 
@@ -168,7 +185,8 @@ impl Guest {
     /// What a snapshot shows that is cut now, with nothing under way.
     #[must_use]
     pub fn cut(&self, now: Moment) -> Cut {
-        Cut { lineage: self.lineage.clone(), oracle: self.oracle.settled(now) }
+        let (lineage, oracle) = (self.lineage.clone(), self.oracle.settled(now));
+        Cut { lineage, granule: self.granule, oracle }
     }
 
     /// A new volume that shows what a snapshot does; blocks beyond that are zeros.

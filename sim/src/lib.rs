@@ -16,6 +16,7 @@ mod chain;
 mod control;
 mod cut;
 pub mod dice;
+mod diffs;
 pub mod disk;
 mod finale;
 pub mod fuse;

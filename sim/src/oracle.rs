@@ -144,6 +144,23 @@ impl Oracle {
         list
     }
 
+    /// What a granule may show; beyond the end of the volume zeros.
+    fn contents(&self, granule: u64) -> Vec<Shown> {
+        match self.granules.get(granule as usize) {
+            None => vec![Shown::Zeros],
+            Some(list) if list.is_empty() => vec![Shown::Zeros],
+            Some(list) => list.iter().map(Candidate::shown).collect(),
+        }
+    }
+
+    /// Whether a granule may show the same as that of another volume, or zeros if there is none.
+    #[must_use]
+    pub fn may_agree(&self, granule: u64, other: Option<&Self>) -> bool {
+        let zeros = || vec![Shown::Zeros];
+        let other = other.map_or_else(zeros, |other| other.contents(granule));
+        self.contents(granule).iter().any(|shown| other.contains(shown))
+    }
+
     /// Operation `write` begins on a granule.
     pub fn begin(&mut self, granule: u64, write: u32, change: Change, now: Moment) {
         let candidate = Candidate {
@@ -336,6 +353,10 @@ fn purge(list: &mut Vec<Candidate>, horizon: Moment) {
 }
 
 impl Candidate {
+    const fn shown(&self) -> Shown {
+        if self.is_zeros { Shown::Zeros } else { Shown::Write(self.write) }
+    }
+
     fn content(&self) -> String {
         let Self { write, is_zeros, .. } = self;
         match (*write, is_zeros) {
@@ -453,6 +474,20 @@ mod tests {
         assert!(may_show(&mut oracle, Shown::Zeros, 7), "the failed one may have happened");
         oracle.check(0, Shown::Write(1), 7, 8).expect("it is allowed");
         assert!(!may_show(&mut oracle, Shown::Zeros, 9));
+    }
+
+    #[test]
+    fn two_volumes_agree_where_both_may_show_the_same() {
+        let (mut one, mut other) = (Oracle::new(2), Oracle::new(1));
+        write(&mut one, 1, 2, 3);
+        let before = one.settled(4);
+        assert!(!before.may_agree(0, None) && before.may_agree(1, None));
+        assert!(before.may_agree(1, Some(&other)), "beyond its end are zeros");
+        one.begin(0, 2, Change::Write, 5);
+        one.end(0, 2, false, 6);
+        assert!(one.settled(7).may_agree(0, Some(&before)), "the second may not have happened");
+        write(&mut other, 3, 8, 9);
+        assert!(!other.settled(10).may_agree(0, Some(&one)));
     }
 
     #[test]

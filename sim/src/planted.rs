@@ -32,6 +32,8 @@ pub enum Planted {
     LateOwnershipNotice,
     /// What was taken out of a head is used again although reads of it may be under way.
     PruneWithoutGrace,
+    /// What differs between two snapshots leaves out what reads as zeros in the second one.
+    DiffWithoutZero,
 }
 
 impl Planted {
@@ -57,5 +59,6 @@ impl Planted {
         Self::UndecidedJournalDropped,
         Self::LateOwnershipNotice,
         Self::PruneWithoutGrace,
+        Self::DiffWithoutZero,
     ];
 }

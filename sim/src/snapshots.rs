@@ -19,12 +19,12 @@ const CLONES_MAX: usize = 2;
 /// A snapshot as the operator knows it.
 #[derive(Clone)]
 pub(crate) struct Snapshot {
-    id: SnapshotId,
+    pub(crate) id: SnapshotId,
     /// Of which volume.
     origin: VolumeId,
-    size: VolumeSize,
+    pub(crate) size: VolumeSize,
     block: LogicalBlockSize,
-    cut: Cut,
+    pub(crate) cut: Cut,
 }
 
 /// A set that was asked for.
@@ -49,7 +49,7 @@ impl World {
     /// Something with snapshots; says whether there was anything to do.
     pub(crate) fn layers_step(&mut self) -> Flow<bool> {
         let idle = self.idle_guests();
-        let kind = self.dice.below(10);
+        let kind = self.dice.below(12);
         if kind < 4 && self.snapshots.len() < SNAPSHOTS_MAX {
             let guests = self.draw_members();
             if !guests.is_empty() {
@@ -75,10 +75,11 @@ impl World {
                     self.roll_back(guest, index)?;
                 }
             }
-            _ => {
+            8 | 9 => {
                 self.delete_snapshot(index)?;
                 self.merge_meanwhile()?;
             }
+            _ => self.compare_snapshots(index)?,
         }
         Ok(true)
     }
@@ -193,6 +194,7 @@ impl World {
     /// Reads every snapshot that is left through a clone.
     pub(crate) fn sweep_snapshots(&mut self) -> Flow {
         for index in 0..self.snapshots.len() {
+            self.compare_snapshots(index)?;
             let Some(clone) = self.clone_of(index)? else { continue };
             self.attach_all()?;
             self.sweep(clone)?;

@@ -189,6 +189,8 @@ pub struct Counters {
     pub clones: u64,
     /// Volumes that went back to a snapshot.
     pub rollbacks: u64,
+    /// Snapshots that were compared with another one.
+    pub compared: u64,
     /// Bits of everything that happened, to compare runs.
     pub fingerprint: u64,
 }
@@ -220,6 +222,7 @@ impl Counters {
         self.pruned += other.pruned;
         self.clones += other.clones;
         self.rollbacks += other.rollbacks;
+        self.compared += other.compared;
         self.fingerprint ^= other.fingerprint;
     }
 }

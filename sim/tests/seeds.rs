@@ -35,6 +35,7 @@ fn a_thousand_seeds_lose_mix_and_leak_nothing() {
         ("copies of commits refused", counters.commits_out_of_order, 50),
         ("slots given back", counters.pruned, 500),
         ("looks at what lies below heads", counters.chain_news, 10_000),
+        ("snapshots compared", counters.compared, 500),
         ("long times without anything", counters.quiet_hours, 200),
     ] {
         assert!(count >= least, "{what}: {count}, at least {least} are expected");

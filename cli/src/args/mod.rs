@@ -19,7 +19,9 @@ use clap_complete::Shell;
 pub use lun::LunCommand;
 pub use pool::PoolCommand;
 pub use select::{LunReference, PoolArg, SelectorArg, SnapshotArg, VolumeArg};
-pub use snapshot::{CreateSnapshotArgs, FsfreezeArg, GroupMember, SnapshotCommand};
+pub use snapshot::{
+    CreateSnapshotArgs, DiffSnapshotsArgs, FsfreezeArg, GroupMember, SnapshotCommand,
+};
 pub use volume::{CloneArgs, DetachArgs, VolumeCommand};
 
 /// Where the metadata service listens unless told otherwise.

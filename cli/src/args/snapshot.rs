@@ -27,6 +27,8 @@ pub enum SnapshotCommand {
         /// The snapshot, by name or id.
         snapshot: SnapshotArg,
     },
+    /// List what differs between two snapshots, or what one has allocated.
+    Diff(DiffSnapshotsArgs),
     /// Delete a snapshot. Volumes that were made of it keep all they have.
     Delete {
         /// The snapshot, by name or id.
@@ -66,6 +68,19 @@ impl CreateSnapshotArgs {
             _ => self.group.clone(),
         }
     }
+}
+
+/// Arguments of `lunar snapshot diff`.
+///
+/// The answer comes from the map: it names blocks of 4 KiB that were written or discarded, also
+/// where they hold what they held before.
+#[derive(Args, Debug)]
+#[command(allow_missing_positional = true)]
+pub struct DiffSnapshotsArgs {
+    /// The first snapshot, by name or id; without one, what the other has allocated is listed.
+    pub a: Option<SnapshotArg>,
+    /// The second snapshot, by name or id: the list makes the first one the second.
+    pub b: SnapshotArg,
 }
 
 /// Whether file systems on the devices of a set are frozen while it is cut.

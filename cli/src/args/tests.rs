@@ -47,6 +47,8 @@ fn every_command_of_the_manual_is_understood() {
         "lunar snapshot list",
         "lunar snapshot list --volume v -o json",
         "lunar snapshot show s",
+        "lunar snapshot diff s",
+        "lunar snapshot diff s t -o json",
         "lunar snapshot delete s --no-wait",
         "lunar operation list",
         "lunar node list --metadata http://10.0.0.1:7420 --socket /tmp/s",
@@ -57,6 +59,21 @@ fn every_command_of_the_manual_is_understood() {
     ] {
         assert!(parse(line).is_ok(), "{line}");
     }
+}
+
+#[test]
+fn a_difference_of_one_snapshot_is_what_it_has() {
+    let ends = |line| match parse(line).expect("it is understood").command {
+        Command::Snapshot(SnapshotCommand::Diff(DiffSnapshotsArgs { a, b })) => {
+            (a.map(|a| a.0.to_string()), b.0.to_string())
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(ends("lunar snapshot diff s"), (None, "'s'".to_owned()));
+    let both = (Some("'s'".to_owned()), "'t'".to_owned());
+    assert_eq!(ends("lunar snapshot diff s t"), both);
+    assert!(parse("lunar snapshot diff").is_err());
+    assert!(parse("lunar snapshot diff s t u").is_err());
 }
 
 #[test]

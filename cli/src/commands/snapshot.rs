@@ -6,15 +6,16 @@ use lunar_metadata_client::{ErrorKind, ErrorReason, MetadataClient, fresh_reques
 use lunar_proto::domain::{
     DeleteSnapshot, NewCut, NewMember, ReadLayer, Selector, Snapshot, SnapshotSet,
 };
-use lunar_types::{LayerId, LogicalExtent, SnapshotId, VolumeId};
+use lunar_types::{ByteCount, LayerId, LogicalExtent, SnapshotId, VolumeId};
 use tokio::time::sleep;
 
 use super::cut::cut;
 use super::operation::drop_of;
 use super::{Context, unless};
-use crate::args::{CreateSnapshotArgs, GroupMember, SnapshotCommand};
+use crate::args::{CreateSnapshotArgs, DiffSnapshotsArgs, GroupMember, SnapshotCommand};
 use crate::error::{CliError, Exit};
 use crate::progress::Waiting;
+use crate::views::diff::DiffView;
 use crate::views::snapshot::{
     Origins, SealedSetView, SnapshotDeleteView, SnapshotDeletion, SnapshotList, SnapshotView,
 };
@@ -38,6 +39,7 @@ pub(super) async fn run(
             list(context, volume.as_ref().map(|volume| &volume.0)).await
         }
         SnapshotCommand::Show { snapshot } => show(context, &snapshot.0).await,
+        SnapshotCommand::Diff(args) => diff(context, args).await,
         SnapshotCommand::Delete { snapshot, no_wait } => {
             delete(context, &snapshot.0, *no_wait).await
         }
@@ -70,6 +72,27 @@ async fn show(context: &Context<'_>, snapshot: &Selector<SnapshotId>) -> Result<
     let snapshot = service.snapshot(snapshot).await?;
     let origins = origins_of(&service, std::slice::from_ref(&snapshot)).await?;
     context.show(&view(&snapshot, &origins)?)
+}
+
+async fn diff(context: &Context<'_>, args: &DiffSnapshotsArgs) -> Result<Exit, CliError> {
+    let service = context.service().await?;
+    let from = match &args.a {
+        Some(from) => Some(service.snapshot(&from.0).await?),
+        None => None,
+    };
+    let to = service.snapshot(&args.b.0).await?;
+    let mut view = DiffView::new(from.as_ref(), &to);
+    let what = format!("reading what snapshot '{}' has", to.name);
+    let waiting = Waiting::on(&what);
+    let from = from.map(|from| Selector::Id(from.id));
+    let mut runs = service.diff_snapshots(from, Selector::Id(to.id), 0);
+    while let Some(run) = runs.next().await {
+        let run = run?;
+        view.push(run);
+        waiting.update(format!("{what}: {}", ByteCount::new(run.end())));
+    }
+    drop(waiting);
+    context.show(&view)
 }
 
 /// The volumes and pools of a few snapshots; a volume may be gone.

@@ -9,9 +9,9 @@ use std::time::Duration;
 use std::{env, fs};
 
 use lunar_proto::domain::{
-    FsckFinding, FsckSummary, Holder, LayerEntry, LayerPart, Lun, LunStatus, Node, NodeState,
-    Operation, OperationId, OperationWork, Pool, PoolStatus, RoomWanted, Snapshot, SnapshotState,
-    SpaceUsage, Volume, VolumeState,
+    DiffKind, DiffRun, FsckFinding, FsckSummary, Holder, LayerEntry, LayerPart, Lun, LunStatus,
+    Node, NodeState, Operation, OperationId, OperationWork, Pool, PoolStatus, RoomWanted, Snapshot,
+    SnapshotState, SpaceUsage, Volume, VolumeState,
 };
 use lunar_proto::error::Facts;
 use lunar_proto::v1;
@@ -266,6 +266,22 @@ fn snapshot_delete_says_what_became_of_the_space() {
         let deleted = snapshot("s", 0xc, 0, SnapshotState::Deleting);
         assert_golden(&snapshot::SnapshotDeleteView::new(&deleted, deletion), file);
     }
+}
+
+#[test]
+fn snapshot_diff_is_golden() {
+    let [one, other] = ["a", "b"].map(|text| snapshot(text, 0xc, 0, SnapshotState::Ready));
+    let mut view = diff::DiffView::new(Some(&one), &other);
+    for (offset, length, kind) in [
+        (0, 4096, DiffKind::Data),
+        (4096, 1 << 20, DiffKind::Zero),
+        (5 << 30, 40_960, DiffKind::Data),
+    ] {
+        view.push(DiffRun { offset, length, kind });
+    }
+    assert_golden(&view, "snapshot-diff");
+    assert_golden(&diff::DiffView::new(None, &other), "snapshot-diff-empty");
+    assert_eq!(diff::DiffView::new(Some(&one), &other).to_text(), "no difference\n");
 }
 
 #[test]

@@ -10,7 +10,9 @@ use lunar_proto::domain::{
     MemberPaused, MemberReady, ReserveExtents, Selector, SetState, SlotUpdate, Snapshot,
     SnapshotState,
 };
-use lunar_types::{BootId, LogicalExtent, NodeSession, SessionNumber, Slot, SnapshotSetId};
+use lunar_types::{
+    BlockRange, BootId, LogicalExtent, NodeSession, SessionNumber, Slot, SnapshotSetId,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -217,16 +219,17 @@ impl<'a> HolderOfV<'a> {
         self.ask(async |client| client.member_paused(&paused, AT_ONCE).await);
     }
 
-    /// Maps the first extents of the volume, as many as one commit takes.
+    /// Writes the first block of the first extents of the volume, as many as one commit takes.
     fn write(&self) -> usize {
         let Attachment { volume, epoch, pool, last_commit, .. } = &self.held;
         let (count, caller) = (u32::try_from(COMMIT_UPDATES_MAX).expect("small"), self.caller);
         let reserve = ReserveExtents { request: fresh_request_id(), caller, pool: pool.id, count };
         let runs = self.ask(async |client| client.reserve_extents(&reserve).await);
         let extents = runs.iter().flat_map(|run| run.iter());
-        let update = |(at, extent)| SlotUpdate {
-            at: LogicalExtent::new(at),
-            slot: Some(Slot::fresh(extent, pool.extent_size)),
+        let update = |(at, extent)| {
+            let mut slot = Slot::fresh(extent, pool.extent_size);
+            slot.presence.insert(BlockRange::new(0, 1));
+            SlotUpdate { at: LogicalExtent::new(at), slot: Some(slot) }
         };
         let commit = CommitMap {
             request: fresh_request_id(),
@@ -298,6 +301,27 @@ fn a_deleted_snapshot_has_given_its_extents_back_when_lunar_says_so() {
     assert_eq!(mapped(&world), 1000 << 20);
     assert_eq!(world.json("snapshot delete s")["outcome"], "freed");
     assert_eq!(mapped(&world), 0);
+}
+
+#[test]
+fn what_was_written_between_two_snapshots_is_listed() {
+    let world = with_volumes(&["v", "w"]);
+    world.json("snapshot create --group v=s w=other");
+    let holder = HolderOfV::of(&world);
+    holder.write();
+    holder.detach();
+    world.json("snapshot create v t");
+    let changed = world.json("snapshot diff s t");
+    assert_eq!(changed["data_bytes"], 1000 * 4096);
+    let runs = changed["runs"].as_array().expect("a list");
+    assert_eq!(runs.len(), 1000);
+    assert_eq!(runs[7]["offset_bytes"], 7 << 20);
+    assert_eq!((&runs[7]["length_bytes"], &runs[7]["kind"]), (&4096.into(), &"data".into()));
+    assert_eq!(world.json("snapshot diff t s")["zero_bytes"], 1000 * 4096);
+    assert_eq!(world.json("snapshot diff t")["runs"], changed["runs"]);
+    assert_eq!(world.json("snapshot diff s")["runs"], Value::Array(Vec::new()));
+    assert!(world.refused("snapshot diff s other", 4).contains("no common origin"));
+    assert!(world.refused("snapshot diff none t", 3).contains("'none'"));
 }
 
 #[test]
