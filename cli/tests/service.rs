@@ -103,6 +103,10 @@ fn pools_are_made_extended_and_shown() {
     let usage = &status["pools"][0]["usage"];
     let number = |field: &str| usage[field].as_u64().expect("a number");
     assert_eq!(number("total_bytes"), number("allocated_bytes") + number("free_bytes"));
+    assert_eq!(number("quarantined_bytes"), 0);
+    let released = world.json("pool release-quarantine tank --confirm tank");
+    assert_eq!(released["extents"], 0);
+    assert!(world.refused("pool release-quarantine tank --confirm tanc", 2).contains("'tank'"));
     let by_id = pool["pool_id"].as_str().expect("an id");
     assert_eq!(world.json(&format!("pool status {by_id}"))["pools"][0]["name"], "tank");
     assert_eq!(world.json("lun status /dev/lun1")["luns"][0]["pool"]["pool_name"], "tank");
@@ -151,6 +155,13 @@ fn an_empty_cluster_is_sound_and_has_no_nodes() {
     let world = World::start();
     assert_eq!(world.json("node list")["nodes"], Value::Array(Vec::new()));
     assert_eq!(world.json("fsck")["summary"]["findings"], 0);
+    let plan = world.json("fsck --repair --dry-run");
+    assert_eq!(plan["summary"]["digest"], "0000000000000000");
+    let repaired = world.json("fsck --repair --findings 0000000000000000");
+    assert_eq!(repaired["repaired"], Value::Array(Vec::new()));
+    let changed = world.refused("fsck --repair --findings 0000000000000001", 4);
+    assert!(changed.contains("the check finds 0 findings"), "{changed}");
+    assert!(world.refused("fsck --repair", 2).contains("--dry-run"));
     let checks = world.lunar("doctor -o json");
     let report: Value = serde_json::from_slice(&checks.stdout).expect("JSON");
     let checks = report["checks"].as_array().expect("a list");

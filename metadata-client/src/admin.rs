@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use lunar_proto::domain::{
-    Cluster, FsckEvent, FsckFinding, FsckSummary, Operation, Page, PageRequest, PageToken,
+    Cluster, FindingsDigest, FsckEvent, FsckFinding, FsckSummary, Operation, Page, PageRequest,
+    PageToken, ReleaseQuarantine,
 };
 use lunar_proto::error::FieldError;
 use lunar_proto::v1;
 use lunar_proto::v1::admin_client::AdminClient;
 use lunar_proto::wire;
 use tokio::time::timeout;
+use tonic::Streaming;
 
 use crate::transport::on_channel;
 use crate::{ClientError, MetadataClient, every};
@@ -63,22 +65,69 @@ impl MetadataClient {
         mut on_finding: impl FnMut(FsckFinding),
     ) -> Result<FsckSummary, ClientError> {
         const WHAT: &str = "check the store";
-        let malformed = |source| ClientError::Malformed { what: WHAT, source };
         let request = v1::FsckRequest {};
         let events = self.call_raw(WHAT, request, async |channel, request| {
             on_channel!(AdminClient, channel).fsck(request).await
         });
-        let mut events = events.await?;
+        let told = |event| match event {
+            FsckEvent::Finding(finding) => on_finding(finding),
+            FsckEvent::Repaired(_) | FsckEvent::Summary(_) => {}
+        };
+        self.follow_check(WHAT, events.await?, told).await
+    }
+
+    /// Repairs what can be repaired safely of the findings of a check, told by their digest, and
+    /// checks again: `on_event` is told of each repair, and of each finding that is left.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; `FINDINGS_CHANGED` when a check finds something else by now. A repair
+    /// that broke off is not begun again: check again to see what it has done.
+    pub async fn repair(
+        &self,
+        findings: FindingsDigest,
+        on_event: impl FnMut(FsckEvent),
+    ) -> Result<FsckSummary, ClientError> {
+        const WHAT: &str = "repair the store";
+        let request = v1::RepairRequest { findings_digest: findings.get() };
+        let events = self.call_raw(WHAT, request, async |channel, request| {
+            on_channel!(AdminClient, channel).repair(request).await
+        });
+        self.follow_check(WHAT, events.await?, on_event).await
+    }
+
+    /// Frees what an operator has to release of the quarantine of a pool; gives how many extents.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; after one, some may be free already, and asking again frees the rest.
+    pub async fn release_quarantine(
+        &self,
+        request: &ReleaseQuarantine,
+    ) -> Result<u64, ClientError> {
+        let request = v1::ReleaseQuarantineRequest::from(request.clone());
+        let answer = self.call_raw("release the quarantine", request, async |channel, request| {
+            on_channel!(AdminClient, channel).release_quarantine(request).await
+        });
+        Ok(answer.await?.extents)
+    }
+
+    /// Hands on what a check tells until its summary.
+    async fn follow_check(
+        &self,
+        what: &'static str,
+        mut events: Streaming<v1::FsckEvent>,
+        mut on_event: impl FnMut(FsckEvent),
+    ) -> Result<FsckSummary, ClientError> {
+        let malformed = |source| ClientError::Malformed { what, source };
         loop {
             let event = timeout(FSCK_SILENCE, events.message()).await;
-            let event = event.map_err(|_| self.silent(WHAT))?;
-            let event = event.map_err(|status| self.stream_error(WHAT, status))?;
+            let event = event.map_err(|_| self.silent(what))?;
+            let event = event.map_err(|status| self.stream_error(what, status))?;
             let Some(event) = event else {
                 return Err(malformed(FieldError::missing("summary")));
             };
             match FsckEvent::try_from(event).map_err(malformed)? {
-                FsckEvent::Finding(finding) => on_finding(finding),
                 FsckEvent::Summary(summary) => return Ok(summary),
+                event => on_event(event),
             }
         }
     }

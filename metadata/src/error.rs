@@ -6,7 +6,9 @@ mod facts;
 
 use std::time::Duration;
 
-use lunar_proto::domain::{Holder, NodeState, SetState, SnapshotState, VolumeState};
+use lunar_proto::domain::{
+    FindingsDigest, Holder, NodeState, SetState, SnapshotState, VolumeState,
+};
 use lunar_proto::error::{ErrorReason, ErrorReport, FieldError};
 use lunar_types::{
     ByteCount, CommitNumber, Epoch, ExtentAddress, Incarnation, JournalSeq, LayerId,
@@ -396,6 +398,20 @@ pub enum ServiceError {
         /// What was given.
         given: JournalSeq,
     },
+    /// The repair is of other findings.
+    #[error(
+        "the check finds {count} findings with digest {found}, the repair was asked for digest \
+         {given}: nothing was changed; look at the findings again with 'lunar fsck --repair \
+         --dry-run'"
+    )]
+    FindingsChanged {
+        /// In the request.
+        given: FindingsDigest,
+        /// Of the findings by now.
+        found: FindingsDigest,
+        /// How many these are.
+        count: u64,
+    },
     /// Nothing is free.
     #[error("pool '{pool_name}' has no free extent: add a LUN or delete volumes")]
     PoolFull {
@@ -496,6 +512,7 @@ impl ServiceError {
             Self::ExtentNotReserved { .. } => ErrorReason::ExtentNotReserved,
             Self::CommitOutOfOrder { .. } => ErrorReason::CommitOutOfOrder,
             Self::CheckpointRegression { .. } => ErrorReason::CheckpointRegression,
+            Self::FindingsChanged { .. } => ErrorReason::FindingsChanged,
             Self::PoolFull { .. } => ErrorReason::PoolFull,
             Self::LimitReached { .. } => ErrorReason::LimitReached,
             Self::Store(StoreError::Failed { .. }) => ErrorReason::StoreFailed,

@@ -14,7 +14,9 @@ use lunar_metadata::seams::{SystemClock, SystemIds, block_on};
 use lunar_metadata::server::{Handlers, StoreFailure, run_operations, serve_loopback};
 use lunar_metadata::service::{Seams, Service, Settings, StartError, check_keyspace};
 use lunar_metadata::store::{MetaStore, OpenError, RedbStore};
-use lunar_proto::domain::{FsckEvent, FsckSummary};
+use lunar_proto::domain::{
+    FindingsDigest, FsckEvent, FsckFinding, FsckRemedy, FsckRepaired, FsckSummary,
+};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
@@ -50,7 +52,23 @@ enum Command {
         /// The store.
         #[arg(long, env = "LUNAR_METADATA_STORE", value_name = "PATH")]
         store: PathBuf,
+        #[command(flatten)]
+        repair: RepairFlags,
     },
+}
+
+/// What a check may change.
+#[derive(clap::Args)]
+struct RepairFlags {
+    /// Repair what can be repaired safely: first --dry-run, then --findings with what it told.
+    #[arg(long, requires = "how")]
+    repair: bool,
+    /// Tell what would be repaired and what not, and the digest of the findings.
+    #[arg(long, requires = "repair", group = "how")]
+    dry_run: bool,
+    /// Repair the findings of this digest; refused when they have changed.
+    #[arg(long, requires = "repair", group = "how", value_name = "DIGEST")]
+    findings: Option<FindingsDigest>,
 }
 
 /// Why the program ends with an error.
@@ -96,7 +114,7 @@ fn main() -> ExitCode {
     let is_check = matches!(cli.command, Command::Fsck { .. });
     let outcome = start_logging(&cli.log).and_then(|()| match cli.command {
         Command::Serve(flags) => serve(flags.resolve()?).map(|()| ExitCode::SUCCESS),
-        Command::Fsck { store } => check(&store),
+        Command::Fsck { store, repair } => check(&store, &repair),
     });
     match outcome {
         Ok(code) => code,
@@ -174,26 +192,61 @@ async fn open_service(config: &ServeConfig) -> Result<Arc<Service<RedbStore>>, M
     Ok(Arc::new(Service::open(store, seams, settings).await?))
 }
 
-fn check(path: &Path) -> Result<ExitCode, MainError> {
+fn check(path: &Path, flags: &RepairFlags) -> Result<ExitCode, MainError> {
     let store = RedbStore::open_existing(path)?;
     let mut out = std::io::stdout();
     let mut sink = |event: FsckEvent| {
         let written = match event {
-            FsckEvent::Finding(finding) => {
-                let facts = finding.facts.iter().map(|(name, value)| format!(" {name}={value}"));
-                let facts: String = facts.collect();
-                writeln!(out, "{}: {}\n   {facts}", finding.kind, finding.message)
-            }
-            FsckEvent::Summary(summary) => write_summary(&mut out, &summary),
+            FsckEvent::Finding(finding) => write_finding(&mut out, &finding, flags.dry_run),
+            FsckEvent::Summary(summary) => write_summary(&mut out, &summary)
+                .and_then(|()| if flags.dry_run { write_plan(&mut out, &summary) } else { Ok(()) }),
+            FsckEvent::Repaired(repaired) => write_repaired(&mut out, &repaired),
         };
         if written.is_ok() { Flow::Continue } else { Flow::Stop }
     };
     let summary = block_on(async {
         let txn = store.begin().await.map_err(StartError::from)?;
         check_keyspace(&txn).await?;
-        Ok::<_, MainError>(fsck::check(&txn, &mut sink).await?)
+        Ok::<_, MainError>(match flags.findings {
+            None => fsck::check(&txn, &mut sink).await?,
+            Some(findings) => fsck::repair(&store, findings, &mut sink).await?,
+        })
     })?;
     Ok(if summary.findings == 0 { ExitCode::SUCCESS } else { ExitCode::from(EXIT_DAMAGED) })
+}
+
+fn write_finding(
+    out: &mut impl std::io::Write,
+    finding: &FsckFinding,
+    with_remedy: bool,
+) -> std::io::Result<()> {
+    let facts = finding.facts.iter().map(|(name, value)| format!(" {name}={value}"));
+    let facts: String = facts.collect();
+    writeln!(out, "{}: {}\n   {facts}", finding.kind, finding.message)?;
+    match &finding.remedy {
+        _ if !with_remedy => Ok(()),
+        FsckRemedy::Repair(what) => writeln!(out, "    repair: {what}"),
+        FsckRemedy::Refused(why) => writeln!(out, "    no repair: {why}"),
+    }
+}
+
+fn write_repaired(out: &mut impl std::io::Write, repaired: &FsckRepaired) -> std::io::Result<()> {
+    match repaired.changed {
+        true => writeln!(out, "repaired: {}", repaired.repair),
+        false => writeln!(out, "not needed any more: {}", repaired.repair),
+    }
+}
+
+fn write_plan(out: &mut impl std::io::Write, summary: &FsckSummary) -> std::io::Result<()> {
+    let FsckSummary { findings, repairable, digest, .. } = summary;
+    writeln!(
+        out,
+        "{repairable} of {findings} findings can be repaired safely, nothing was changed"
+    )?;
+    match repairable {
+        0 => Ok(()),
+        _ => writeln!(out, "to repair them: --repair --findings {digest}"),
+    }
 }
 
 fn write_summary(out: &mut impl std::io::Write, summary: &FsckSummary) -> std::io::Result<()> {

@@ -7,7 +7,9 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-use lunar_metadata::keyspace::{KEYSPACE_VERSION, KeyedTxn, KeyspaceKey, KeyspaceRecord};
+use lunar_metadata::keyspace::{
+    KEYSPACE_VERSION, KeyedTxn, KeyspaceKey, KeyspaceRecord, PoolNameKey, PoolNameRecord,
+};
 use lunar_metadata::seams::block_on;
 use lunar_metadata::store::{MetaStore, RedbStore, StoreError, Txn};
 
@@ -138,6 +140,40 @@ fn a_damaged_store_gives_findings_and_exit_code_4() {
     assert_eq!(code, Some(4), "{errors}");
     assert!(out.contains("entry-unreadable: key 6a756e6b: the key is of no table"), "{out}");
     assert!(out.contains("1 findings in"), "{out}");
+}
+
+#[test]
+fn a_store_at_rest_is_repaired_by_the_digest_of_a_dry_run() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("store.redb");
+    let (mut child, ..) = start(&path);
+    terminate(&child);
+    child.wait().expect("it ends");
+    let ghost = |name: &str| {
+        let key = PoolNameKey { name: name.parse().expect("a name") };
+        let record = PoolNameRecord { pool: lunar_types::PoolId::from_u128(7) };
+        change(&path, |txn| txn.put(&key, &record));
+    };
+    ghost("ghost");
+    let fsck = |flags: &[&str]| run(program().args(["fsck", "--store"]).arg(&path).args(flags));
+    let (code, out, errors) = fsck(&["--repair", "--dry-run"]);
+    assert_eq!(code, Some(4), "{errors}");
+    assert!(out.contains("    repair: forget that the name 'ghost' leads to pool"), "{out}");
+    assert!(out.contains("1 of 1 findings can be repaired safely, nothing was changed"), "{out}");
+    let digest = out.trim_end().rsplit(' ').next().expect("a digest").to_owned();
+    assert_eq!(fsck(&[]).0, Some(4), "a dry run repairs nothing");
+    assert_eq!(fsck(&["--repair"]).0, Some(2), "a repair needs a dry run first");
+    assert_eq!(fsck(&["--findings", &digest]).0, Some(2), "it is asked for by name");
+    ghost("other");
+    let (code, _, errors) = fsck(&["--repair", "--findings", &digest]);
+    assert_eq!(code, Some(8));
+    assert!(errors.contains("the check finds 2 findings"), "{errors}");
+    let (_, out, _) = fsck(&["--repair", "--dry-run"]);
+    let digest = out.trim_end().rsplit(' ').next().expect("a digest").to_owned();
+    let (code, out, errors) = fsck(&["--repair", "--findings", &digest]);
+    assert_eq!(code, Some(0), "{errors}");
+    assert!(out.contains("repaired: forget that the name 'ghost' leads to pool"), "{out}");
+    assert_eq!(fsck(&[]).0, Some(0));
 }
 
 #[test]

@@ -122,6 +122,9 @@ reasons! {
     NextHeadMismatch = "NEXT_HEAD_MISMATCH" => FailedPrecondition,
     /// The checkpoint would fall behind the one that is stored.
     CheckpointRegression = "CHECKPOINT_REGRESSION" => FailedPrecondition,
+    /// The check finds other damage than the repair was asked for; facts: `findings_given`,
+    /// `findings_found`.
+    FindingsChanged = "FINDINGS_CHANGED" => FailedPrecondition,
     /// The pool has no free extent.
     PoolFull = "POOL_FULL" => ResourceExhausted,
     /// The volume would stand on more layers than a chain may have.
@@ -281,6 +284,7 @@ mod tests {
             ("COMMIT_OUT_OF_ORDER", 9),
             ("NEXT_HEAD_MISMATCH", 9),
             ("CHECKPOINT_REGRESSION", 9),
+            ("FINDINGS_CHANGED", 9),
             ("POOL_FULL", 8),
             ("CHAIN_TOO_DEEP", 8),
             ("LIMIT_REACHED", 8),

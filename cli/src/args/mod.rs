@@ -15,6 +15,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use lunar_proto::domain::FindingsDigest;
 
 pub use lun::LunCommand;
 pub use pool::PoolCommand;
@@ -152,6 +153,15 @@ pub struct FsckArgs {
     /// Check this store file, with no service running on it, instead of asking the service.
     #[arg(long, value_name = "PATH")]
     pub offline: Option<PathBuf>,
+    /// Repair what can be repaired safely: first --dry-run, then --findings with what it told.
+    #[arg(long, requires = "how")]
+    pub repair: bool,
+    /// Tell what would be repaired and what not, and the digest of the findings.
+    #[arg(long, requires = "repair", group = "how")]
+    pub dry_run: bool,
+    /// Repair the findings of this digest; refused when they have changed.
+    #[arg(long, requires = "repair", group = "how", value_name = "DIGEST")]
+    pub findings: Option<FindingsDigest>,
 }
 
 fn parse_endpoint(text: &str) -> Result<String, String> {

@@ -35,6 +35,17 @@ pub enum PoolCommand {
     },
     /// List the pools.
     List,
+    /// Free the extents that a repair has put into quarantine.
+    ///
+    /// Nothing may write to them any more: every fs-core that ran when they leaked must have ended,
+    /// or its node must have lost its access to the LUNs.
+    ReleaseQuarantine {
+        /// The pool, by name or id.
+        pool: PoolArg,
+        /// The name of the pool once more: what is released can be written by other volumes.
+        #[arg(long, value_name = "NAME")]
+        confirm: Name,
+    },
     /// Show how full pools are, in all and on each LUN.
     Status {
         /// The pool, by name or id; every pool if none is given.

@@ -53,7 +53,11 @@ fn every_command_of_the_manual_is_understood() {
         "lunar operation list",
         "lunar node list --metadata http://10.0.0.1:7420 --socket /tmp/s",
         "lunar fsck",
+        "lunar pool release-quarantine p --confirm p",
         "lunar fsck --offline /var/lib/lunar/meta.redb",
+        "lunar fsck --repair --dry-run",
+        "lunar fsck --repair --findings 0123456789abcdef",
+        "lunar fsck --offline /var/lib/lunar/meta.redb --repair --dry-run",
         "lunar completions bash",
         "lunar man --out /tmp/man",
     ] {

@@ -1,12 +1,12 @@
 //! `lunar pool`.
 
 use lunar_metadata_client::{MetadataClient, fresh_request_id};
-use lunar_proto::domain::{AddLuns, CreatePool, Pool, PoolStatus, Selector};
+use lunar_proto::domain::{AddLuns, CreatePool, Pool, PoolStatus, ReleaseQuarantine, Selector};
 
 use super::{Context, lun};
 use crate::args::PoolCommand;
 use crate::error::{CliError, Exit};
-use crate::views::pool::{PoolList, PoolStatusList, PoolView};
+use crate::views::pool::{PoolList, PoolStatusList, PoolView, ReleasedView};
 
 pub(super) async fn run(command: &PoolCommand, context: &Context<'_>) -> Result<Exit, CliError> {
     match command {
@@ -27,6 +27,11 @@ pub(super) async fn run(command: &PoolCommand, context: &Context<'_>) -> Result<
         PoolCommand::List => {
             let pools = pools_by_name(&context.service().await?).await?;
             context.show(&PoolList::new(&pools))
+        }
+        PoolCommand::ReleaseQuarantine { pool, confirm } => {
+            let request = ReleaseQuarantine { pool: pool.0.clone(), confirm: confirm.clone() };
+            let extents = context.service().await?.release_quarantine(&request).await?;
+            context.show(&ReleasedView::new(confirm.as_str(), extents))
         }
         PoolCommand::Status { pool } => {
             let service = context.service().await?;

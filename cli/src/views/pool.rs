@@ -106,20 +106,23 @@ pub struct UsageView {
     journal_bytes: u64,
     free_bytes: u64,
     held_back_bytes: u64,
+    quarantined_bytes: u64,
 }
 
 impl UsageView {
     fn new(usage: &SpaceUsage, extent_bytes: u64) -> Self {
         let bytes = |extents: u64| extents.saturating_mul(extent_bytes);
-        let held = usage.reserved_extents + usage.journal_extents;
+        let SpaceUsage { reserved_extents, journal_extents, quarantined_extents, .. } = *usage;
+        let held = reserved_extents + journal_extents + quarantined_extents;
         Self {
             total_bytes: bytes(usage.total_extents),
             allocated_bytes: bytes(usage.allocated_extents),
             mapped_bytes: bytes(usage.allocated_extents.saturating_sub(held)),
-            reserved_bytes: bytes(usage.reserved_extents),
-            journal_bytes: bytes(usage.journal_extents),
+            reserved_bytes: bytes(reserved_extents),
+            journal_bytes: bytes(journal_extents),
             free_bytes: bytes(usage.free_extents()),
             held_back_bytes: bytes(usage.held_back_extents),
+            quarantined_bytes: bytes(quarantined_extents),
         }
     }
 
@@ -183,6 +186,7 @@ impl PoolStatusView {
             ("mapped", size(usage.mapped_bytes)),
             ("reserved", format!("{} by nodes, ahead of need", size(usage.reserved_bytes))),
             ("journals", size(usage.journal_bytes)),
+            ("quarantined", size(usage.quarantined_bytes)),
             ("free", format!("{} ({})", size(usage.free_bytes), usage.percent_free())),
             ("held back", format!("{} of the free space, for journals", self.held_back())),
             ("provisioned", format!("{} in {}", self.provisioned(), count(self.volumes, "volume"))),
@@ -212,6 +216,27 @@ impl LunStatusView {
             size(self.usage.free_bytes),
             self.lun.lun_id.clone(),
         ]
+    }
+}
+
+/// `lunar pool release-quarantine`.
+#[derive(Serialize, Debug)]
+pub struct ReleasedView {
+    pool: String,
+    extents: u64,
+}
+
+impl ReleasedView {
+    /// So many extents of a pool were freed.
+    #[must_use]
+    pub fn new(pool: &str, extents: u64) -> Self {
+        Self { pool: pool.to_owned(), extents }
+    }
+}
+
+impl Report for ReleasedView {
+    fn to_text(&self) -> String {
+        format!("{} of pool '{}' freed\n", count(self.extents, "extent"), self.pool)
     }
 }
 

@@ -9,9 +9,9 @@ use std::time::Duration;
 use std::{env, fs};
 
 use lunar_proto::domain::{
-    DiffKind, DiffRun, FsckFinding, FsckSummary, Holder, LayerEntry, LayerPart, Lun, LunStatus,
-    Node, NodeState, Operation, OperationId, OperationWork, Pool, PoolStatus, RoomWanted, Snapshot,
-    SnapshotState, SpaceUsage, Volume, VolumeState,
+    DiffKind, DiffRun, FindingsDigest, FsckFinding, FsckRemedy, FsckRepaired, FsckSummary, Holder,
+    LayerEntry, LayerPart, Lun, LunStatus, Node, NodeState, Operation, OperationId, OperationWork,
+    Pool, PoolStatus, RoomWanted, Snapshot, SnapshotState, SpaceUsage, Volume, VolumeState,
 };
 use lunar_proto::error::Facts;
 use lunar_proto::v1;
@@ -130,11 +130,14 @@ fn pool_status_is_golden() {
         reserved_extents: 400,
         journal_extents: 64,
         held_back_extents: 128,
+        quarantined_extents: 36,
     };
     let luns = pool().luns.into_iter().map(|lun| LunStatus { lun, usage }).collect();
     let provisioned = ByteCount::new(30 << 30);
     let status = PoolStatus { pool: pool(), usage, provisioned, volumes: 3, luns };
     assert_golden(&pool::PoolStatusList::new(&[status]), "pool-status");
+    let released = pool::ReleasedView::new("fast", 36);
+    assert_golden(&released, "pool-release-quarantine");
 }
 
 #[test]
@@ -338,15 +341,33 @@ fn fsck_is_golden() {
         nodes: 7,
         attachments: 8,
         allocated_extents: 9,
+        repairable: 1,
+        digest: FindingsDigest::new(0x0123_4567_89ab_cdef),
     };
-    let finding = FsckFinding {
-        kind: "extent-leaked".to_owned(),
+    let finding = |kind: &str, remedy| FsckFinding {
+        kind: kind.to_owned(),
         message: "extent 0:7 of pool 'fast' is allocated but nothing holds it".to_owned(),
         facts: Facts::from([("extent".to_owned(), "0:7".to_owned())]),
+        remedy,
     };
-    assert_golden(&fsck::FsckView::new(vec![finding], &summary), "fsck");
-    let clean = FsckSummary { findings: 0, ..summary };
-    assert_golden(&fsck::FsckView::new(Vec::new(), &clean), "fsck-clean");
+    let leaked = finding("extent-leaked", FsckRemedy::Repair("put it into quarantine".to_owned()));
+    let unsure = "the owner may be in the entry that cannot be read".to_owned();
+    let unsure = finding("extent-leaked", FsckRemedy::Refused(unsure));
+    let view = |findings, summary: &FsckSummary, repaired, detail| {
+        fsck::FsckView::new(findings, summary, repaired, detail)
+    };
+    let found = vec![leaked.clone()];
+    assert_golden(&view(found, &summary, Vec::new(), fsck::Detail::Findings), "fsck");
+    let both = FsckSummary { findings: 2, ..summary };
+    let found = vec![leaked, unsure.clone()];
+    assert_golden(&view(found, &both, Vec::new(), fsck::Detail::Plan), "fsck-dry-run");
+    let repaired = |changed| FsckRepaired { repair: "put it into quarantine".to_owned(), changed };
+    let left = FsckSummary { repairable: 0, ..summary };
+    let done = vec![repaired(true), repaired(false)];
+    assert_golden(&view(vec![unsure], &left, done, fsck::Detail::Findings), "fsck-repaired");
+    let clean = FsckSummary { findings: 0, repairable: 0, digest: Default::default(), ..summary };
+    let detail = fsck::Detail::Findings;
+    assert_golden(&view(Vec::new(), &clean, Vec::new(), detail), "fsck-clean");
 }
 
 fn local_lun(path: &str, state: v1::LunState) -> v1::LocalLun {

@@ -19,6 +19,11 @@ impl ServiceError {
             Self::VolumeNotFound { volume } => fact("volume", volume),
             Self::LayerNotFound { layer } => fact("layer", layer),
             Self::NodeNotFound { node } => fact("node", node),
+            Self::FindingsChanged { given, found, count } => {
+                fact("findings_given", given);
+                fact("findings_found", found);
+                fact("findings", count);
+            }
             Self::JournalNotFound { volume, epoch } => {
                 fact("volume", volume);
                 fact("epoch_given", epoch);

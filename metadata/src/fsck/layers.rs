@@ -6,6 +6,7 @@ use lunar_proto::domain::{OperationWork, SnapshotState};
 use lunar_types::LayerId;
 
 use super::inventory::{Inventory, walk_table};
+use super::repair::Repair;
 use super::report::{FindingKind, Report};
 use crate::error::ServiceError;
 use crate::keyspace::{
@@ -35,12 +36,55 @@ pub(super) async fn check<T: Txn>(
     check_order(all, report);
     check_depth(all, report);
     check_children(all, &children, report);
+    check_snapshots(txn, all, report).await?;
+    let mut stranded = Vec::new();
     for (layer, record) in &all.layers {
         let count = children.range((*layer, LayerId::new(0))..=(*layer, LayerId::new(u64::MAX)));
-        let is_dropped = dropped.contains(layer);
-        check_name(all, (*layer, record), count.count(), is_dropped, report);
+        let count = count.count();
+        check_name(all, (*layer, record), report);
+        if !dropped.contains(layer) && needs_operation(record.name, count) {
+            stranded.push((*layer, count));
+        }
     }
-    check_snapshots(txn, all, report).await
+    // The last of all: a layer is taken away only from maps in which nothing else is wrong.
+    let is_sound = !report.has_found(MAPS_IN_DOUBT);
+    for (layer, count) in stranded {
+        let is_needed = all.volumes.values().any(|volume| volume.head == layer);
+        let is_safe = is_sound && !is_needed && all.layers[&layer].sealed;
+        report_stranded(layer, count, is_safe, report);
+    }
+    Ok(())
+}
+
+/// What must not be found for a layer to be taken away: its slots could be another one's, or be
+/// needed by something that does not say so.
+const MAPS_IN_DOUBT: &[FindingKind] = &[
+    FindingKind::VolumeHeadInvalid,
+    FindingKind::OperationMismatch,
+    FindingKind::LayerOrphan,
+    FindingKind::LayerOrder,
+    FindingKind::ChainTooDeep,
+    FindingKind::ChildMismatch,
+    FindingKind::SnapshotLayerInvalid,
+    FindingKind::SetMismatch,
+    FindingKind::LayerCount,
+    FindingKind::LayerDigest,
+    FindingKind::BirthOutOfRange,
+    FindingKind::CounterBehind,
+    FindingKind::SlotOrphan,
+    FindingKind::SlotOutOfRange,
+    FindingKind::ExtentOutOfRange,
+    FindingKind::ExtentDoublyOwned,
+    FindingKind::ExtentUnallocated,
+];
+
+/// Whether an operation must be there that merges or frees a layer.
+fn needs_operation(name: LayerName, children: usize) -> bool {
+    match name {
+        LayerName::Head(_) | LayerName::Snapshot(_) => false,
+        LayerName::Nameless => children < 2,
+        LayerName::DeletedSnapshot(_) => true,
+    }
 }
 
 /// For each layer the one that all births in it are above: the highest one below it that is not
@@ -136,33 +180,20 @@ fn check_children(all: &Inventory, listed: &BTreeSet<(LayerId, LayerId)>, report
             "layer {child} and the list of layer {parent} disagree on whether it stands there"
         );
         let facts: &[(&str, &dyn ToString)] = &[("layer", child), ("parent", parent)];
-        report.find(FindingKind::ChildMismatch, message, facts);
+        let remedy = match all.layers.contains_key(parent) {
+            true => Ok(Repair::MatchChild { parent: *parent, child: *child }),
+            false => Err("the layer below is missing: see to that first".to_owned()),
+        };
+        report.find_with(FindingKind::ChildMismatch, message, facts, remedy);
     }
 }
 
 /// What the name of a layer promises.
-fn check_name(
-    all: &Inventory,
-    (layer, record): (LayerId, &LayerRecord),
-    children: usize,
-    is_dropped: bool,
-    report: &mut Report<'_>,
-) {
+fn check_name(all: &Inventory, (layer, record): (LayerId, &LayerRecord), report: &mut Report<'_>) {
     let (snapshot, state) = match record.name {
-        LayerName::Head(_) => return,
-        LayerName::Nameless => {
-            if children < 2 && !is_dropped {
-                report_stranded(layer, children, report);
-            }
-            return;
-        }
+        LayerName::Head(_) | LayerName::Nameless => return,
         LayerName::Snapshot(snapshot) => (snapshot, SnapshotState::Ready),
-        LayerName::DeletedSnapshot(snapshot) => {
-            if !is_dropped {
-                report_stranded(layer, children, report);
-            }
-            (snapshot, SnapshotState::Deleting)
-        }
+        LayerName::DeletedSnapshot(snapshot) => (snapshot, SnapshotState::Deleting),
     };
     let names_it = all.snapshots.get(&snapshot).is_some_and(|it| {
         let SnapshotRecord { pool, size, volume, .. } = it;
@@ -180,10 +211,16 @@ fn check_name(
     }
 }
 
-fn report_stranded(layer: LayerId, children: usize, report: &mut Report<'_>) {
+fn report_stranded(layer: LayerId, children: usize, is_safe: bool, report: &mut Report<'_>) {
     let message =
         format!("layer {layer} has no name and {children} children, and no operation removes it");
-    report.find(FindingKind::LayerStranded, message, &[("layer", &layer)]);
+    let remedy = match is_safe {
+        true => Ok(Repair::DropLayer { layer }),
+        false => Err("other findings say that a map or what it stands on is wrong, so that what \
+                      is freed could be another's: see to them first"
+            .to_owned()),
+    };
+    report.find_with(FindingKind::LayerStranded, message, &[("layer", &layer)], remedy);
 }
 
 /// Each snapshot names a layer that names it, and is in the list of its volume.

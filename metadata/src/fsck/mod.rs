@@ -1,27 +1,32 @@
 //! The check of a store: what must hold between its records, and where it does not.
 //!
-//! It reads one snapshot and changes nothing. Every key is decoded once; then names and indices
-//! are held against what they point to, epochs and incarnations against each other, and every
-//! allocated extent against its owners: exactly one slot, reservation or journal.
+//! The check reads one snapshot and changes nothing. Every key is decoded once; then names and
+//! indices are held against what they point to, epochs and incarnations against each other, and
+//! every allocated extent against its owners: exactly one slot or part, reservation, journal or
+//! place in the quarantine.
 //!
 //! Records that cannot be read are reported and left out of the rest, so that one damaged value
 //! does not hide the others. What they own then shows as leaked.
+//!
+//! [`repair()`] is the only part that writes. It does what a check has announced, named by the
+//! digest of its findings, and no more.
 
 mod inventory;
 mod layers;
 mod objects;
+mod repair;
 mod report;
 mod sets;
 mod slots;
 mod space;
 
-use lunar_proto::domain::{FsckEvent, FsckSummary};
+use lunar_proto::domain::{FindingsDigest, FsckEvent, FsckRepaired, FsckSummary};
 
 use crate::error::ServiceError;
 use crate::service::Service;
 use crate::store::{MetaStore, Txn};
 
-use report::Report;
+use report::{Checked, Report};
 pub use report::{FindingKind, Flow};
 
 /// Checks what a transaction sees and tells it to `sink`: findings, then a summary. The sink may
@@ -33,14 +38,24 @@ pub async fn check<T: Txn>(
     txn: &T,
     sink: &mut (dyn FnMut(FsckEvent) -> Flow + Send),
 ) -> Result<FsckSummary, ServiceError> {
+    Ok(examine(txn, sink).await?.summary)
+}
+
+/// Checks, and gives the repairs that are safe with the summary.
+async fn examine<T: Txn>(
+    txn: &T,
+    sink: &mut (dyn FnMut(FsckEvent) -> Flow + Send),
+) -> Result<Checked, ServiceError> {
     let mut report = Report::new(sink);
     inventory::check_every_entry(txn, &mut report).await?;
     let inventory = inventory::Inventory::load(txn).await?;
-    objects::check(txn, &inventory, &mut report).await?;
-    layers::check(txn, &inventory, &mut report).await?;
-    sets::check(txn, &inventory, &mut report).await?;
+    // In this order: whether a repair is safe depends on what was found before. Entries decide on
+    // everything; what takes a layer away needs maps and space to be sound.
     slots::check(txn, &inventory, &mut report).await?;
     space::check(txn, &inventory, &mut report).await?;
+    objects::check(txn, &inventory, &mut report).await?;
+    sets::check(txn, &inventory, &mut report).await?;
+    layers::check(txn, &inventory, &mut report).await?;
     report.summary.pools = inventory.pools.len() as u64;
     report.summary.luns = inventory.luns.len() as u64;
     report.summary.volumes = inventory.volumes.len() as u64;
@@ -50,7 +65,49 @@ pub async fn check<T: Txn>(
     Ok(report.finish())
 }
 
+/// Repairs what can be repaired safely of the findings of this digest: each repair is a
+/// transaction that looks at the records again and changes nothing when they need it no more.
+/// Then checks once more: what is told of the findings is what is left.
+///
+/// # Errors
+/// [`ServiceError::FindingsChanged`] when a check finds something else by now, nothing is changed
+/// then; or the store fails, some repairs may be done then.
+pub async fn repair<S: MetaStore>(
+    store: &S,
+    findings: FindingsDigest,
+    sink: &mut (dyn FnMut(FsckEvent) -> Flow + Send),
+) -> Result<FsckSummary, ServiceError> {
+    let checked = examine(&store.begin().await?, &mut |_| Flow::Continue).await?;
+    let found = checked.summary.digest;
+    if found != findings {
+        let count = checked.summary.findings;
+        return Err(ServiceError::FindingsChanged { given: findings, found, count });
+    }
+    let mut repairs = checked.repairs;
+    repairs.sort_by_key(repair::Repair::turn);
+    for repair in &repairs {
+        let changed = store.transact(|txn| async move { repair.apply(&*txn).await }).await?;
+        let repaired = FsckRepaired { repair: repair.to_string(), changed };
+        if sink(FsckEvent::Repaired(repaired)) == Flow::Stop {
+            break;
+        }
+    }
+    check(&store.begin().await?, sink).await
+}
+
 impl<S: MetaStore> Service<S> {
+    /// Repairs the store while it serves; see [`repair()`].
+    ///
+    /// # Errors
+    /// See [`repair()`].
+    pub async fn repair(
+        &self,
+        findings: FindingsDigest,
+        sink: &mut (dyn FnMut(FsckEvent) -> Flow + Send),
+    ) -> Result<FsckSummary, ServiceError> {
+        repair(self.store(), findings, sink).await
+    }
+
     /// Checks the store while it serves, on one snapshot.
     ///
     /// # Errors

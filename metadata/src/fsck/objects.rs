@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lunar_proto::domain::{OperationWork, SnapshotState, VolumeState};
-use lunar_types::{Epoch, LayerId, NodeIncarnation, VolumeId};
+use lunar_types::{Epoch, LayerId, Name, NodeIncarnation, VolumeId};
 
 use super::inventory::{Inventory, walk_table};
-use super::report::{FindingKind, Report};
+use super::repair::{Named, Repair, raised_epoch};
+use super::report::{FindingKind, Remedy, Report};
 use crate::error::ServiceError;
 use crate::keyspace::{
     AttachmentRecord, Counter, CounterKey, LayerName, LunOwnerKey, NodeAttachmentKey, NodeNameKey,
@@ -31,24 +32,35 @@ pub(super) async fn check<T: Txn>(
 }
 
 /// Compares what names point to with the names that objects have.
-fn compare_names<I: Ord + ToString>(
+fn compare_names<I: Copy + Ord + ToString + Into<Named>>(
     what: &str,
-    named: &BTreeMap<String, I>,
-    objects: &BTreeMap<I, String>,
+    named: &BTreeMap<Name, I>,
+    objects: &BTreeMap<I, Name>,
     report: &mut Report<'_>,
 ) {
     for (name, id) in named {
         if objects.get(id) != Some(name) {
+            let repair = Repair::ForgetName { name: name.clone(), object: (*id).into() };
             let id = id.to_string();
             let message = format!("{what} name '{name}' points to {id}, which is not named so");
-            report.find(FindingKind::NameMismatch, message, &[("name", name), (what, &id)]);
+            let facts: &[(&str, &dyn ToString)] = &[("name", name), (what, &id)];
+            report.find_with(FindingKind::NameMismatch, message, facts, Ok(repair));
         }
     }
     for (id, name) in objects {
-        if named.get(name) != Some(id) {
+        let other = named.get(name);
+        if other != Some(id) {
+            let is_taken = other.is_some_and(|other| objects.get(other) == Some(name));
+            let remedy = match is_taken {
+                false => Ok(Repair::EnterName { name: name.clone(), object: (*id).into() }),
+                true => Err("another one has this name and is found by it: use the id, copy what \
+                             is needed, and delete one of them"
+                    .to_owned()),
+            };
             let id = id.to_string();
             let message = format!("{what} {id} cannot be found by its name '{name}'");
-            report.find(FindingKind::NameMismatch, message, &[("name", name), (what, &id)]);
+            let facts: &[(&str, &dyn ToString)] = &[("name", name), (what, &id)];
+            report.find_with(FindingKind::NameMismatch, message, facts, remedy);
         }
     }
 }
@@ -60,36 +72,36 @@ async fn check_names<T: Txn>(
 ) -> Result<(), ServiceError> {
     let mut pools = BTreeMap::new();
     walk_table(txn, |key: PoolNameKey, record| {
-        pools.insert(key.name.to_string(), record.pool);
+        pools.insert(key.name, record.pool);
     })
     .await?;
-    let objects = all.pools.iter().map(|(id, pool)| (*id, pool.name.to_string())).collect();
+    let objects = all.pools.iter().map(|(id, pool)| (*id, pool.name.clone())).collect();
     compare_names("pool", &pools, &objects, report);
 
     let mut volumes = BTreeMap::new();
     walk_table(txn, |key: VolumeNameKey, record| {
-        volumes.insert(key.name.to_string(), record.volume);
+        volumes.insert(key.name, record.volume);
     })
     .await?;
     let with_name = all.volumes.iter().filter(|(_, it)| it.state != VolumeState::Deleting);
-    let objects = with_name.map(|(id, volume)| (*id, volume.name.to_string())).collect();
+    let objects = with_name.map(|(id, volume)| (*id, volume.name.clone())).collect();
     compare_names("volume", &volumes, &objects, report);
 
     let mut snapshots = BTreeMap::new();
     walk_table(txn, |key: SnapshotNameKey, record| {
-        snapshots.insert(key.name.to_string(), record.snapshot);
+        snapshots.insert(key.name, record.snapshot);
     })
     .await?;
     let with_name = all.snapshots.iter().filter(|(_, it)| it.state != SnapshotState::Deleting);
-    let objects = with_name.map(|(id, snapshot)| (*id, snapshot.name.to_string())).collect();
+    let objects = with_name.map(|(id, snapshot)| (*id, snapshot.name.clone())).collect();
     compare_names("snapshot", &snapshots, &objects, report);
 
     let mut nodes = BTreeMap::new();
     walk_table(txn, |key: NodeNameKey, record| {
-        nodes.insert(key.name.to_string(), record.node);
+        nodes.insert(key.name, record.node);
     })
     .await?;
-    let objects = all.nodes.iter().map(|(id, node)| (*id, node.name.to_string())).collect();
+    let objects = all.nodes.iter().map(|(id, node)| (*id, node.name.clone())).collect();
     compare_names("node", &nodes, &objects, report);
     Ok(())
 }
@@ -258,6 +270,20 @@ fn check_next_head(
     report.find(FindingKind::LayerOrder, message, facts);
 }
 
+/// What makes the epochs of a volume rise again.
+fn epoch_remedy(all: &Inventory, volume: VolumeId) -> Remedy {
+    let Some(record) = all.volumes.get(&volume) else {
+        return Err(FindingKind::EpochInversion.why_not().to_owned());
+    };
+    let held = all.attachments.get(&volume).map(|held| held.epoch);
+    let stale = (volume, Epoch::new(0))..=(volume, Epoch::new(u64::MAX));
+    let stale = all.stale_journals.range(stale).next_back().map(|((_, epoch), _)| *epoch);
+    match raised_epoch(record.epoch, held, stale) {
+        Ok(_) => Ok(Repair::RaiseEpoch { volume }),
+        Err(why) => Err(why.to_owned()),
+    }
+}
+
 fn check_attachments(all: &Inventory, report: &mut Report<'_>) {
     for (volume, held) in &all.attachments {
         check_writer(all, "attachment", *volume, held.epoch, held.node, report);
@@ -271,7 +297,8 @@ fn check_attachments(all: &Inventory, report: &mut Report<'_>) {
             );
             let facts: &[(&str, &dyn ToString)] =
                 &[("volume", volume), ("epoch", &given), ("epoch_held", &held.epoch)];
-            report.find(FindingKind::EpochInversion, message, facts);
+            let remedy = epoch_remedy(all, *volume);
+            report.find_with(FindingKind::EpochInversion, message, facts, remedy);
         }
     }
     for ((volume, epoch), stale) in &all.stale_journals {
@@ -284,7 +311,8 @@ fn check_attachments(all: &Inventory, report: &mut Report<'_>) {
                 format!("volume {volume} has a stale journal of epoch {epoch}, granted: {given}");
             let facts: &[(&str, &dyn ToString)] =
                 &[("volume", volume), ("epoch", &given), ("stale_epoch", epoch)];
-            report.find(FindingKind::EpochInversion, message, facts);
+            let remedy = epoch_remedy(all, *volume);
+            report.find_with(FindingKind::EpochInversion, message, facts, remedy);
         }
     }
 }

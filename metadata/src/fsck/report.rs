@@ -1,6 +1,11 @@
 //! Findings: their kinds and how they are told.
 
-use lunar_proto::domain::{FsckEvent, FsckFinding, FsckSummary};
+use std::collections::{BTreeSet, HashSet};
+
+use lunar_proto::domain::{FindingsDigest, FsckEvent, FsckFinding, FsckRemedy, FsckSummary};
+
+use super::repair::Repair;
+use crate::keyspace::hash_bytes;
 
 /// Whether the check goes on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -107,6 +112,38 @@ kinds! {
     ExtentLeaked = "extent-leaked",
 }
 
+impl FindingKind {
+    /// Why nothing repairs it, and what to do instead.
+    pub(super) const fn why_not(self) -> &'static str {
+        match self {
+            Self::EntryUnreadable => {
+                "what it said is not known: bring back a copy of the store, or ask for help with \
+                 the key"
+            }
+            Self::ExtentDoublyOwned => {
+                "which owner is right is not known: copy what the volumes of these layers still \
+                 hold, compare it with other copies, and delete the volume that is wrong"
+            }
+            Self::ExtentOutOfRange | Self::SlotOutOfRange => {
+                "where the data is, or whether there is any, is not known: bring back a copy of \
+                 the store, or the volume from a copy of its data"
+            }
+            Self::LayerDigest | Self::PresenceOnZero | Self::PresenceSize => {
+                "which blocks are present is not known: bring back a copy of the store, or the \
+                 volume from a copy of its data"
+            }
+            _ => {
+                "the records contradict each other, and which one is right is not known: bring \
+                 back a copy of the store"
+            }
+        }
+    }
+}
+
+/// Why nothing is repaired beside an entry that cannot be read.
+const ENTRY_IN_DOUBT: &str =
+    "the other half may be in an entry that cannot be read: see to that one first";
+
 /// A fact of a finding.
 pub(super) type Fact<'a> = (&'a str, &'a dyn ToString);
 
@@ -114,12 +151,41 @@ pub(super) type Fact<'a> = (&'a str, &'a dyn ToString);
 pub(super) struct Report<'a> {
     sink: &'a mut (dyn FnMut(FsckEvent) -> Flow + Send),
     flow: Flow,
+    found: BTreeSet<FindingKind>,
+    repairs: Vec<Repair>,
+    wanted: HashSet<Repair>,
     pub(super) summary: FsckSummary,
+}
+
+/// The repair of a finding; or why none is safe, and what to do instead.
+pub(super) type Remedy = Result<Repair, String>;
+
+/// The end of a check.
+pub(super) struct Checked {
+    pub(super) summary: FsckSummary,
+    /// The safe ones, in the order of the findings.
+    pub(super) repairs: Vec<Repair>,
+}
+
+/// The findings of a check are a sum, as the digests of slots are.
+fn digest_of(finding: &FsckFinding) -> u64 {
+    let (FsckRemedy::Repair(remedy) | FsckRemedy::Refused(remedy)) = &finding.remedy;
+    let facts = finding.facts.iter().flat_map(|(name, value)| [name, value]);
+    let texts = [&finding.kind, &finding.message, remedy].into_iter().chain(facts);
+    // No text has a zero byte.
+    hash_bytes(texts.flat_map(|text| text.bytes().chain([0])))
 }
 
 impl<'a> Report<'a> {
     pub(super) fn new(sink: &'a mut (dyn FnMut(FsckEvent) -> Flow + Send)) -> Self {
-        Self { sink, flow: Flow::Continue, summary: FsckSummary::default() }
+        Self {
+            sink,
+            flow: Flow::Continue,
+            found: BTreeSet::new(),
+            repairs: Vec::new(),
+            wanted: HashSet::new(),
+            summary: FsckSummary::default(),
+        }
     }
 
     fn tell(&mut self, event: FsckEvent) {
@@ -133,20 +199,55 @@ impl<'a> Report<'a> {
         self.flow == Flow::Stop
     }
 
-    /// Tells a finding.
+    /// Whether one of these kinds was found by now.
+    pub(super) fn has_found(&self, kinds: &[FindingKind]) -> bool {
+        kinds.iter().any(|kind| self.found.contains(kind))
+    }
+
+    /// Tells a finding that no repair is safe for.
     pub(super) fn find(&mut self, kind: FindingKind, message: String, facts: &[Fact<'_>]) {
-        self.summary.findings += 1;
+        self.find_with(kind, message, facts, Err(kind.why_not().to_owned()));
+    }
+
+    /// Tells a finding. While an entry cannot be read no repair is safe: it could be the other half
+    /// of an index, an owner, or what the repair would have to write.
+    pub(super) fn find_with(
+        &mut self,
+        kind: FindingKind,
+        message: String,
+        facts: &[Fact<'_>],
+        remedy: Remedy,
+    ) {
+        let remedy = match self.has_found(&[FindingKind::EntryUnreadable]) {
+            true => remedy.and_then(|_| Err(ENTRY_IN_DOUBT.to_owned())),
+            false => remedy,
+        };
         let fact = |(name, value): &Fact<'_>| ((*name).to_owned(), value.to_string());
-        self.tell(FsckEvent::Finding(FsckFinding {
+        let finding = FsckFinding {
             kind: kind.as_str().to_owned(),
             message,
             facts: facts.iter().map(fact).collect(),
-        }));
+            remedy: match &remedy {
+                Ok(repair) => FsckRemedy::Repair(repair.to_string()),
+                Err(why) => FsckRemedy::Refused(why.clone()),
+            },
+        };
+        self.found.insert(kind);
+        self.summary.findings += 1;
+        let digest = self.summary.digest.get().wrapping_add(digest_of(&finding));
+        self.summary.digest = FindingsDigest::new(digest);
+        if let Ok(repair) = remedy {
+            self.summary.repairable += 1;
+            if self.wanted.insert(repair.clone()) {
+                self.repairs.push(repair);
+            }
+        }
+        self.tell(FsckEvent::Finding(finding));
     }
 
     /// Tells the summary.
-    pub(super) fn finish(mut self) -> FsckSummary {
+    pub(super) fn finish(mut self) -> Checked {
         self.tell(FsckEvent::Summary(self.summary));
-        self.summary
+        Checked { summary: self.summary, repairs: self.repairs }
     }
 }

@@ -13,11 +13,12 @@ use lunar_types::{
 };
 
 use super::inventory::{Inventory, walk_table};
-use super::report::{FindingKind, Report};
+use super::repair::Repair;
+use super::report::{FindingKind, Remedy, Report};
 use crate::error::ServiceError;
 use crate::keyspace::{
-    Bitmap, GroupIndex, GroupKey, OperationKey, PartKey, ReservationKey, SlotKey, SlotValue,
-    runs_of,
+    Bitmap, GroupIndex, GroupKey, OperationKey, PartKey, QuarantineKey, ReservationKey, SlotKey,
+    SlotValue, runs_of,
 };
 use crate::store::Txn;
 
@@ -31,6 +32,7 @@ enum Owner {
     Part(LayerId, LogicalExtent, LayerId),
     Reservation(NodeIncarnation),
     Journal(VolumeId, Epoch),
+    Quarantine,
 }
 
 impl fmt::Display for Owner {
@@ -42,6 +44,7 @@ impl fmt::Display for Owner {
             }
             Self::Reservation(node) => write!(f, "reservation of {node}"),
             Self::Journal(volume, epoch) => write!(f, "journal of {volume} epoch {epoch}"),
+            Self::Quarantine => f.write_str("the quarantine"),
         }
     }
 }
@@ -88,6 +91,13 @@ async fn each_owned<T: Txn>(
         for bit in bits.iter() {
             let at = ExtentAddress { lun: key.lun, extent: key.group.extent(bit) };
             visit(Owner::Reservation(node), (key.pool, at));
+        }
+    })
+    .await?;
+    walk_table(txn, |key: QuarantineKey, bits| {
+        for bit in bits.iter() {
+            let at = ExtentAddress { lun: key.lun, extent: key.group.extent(bit) };
+            visit(Owner::Quarantine, (key.pool, at));
         }
     })
     .await?;
@@ -153,20 +163,34 @@ async fn report_owners<T: Txn>(
     Ok(())
 }
 
-/// Reports the bits of a group as runs.
+/// Reports the bits of a group as runs, each with what can be done about it.
 fn report_bits(
-    kind: FindingKind,
-    why: &str,
+    (kind, why): (FindingKind, &str),
     (pool, lun, group): GroupPlace,
     bits: &Bitmap,
     report: &mut Report<'_>,
+    remedy: impl Fn(PoolId, ExtentRun) -> Remedy,
 ) {
     let mut runs: Vec<ExtentRun> = Vec::new();
     runs_of(lun, group, bits, &mut runs);
     for run in runs {
         let message = format!("extents {run} of pool {pool} {why}");
-        report.find(kind, message, &[("pool", &pool), ("extents", &run)]);
+        let facts: &[(&str, &dyn ToString)] = &[("pool", &pool), ("extents", &run)];
+        report.find_with(kind, message, facts, remedy(pool, run));
     }
+}
+
+/// Why extents without an owner cannot be told from those whose owner was not looked at.
+fn leak_doubt(all: &Inventory, report: &Report<'_>) -> Option<&'static str> {
+    let has_unknown = all.attachments.keys().any(|volume| !all.volumes.contains_key(volume));
+    if has_unknown || report.has_found(&[FindingKind::SlotOrphan]) {
+        return Some(
+            "the owner may be what belongs to a missing layer or volume: see to that first",
+        );
+    }
+    (!all.stale_journals.is_empty()).then_some(
+        "a stale journal is left: attach its volume, so that it is replayed, and check again",
+    )
 }
 
 async fn compare_with_allocated<T: Txn>(
@@ -177,8 +201,10 @@ async fn compare_with_allocated<T: Txn>(
 ) -> Result<(), ServiceError> {
     let unallocated = |place, bits: &Bitmap, report: &mut Report<'_>| {
         let why = "have an owner and are marked free: they could be given away again";
-        report_bits(FindingKind::ExtentUnallocated, why, place, bits, report);
+        let what = (FindingKind::ExtentUnallocated, why);
+        report_bits(what, place, bits, report, |pool, run| Ok(Repair::Allocate { pool, run }));
     };
+    let doubt = leak_doubt(all, report);
     walk_table(txn, |key: GroupKey, allocated| {
         let place = (key.pool, key.lun, key.group);
         let extents = all.luns.get(&(key.pool, key.lun)).map_or(0, |lun| lun.data_extents);
@@ -187,10 +213,15 @@ async fn compare_with_allocated<T: Txn>(
         report.summary.allocated_extents += u64::from(allocated.count());
         let beyond = allocated.without(&usable);
         let why = "are marked allocated and do not exist";
-        report_bits(FindingKind::ExtentOutOfRange, why, place, &beyond, report);
+        let what = (FindingKind::ExtentOutOfRange, why);
+        report_bits(what, place, &beyond, report, |_, _| Err(what.0.why_not().to_owned()));
         let leaked = allocated.without(&owned).and(&usable);
         let why = "are allocated and nothing owns them";
-        report_bits(FindingKind::ExtentLeaked, why, place, &leaked, report);
+        let what = (FindingKind::ExtentLeaked, why);
+        report_bits(what, place, &leaked, report, |pool, run| match doubt {
+            None => Ok(Repair::Quarantine { pool, run }),
+            Some(doubt) => Err(doubt.to_owned()),
+        });
         unallocated(place, &owned.without(&allocated), report);
     })
     .await?;

@@ -43,6 +43,27 @@ impl GroupIndex {
     }
 }
 
+/// Until when extents of the quarantine are held back.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct QuarantineStamp(u64);
+
+impl QuarantineStamp {
+    /// Until an operator releases them.
+    pub const BY_HAND: Self = Self(u64::MAX);
+
+    /// Wraps the raw number.
+    #[must_use]
+    pub const fn new(raw: u64) -> Self {
+        Self(raw)
+    }
+
+    /// The raw number.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
 /// 1,024 bits, bit 0 in bit 0 of the first word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Bitmap {

@@ -39,7 +39,11 @@ impl SlotDigest {
 }
 
 fn hash<K: Key>(key: &K, value: &K::Value) -> u64 {
-    let bytes = key.pack().into_iter().chain(value.encode());
+    hash_bytes(key.pack().into_iter().chain(value.encode()))
+}
+
+/// The hash of some bytes, as of a slot.
+pub(crate) fn hash_bytes(bytes: impl Iterator<Item = u8>) -> u64 {
     let fnv = bytes.fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)
     });

@@ -8,7 +8,7 @@ use lunar_types::{
 };
 use uuid::Uuid;
 
-use super::bitmap::{Bitmap, GroupIndex};
+use super::bitmap::{Bitmap, GroupIndex, QuarantineStamp};
 use super::encoding::Record;
 use super::records::*;
 use super::set_records::*;
@@ -95,6 +95,7 @@ number_part! {
     LunIndex = u16, LunIndex::try_new;
     OperationId = u64, |raw| Some(OperationId::new(raw));
     Generation = u64, |raw| Some(Generation::new(raw));
+    QuarantineStamp = u64, |raw| Some(QuarantineStamp::new(raw));
 }
 
 impl Part for GroupIndex {
@@ -271,6 +272,18 @@ keys! {
         lun: LunIndex,
         /// The group of the LUN.
         group: GroupIndex,
+    }
+
+    /// Which extents of a group are allocated to nobody and held back. Absent: none.
+    QuarantineKey = 16 "quarantine" => Bitmap {
+        /// The pool.
+        pool: PoolId,
+        /// The LUN.
+        lun: LunIndex,
+        /// The group of the LUN.
+        group: GroupIndex,
+        /// Until when.
+        stamp: QuarantineStamp,
     }
 
     /// A volume.
@@ -472,6 +485,14 @@ prefix!(
 prefix!(
     /// The allocation groups of a LUN that have a key.
     groups_of => GroupKey { pool: PoolId, lun: LunIndex }
+);
+prefix!(
+    /// What is held back of the extents of a group.
+    quarantine_of_group => QuarantineKey { pool: PoolId, lun: LunIndex, group: GroupIndex }
+);
+prefix!(
+    /// What is held back of the extents of a pool.
+    quarantine_of => QuarantineKey { pool: PoolId }
 );
 prefix!(
     /// The volumes of a pool.

@@ -17,8 +17,9 @@ mod set_records;
 mod slot_value;
 mod typed;
 
-pub use bitmap::{Bitmap, GROUP_EXTENTS, GroupIndex, runs_of};
+pub use bitmap::{Bitmap, GROUP_EXTENTS, GroupIndex, QuarantineStamp, runs_of};
 pub use digest::SlotDigest;
+pub(crate) use digest::hash_bytes;
 pub use encoding::{DecodeError, Record};
 pub use keys::*;
 pub use records::*;

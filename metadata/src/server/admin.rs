@@ -1,8 +1,6 @@
 //! Handlers of the service itself.
 
-use std::sync::Arc;
-
-use lunar_proto::domain::{FsckEvent, Page};
+use lunar_proto::domain::{FindingsDigest, FsckEvent, FsckSummary, Page, ReleaseQuarantine};
 use lunar_proto::v1;
 use lunar_proto::v1::admin_server::Admin;
 use lunar_proto::wire::{page_request, to_list, token_bytes};
@@ -12,6 +10,7 @@ use tonic::{Request, Response, Status};
 use tracing::info;
 
 use super::{Handlers, Identity, status};
+use crate::error::ServiceError;
 use crate::fsck::Flow;
 use crate::seams::block_on;
 use crate::store::MetaStore;
@@ -19,9 +18,38 @@ use crate::store::MetaStore;
 /// Events of a check that wait for a slow client.
 const EVENTS_WAITING: usize = 64;
 
+/// What a check tells, and how it ends.
+type Events = ReceiverStream<Result<v1::FsckEvent, Status>>;
+/// Who is told.
+type Sink<'a> = &'a mut (dyn FnMut(FsckEvent) -> Flow + Send);
+
+impl<S: MetaStore> Handlers<S> {
+    /// Runs a check on a thread that may block, and gives its events.
+    fn stream_check<F>(&self, check: F) -> Response<Events>
+    where
+        F: FnOnce(&Self, Sink<'_>) -> Result<FsckSummary, ServiceError> + Send + 'static,
+    {
+        let (events, waiting) = mpsc::channel(EVENTS_WAITING);
+        let handlers = self.clone();
+        tokio::task::spawn_blocking(move || {
+            let mut sink = |event: FsckEvent| match events.blocking_send(Ok(event.into())) {
+                Ok(()) => Flow::Continue,
+                Err(_) => Flow::Stop,
+            };
+            match check(&handlers, &mut sink) {
+                Ok(summary) => info!(findings = summary.findings, "store checked"),
+                // A client that has gone does not want the error either.
+                Err(error) => drop(events.blocking_send(Err(status(&error)))),
+            }
+        });
+        Response::new(ReceiverStream::new(waiting))
+    }
+}
+
 #[tonic::async_trait]
 impl<S: MetaStore> Admin for Handlers<S> {
-    type FsckStream = ReceiverStream<Result<v1::FsckEvent, Status>>;
+    type FsckStream = Events;
+    type RepairStream = Events;
 
     async fn get_cluster(
         &self,
@@ -48,19 +76,32 @@ impl<S: MetaStore> Admin for Handlers<S> {
         request: Request<v1::FsckRequest>,
     ) -> Result<Response<Self::FsckStream>, Status> {
         Identity::require_admin(&request)?;
-        let (events, waiting) = mpsc::channel(EVENTS_WAITING);
-        let service = Arc::clone(&self.service);
-        tokio::task::spawn_blocking(move || {
-            let mut sink = |event: FsckEvent| match events.blocking_send(Ok(event.into())) {
-                Ok(()) => Flow::Continue,
-                Err(_) => Flow::Stop,
-            };
-            match block_on(service.fsck(&mut sink)) {
-                Ok(summary) => info!(findings = summary.findings, "store checked"),
-                // A client that has gone does not want the error either.
-                Err(error) => drop(events.blocking_send(Err(status(&error)))),
-            }
-        });
-        Ok(Response::new(ReceiverStream::new(waiting)))
+        Ok(self.stream_check(|handlers, sink| block_on(handlers.service.fsck(sink))))
+    }
+
+    async fn release_quarantine(
+        &self,
+        request: Request<v1::ReleaseQuarantineRequest>,
+    ) -> Result<Response<v1::ReleaseQuarantineResponse>, Status> {
+        Identity::require_admin(&request)?;
+        let request = ReleaseQuarantine::try_from(request.into_inner())?;
+        let released = self.call(move |service| block_on(service.release_quarantine(&request)));
+        let extents = released.await?;
+        Ok(Response::new(v1::ReleaseQuarantineResponse { extents }))
+    }
+
+    async fn repair(
+        &self,
+        request: Request<v1::RepairRequest>,
+    ) -> Result<Response<Self::RepairStream>, Status> {
+        Identity::require_admin(&request)?;
+        let findings = FindingsDigest::new(request.into_inner().findings_digest);
+        Ok(self.stream_check(move |handlers, sink| {
+            info!(%findings, "repairing the store");
+            let outcome = block_on(handlers.service.repair(findings, sink));
+            // A repair may have begun an operation, also one that failed later.
+            handlers.work.notify_one();
+            outcome
+        }))
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - every allocated extent has exactly one owner: a slot or part of a layer, a reservation of an
-//!   incarnation, or the journal of an attachment, current or stale;
+//!   incarnation, the journal of an attachment, current or stale, or the quarantine;
 //! - an epoch and an incarnation only rise; a request under an old one changes nothing;
 //! - a request that changes something is remembered in its own transaction, so that sending it
 //!   again, or running its transaction again, does it once;
@@ -28,6 +28,7 @@ mod operations;
 mod paging;
 mod pools;
 mod prune;
+mod quarantine;
 mod read_layer;
 mod reservations;
 mod seal;
@@ -60,6 +61,7 @@ use crate::store::{KeyRange, MetaStore, RangeRead, StoreError, Txn};
 pub(crate) use geometry::usable_bits;
 pub use layers::CHAIN_LAYERS_MAX;
 pub use operations::Step;
+pub(crate) use operations::begin_operation;
 
 /// What the service takes from outside.
 #[derive(Clone)]

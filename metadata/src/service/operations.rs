@@ -123,7 +123,7 @@ impl Progress {
 }
 
 /// Puts an operation into the store.
-pub(super) async fn begin_operation<T: Txn>(
+pub(crate) async fn begin_operation<T: Txn>(
     txn: &T,
     work: OperationWork,
 ) -> Result<(), ServiceError> {

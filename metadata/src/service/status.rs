@@ -9,8 +9,8 @@ use super::Service;
 use super::geometry::{PoolGeometry, find_pool, held_back_bits};
 use crate::error::ServiceError;
 use crate::keyspace::{
-    AttachmentKey, Bitmap, GroupIndex, GroupKey, Key, KeyedTxn, PoolVolumeKey, ReservationKey,
-    StaleJournalKey, TypedRange, VolumeKey, groups_of, volumes_of,
+    AttachmentKey, Bitmap, GroupIndex, GroupKey, Key, KeyedTxn, PoolVolumeKey, QuarantineKey,
+    ReservationKey, StaleJournalKey, TypedRange, VolumeKey, groups_of, quarantine_of, volumes_of,
 };
 use crate::store::{MetaStore, Txn};
 
@@ -76,6 +76,17 @@ async fn count_reservations<T: Txn>(
     .await
 }
 
+async fn count_quarantine<T: Txn>(
+    txn: &T,
+    pool: PoolId,
+    usage: &mut Usage,
+) -> Result<(), ServiceError> {
+    each(txn, quarantine_of(pool), |key: QuarantineKey, bits: Bitmap| {
+        usage.entry(key.lun).or_default().quarantined_extents += u64::from(bits.count());
+    })
+    .await
+}
+
 async fn count_journals<T: Txn>(
     txn: &T,
     pool: PoolId,
@@ -108,6 +119,7 @@ fn sum(usage: &Usage) -> SpaceUsage {
         reserved_extents: sum.reserved_extents + one.reserved_extents,
         journal_extents: sum.journal_extents + one.journal_extents,
         held_back_extents: sum.held_back_extents + one.held_back_extents,
+        quarantined_extents: sum.quarantined_extents + one.quarantined_extents,
     })
 }
 
@@ -121,6 +133,7 @@ async fn pool_status<T: Txn>(
     count_groups(txn, &geometry, &mut usage).await?;
     count_reservations(txn, id, &mut usage).await?;
     count_journals(txn, id, &mut usage).await?;
+    count_quarantine(txn, id, &mut usage).await?;
     let (mut volumes, mut provisioned) = (0, 0_u64);
     each(txn, volumes_of(id), |_: PoolVolumeKey, record| {
         volumes += 1;

@@ -11,30 +11,32 @@ use lunar_types::*;
 
 use crate::world::{World, solid};
 
-type StoreTxn = <RedbStore as MetaStore>::Txn;
+pub type StoreTxn = <RedbStore as MetaStore>::Txn;
 
 /// A store with one of everything: mapped slots, a reservation, a current and a stale journal,
 /// a volume being deleted, a gone incarnation.
-struct Sound {
-    world: World,
-    pool: Pool,
-    volume: Volume,
-    node: NodeIncarnation,
-    old: NodeIncarnation,
-    mapped: ExtentAddress,
-    reserved: ExtentAddress,
-    deleting: VolumeId,
+pub struct Sound {
+    pub world: World,
+    pub pool: Pool,
+    pub volume: Volume,
+    /// The grant of its holder.
+    pub held: Attachment,
+    pub node: NodeIncarnation,
+    pub old: NodeIncarnation,
+    pub mapped: ExtentAddress,
+    pub reserved: ExtentAddress,
+    pub deleting: VolumeId,
     /// Of another volume, and Ready.
-    ready: Snapshot,
+    pub ready: Snapshot,
     /// Of that volume too, below the other, and Deleting.
-    dropped: Snapshot,
+    pub dropped: Snapshot,
     /// Open, of a volume that the live node holds and of the one above.
-    set: SnapshotSet,
+    pub set: SnapshotSet,
     /// That volume.
-    member: VolumeId,
+    pub member: VolumeId,
 }
 
-fn sound() -> Sound {
+pub fn sound() -> Sound {
     let world = World::new();
     let pool = world.pool(3000);
     let volume = world.volume("v");
@@ -43,7 +45,7 @@ fn sound() -> Sound {
     let extents = world.extents(old, pool.id, 4);
     world.commit(&held, vec![solid(0, extents[0])]).expect("mapped");
     let node = world.node("a");
-    world.attach(volume.id, node).expect("taken over");
+    let held = world.attach(volume.id, node).expect("taken over");
     let reserved = world.extents(node, pool.id, 3)[0];
     let deleting = world.volume("w").id;
     world.delete(deleting).expect("it begins");
@@ -60,6 +62,7 @@ fn sound() -> Sound {
         world,
         pool,
         volume,
+        held,
         node,
         old,
         mapped,
@@ -74,7 +77,7 @@ fn sound() -> Sound {
 
 impl Sound {
     /// Changes the store behind the service's back.
-    fn damage(&self, change: impl Fn(&StoreTxn) + Send + Sync) {
+    pub fn damage(&self, change: impl Fn(&StoreTxn) + Send + Sync) {
         let change = &change;
         let done = self.world.service.store().transact(|txn| async move {
             change(&txn);
@@ -83,7 +86,7 @@ impl Sound {
         block_on(done).expect("damaged");
     }
 
-    fn load<K: Key>(&self, key: &K) -> K::Value {
+    pub fn load<K: Key>(&self, key: &K) -> K::Value {
         block_on(async {
             let txn = self.world.service.store().begin().await.expect("begun");
             txn.load_known(key).await.expect("it is there")
@@ -91,7 +94,7 @@ impl Sound {
     }
 
     /// Changes one record.
-    fn alter<K: Key>(&self, key: K, change: impl FnOnce(&mut K::Value))
+    pub fn alter<K: Key>(&self, key: K, change: impl FnOnce(&mut K::Value))
     where
         K::Value: Sync,
     {
@@ -100,12 +103,12 @@ impl Sound {
         self.damage(|txn| txn.put(&key, &record));
     }
 
-    fn slot_key(&self, at: u64) -> SlotKey {
+    pub fn slot_key(&self, at: u64) -> SlotKey {
         SlotKey { layer: self.volume.head, at: LogicalExtent::new(at) }
     }
 
     /// A record of a layer that nothing names.
-    fn sealed_layer(&self, parent: Option<LayerId>) -> LayerRecord {
+    pub fn sealed_layer(&self, parent: Option<LayerId>) -> LayerRecord {
         LayerRecord {
             parent,
             volume: self.volume.id,
@@ -119,7 +122,7 @@ impl Sound {
     }
 
     /// Puts a part into the head, and what is counted of it.
-    fn put_part(&self, birth: u64, extents: u64, parts: u64) {
+    pub fn put_part(&self, birth: u64, extents: u64, parts: u64) {
         let (layer, birth) = (self.volume.head, LayerId::new(birth));
         let key = PartKey { layer, at: LogicalExtent::new(3), birth };
         let value = SlotValue(Slot::zero(ExtentSize::DEFAULT));
@@ -132,7 +135,7 @@ impl Sound {
     }
 
     /// Puts a chain of layers below the head of the volume that is being deleted.
-    fn put_chain(&self, first: u64, count: u64) {
+    pub fn put_chain(&self, first: u64, count: u64) {
         let head = LayerId::new(first + count);
         let mut layer =
             self.load(&LayerKey { layer: self.load(&VolumeKey { volume: self.deleting }).head });
@@ -146,35 +149,35 @@ impl Sound {
         });
     }
 
-    fn drop_key(&self) -> OperationKey {
+    pub fn drop_key(&self) -> OperationKey {
         let operations = self.world.operations();
         let work = OperationWork::DropLayer(self.dropped.layer.expect("it has one"));
         let found = operations.iter().find(|it| it.work == work).expect("it is dropped");
         OperationKey { operation: found.id }
     }
 
-    fn set_key(&self) -> SnapshotSetKey {
+    pub fn set_key(&self) -> SnapshotSetKey {
         SnapshotSetKey { set: self.set.id }
     }
 
-    fn member_key(&self) -> SetMemberKey {
+    pub fn member_key(&self) -> SetMemberKey {
         SetMemberKey { set: self.set.id, volume: self.member }
     }
 
-    fn order_key(&self, volume: VolumeId) -> NodeSetKey {
+    pub fn order_key(&self, volume: VolumeId) -> NodeSetKey {
         let NodeIncarnation { node, incarnation } = self.node;
         NodeSetKey { node, incarnation, set: self.set.id, volume }
     }
 
-    fn slot(&self, at: ExtentAddress) -> SlotValue {
+    pub fn slot(&self, at: ExtentAddress) -> SlotValue {
         SlotValue(Slot::fresh(at, ExtentSize::DEFAULT))
     }
 
-    fn group_key(&self, group: u32) -> GroupKey {
+    pub fn group_key(&self, group: u32) -> GroupKey {
         GroupKey { pool: self.pool.id, lun: LunIndex::new(0), group: GroupIndex::new(group) }
     }
 
-    fn reservation_key(&self, node: NodeIncarnation, lun: u16) -> ReservationKey {
+    pub fn reservation_key(&self, node: NodeIncarnation, lun: u16) -> ReservationKey {
         ReservationKey {
             node: node.node,
             incarnation: node.incarnation,
@@ -185,19 +188,19 @@ impl Sound {
     }
 
     /// Keys of the current reservation of the live node.
-    fn reserved_key(&self) -> ReservationKey {
+    pub fn reserved_key(&self) -> ReservationKey {
         let group = GroupIndex::of(self.reserved.extent).0;
         ReservationKey { group, ..self.reservation_key(self.node, 0) }
     }
 }
 
-fn bit(bit: u32) -> Bitmap {
+pub fn bit(bit: u32) -> Bitmap {
     let mut bits = Bitmap::EMPTY;
     bits.insert(bit);
     bits
 }
 
-type Damage = (FindingKind, fn(&Sound));
+pub type Damage = (FindingKind, fn(&Sound));
 
 const NAMES_AND_INDICES: &[Damage] = &[
     (FindingKind::EntryUnreadable, |it| it.damage(|txn| txn.set(b"junk", b"junk"))),
@@ -543,7 +546,7 @@ const SPACE: &[Damage] = &[
     }),
 ];
 
-fn damages() -> impl Iterator<Item = Damage> {
+pub fn damages() -> impl Iterator<Item = Damage> {
     [NAMES_AND_INDICES, GRANTS, NEXT_HEADS, SETS, SPACE].concat().into_iter()
 }
 
@@ -610,6 +613,8 @@ fn the_summary_counts_what_was_looked_at() {
         attachments: 2,
         // Four and three reserved, of which one is mapped; three journals of two.
         allocated_extents: 13,
+        repairable: 0,
+        digest: FindingsDigest::default(),
     };
     assert_eq!(summary, expected);
 }

@@ -99,6 +99,9 @@ fn pools(fixture: &mut Fixture) {
     }
     let group = GroupIndex::new(0x0102_0304 >> 6);
     fixture.add(GroupKey { pool: POOL, lun: index, group }, bits);
+    for stamp in [QuarantineStamp::new(0x0a0b), QuarantineStamp::BY_HAND] {
+        fixture.add(QuarantineKey { pool: POOL, lun: index, group, stamp }, bits);
+    }
     let (node, incarnation) = (NODE, INCARNATION);
     fixture.add(ReservationKey { node, incarnation, pool: POOL, lun: index, group }, bits);
 }

@@ -251,6 +251,19 @@ async fn events_of_a_check_stream_and_a_client_may_go_away() {
         count += 1;
     }
     assert_eq!(count, 501);
-    let summary = FsckSummary { findings: 500, ..FsckSummary::default() };
+    let Some(FsckEvent::Summary(FsckSummary { digest, .. })) = last else { panic!("{last:?}") };
+    let summary = FsckSummary { findings: 500, digest, ..FsckSummary::default() };
     assert_eq!(last, Some(FsckEvent::Summary(summary)));
+    assert_ne!(digest, FindingsDigest::default());
+    let request = v1::RepairRequest { findings_digest: digest.get() };
+    let mut events = admin.repair(request).await.expect("it runs").into_inner();
+    let first = events.message().await.expect("an event").expect("one");
+    // Nothing can be repaired: only the check that follows is told.
+    assert!(matches!(FsckEvent::try_from(first), Ok(FsckEvent::Finding(_))));
+    let request = v1::RepairRequest { findings_digest: 1 };
+    let mut events = admin.repair(request).await.expect("it runs").into_inner();
+    let refused = events.message().await.expect_err("the findings are others");
+    let report = ErrorReport::from_status(&refused).expect("a report");
+    assert_eq!(report.reason, ErrorReason::FindingsChanged);
+    assert_eq!(report.facts["findings_found"], digest.to_string());
 }

@@ -1,6 +1,7 @@
 //! The service itself, its long operations and the findings of its check.
 
 use std::fmt;
+use std::str::FromStr;
 
 use lunar_types::{ClusterId, LayerId, NodeIncarnation, VolumeId};
 
@@ -93,7 +94,59 @@ pub struct FsckFinding {
     pub message: String,
     /// The objects, for programs.
     pub facts: Facts,
+    /// What can be done.
+    pub remedy: FsckRemedy,
 }
+
+/// What can be done about a finding.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum FsckRemedy {
+    /// A repair that is safe: what it does.
+    Repair(String),
+    /// No repair is safe: why, and what to do instead.
+    Refused(String),
+}
+
+/// Tells the findings of one check from those of another. Of no finding it is 0.
+///
+/// It finds that a store has changed between two checks; it is no protection against an adversary.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct FindingsDigest(u64);
+
+impl FindingsDigest {
+    /// Wraps the raw number.
+    #[must_use]
+    pub const fn new(raw: u64) -> Self {
+        Self(raw)
+    }
+
+    /// The raw number.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for FindingsDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl FromStr for FindingsDigest {
+    type Err = FindingsDigestError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_hex = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let raw = u64::from_str_radix(text, 16).ok().filter(|_| is_hex);
+        raw.map(Self).ok_or(FindingsDigestError)
+    }
+}
+
+/// A text is no digest of findings.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("a digest of findings has 16 hexadecimal digits, as 'lunar fsck --repair --dry-run' tells")]
+pub struct FindingsDigestError;
 
 /// What a check has looked at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -116,13 +169,29 @@ pub struct FsckSummary {
     pub attachments: u64,
     /// Extents that are marked allocated.
     pub allocated_extents: u64,
+    /// How many findings can be repaired safely.
+    pub repairable: u64,
+    /// Of all findings.
+    pub digest: FindingsDigest,
 }
 
-/// What a check reports as it goes: findings, then one summary at the end.
+/// A repair that was carried out, or that was not needed any more.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FsckRepaired {
+    /// What it does.
+    pub repair: String,
+    /// Whether it has changed anything: the store may need it no more.
+    pub changed: bool,
+}
+
+/// What a check reports as it goes: findings, then one summary at the end. A repair reports what
+/// it has done, and then the check that follows it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum FsckEvent {
     /// Damage.
     Finding(FsckFinding),
     /// The end.
     Summary(FsckSummary),
+    /// A repair is done.
+    Repaired(FsckRepaired),
 }

@@ -17,7 +17,8 @@ use std::fmt;
 use lunar_types::Name;
 
 pub use admin::{
-    Cluster, FsckEvent, FsckFinding, FsckSummary, Operation, OperationId, OperationWork, RoomWanted,
+    Cluster, FindingsDigest, FindingsDigestError, FsckEvent, FsckFinding, FsckRemedy, FsckRepaired,
+    FsckSummary, Operation, OperationId, OperationWork, RoomWanted,
 };
 pub use diff::{DiffKind, DiffPage, DiffRun, DiffSnapshots};
 pub use map::{
@@ -27,7 +28,9 @@ pub use map::{
     ReserveExtents, SlotUpdate,
 };
 pub use nodes::{Join, Joined, LeaseTimers, Leave, Node, NodeState};
-pub use pools::{AddLuns, CreatePool, Lun, LunStatus, NewLun, Pool, PoolStatus, SpaceUsage};
+pub use pools::{
+    AddLuns, CreatePool, Lun, LunStatus, NewLun, Pool, PoolStatus, ReleaseQuarantine, SpaceUsage,
+};
 pub use sets::{
     ChangedStructure, CreateSnapshots, CutAs, Fsfreeze, KnownMember, MemberFailed, MemberPaused,
     MemberReady, MemberState, NewCut, NewMember, NodeNews, OpenMember, SET_MEMBERS_MAX, SetAbort,

@@ -76,7 +76,7 @@ pub struct AddLuns {
 pub struct SpaceUsage {
     /// All extents.
     pub total_extents: u64,
-    /// Everything that is not free: mapped, reserved and journals.
+    /// Everything that is not free: mapped, reserved, journals and quarantine.
     pub allocated_extents: u64,
     /// Part of allocated: held by node incarnations ahead of need.
     pub reserved_extents: u64,
@@ -84,6 +84,17 @@ pub struct SpaceUsage {
     pub journal_extents: u64,
     /// Part of free: only journals may take these.
     pub held_back_extents: u64,
+    /// Part of allocated: nobody owns these, and they are not given away before they are released.
+    pub quarantined_extents: u64,
+}
+
+/// Frees what an operator has to release of the quarantine of a pool.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct ReleaseQuarantine {
+    /// The pool.
+    pub pool: Selector<PoolId>,
+    /// Its name once more: who releases says that nothing writes to these extents any more.
+    pub confirm: Name,
 }
 
 impl SpaceUsage {

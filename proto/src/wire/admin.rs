@@ -5,7 +5,8 @@ use lunar_types::LayerId;
 use super::volumes::layer_id;
 use super::{Checked, nested, parsed, required};
 use crate::domain::{
-    Cluster, FsckEvent, FsckFinding, FsckSummary, Operation, OperationId, OperationWork, RoomWanted,
+    Cluster, FindingsDigest, FsckEvent, FsckFinding, FsckRemedy, FsckRepaired, FsckSummary,
+    Operation, OperationId, OperationWork, RoomWanted,
 };
 use crate::error::FieldError;
 use crate::v1;
@@ -81,6 +82,10 @@ impl TryFrom<v1::FsckEvent> for FsckEvent {
                 kind: finding.kind,
                 message: finding.message,
                 facts: finding.facts.into_iter().collect(),
+                remedy: match finding.repairable {
+                    true => FsckRemedy::Repair(finding.remedy),
+                    false => FsckRemedy::Refused(finding.remedy),
+                },
             }),
             Event::Summary(summary) => Self::Summary(FsckSummary {
                 findings: summary.findings,
@@ -92,7 +97,12 @@ impl TryFrom<v1::FsckEvent> for FsckEvent {
                 nodes: summary.nodes,
                 attachments: summary.attachments,
                 allocated_extents: summary.allocated_extents,
+                repairable: summary.repairable,
+                digest: FindingsDigest::new(summary.findings_digest),
             }),
+            Event::Repaired(v1::FsckRepaired { repair, changed }) => {
+                Self::Repaired(FsckRepaired { repair, changed })
+            }
         })
     }
 }
@@ -101,11 +111,19 @@ impl From<FsckEvent> for v1::FsckEvent {
     fn from(event: FsckEvent) -> Self {
         use v1::fsck_event::Event;
         let event = match event {
-            FsckEvent::Finding(finding) => Event::Finding(v1::FsckFinding {
-                kind: finding.kind,
-                message: finding.message,
-                facts: finding.facts.into_iter().collect(),
-            }),
+            FsckEvent::Finding(finding) => {
+                let (repairable, remedy) = match finding.remedy {
+                    FsckRemedy::Repair(remedy) => (true, remedy),
+                    FsckRemedy::Refused(remedy) => (false, remedy),
+                };
+                Event::Finding(v1::FsckFinding {
+                    kind: finding.kind,
+                    message: finding.message,
+                    facts: finding.facts.into_iter().collect(),
+                    repairable,
+                    remedy,
+                })
+            }
             FsckEvent::Summary(summary) => Event::Summary(v1::FsckSummary {
                 findings: summary.findings,
                 pools: summary.pools,
@@ -116,7 +134,12 @@ impl From<FsckEvent> for v1::FsckEvent {
                 nodes: summary.nodes,
                 attachments: summary.attachments,
                 allocated_extents: summary.allocated_extents,
+                repairable: summary.repairable,
+                findings_digest: summary.digest.get(),
             }),
+            FsckEvent::Repaired(FsckRepaired { repair, changed }) => {
+                Event::Repaired(v1::FsckRepaired { repair, changed })
+            }
         };
         Self { event: Some(event) }
     }

@@ -4,7 +4,9 @@ use lunar_types::{ByteCount, ExtentSize, LogicalBlockSize};
 
 use super::to_list;
 use super::{Checked, extent_size, list, logical_block_size, lun_index, nested, parsed, selector};
-use crate::domain::{AddLuns, CreatePool, Lun, LunStatus, NewLun, Pool, PoolStatus, SpaceUsage};
+use crate::domain::{
+    AddLuns, CreatePool, Lun, LunStatus, NewLun, Pool, PoolStatus, ReleaseQuarantine, SpaceUsage,
+};
 use crate::error::FieldError;
 use crate::v1;
 
@@ -138,6 +140,20 @@ impl From<AddLuns> for v1::AddLunsRequest {
     }
 }
 
+impl TryFrom<v1::ReleaseQuarantineRequest> for ReleaseQuarantine {
+    type Error = FieldError;
+
+    fn try_from(wire: v1::ReleaseQuarantineRequest) -> Checked<Self> {
+        Ok(Self { pool: selector("pool", wire.pool)?, confirm: parsed("confirm", &wire.confirm)? })
+    }
+}
+
+impl From<ReleaseQuarantine> for v1::ReleaseQuarantineRequest {
+    fn from(request: ReleaseQuarantine) -> Self {
+        Self { pool: Some(request.pool.into()), confirm: request.confirm.to_string() }
+    }
+}
+
 impl From<v1::SpaceUsage> for SpaceUsage {
     fn from(wire: v1::SpaceUsage) -> Self {
         Self {
@@ -146,6 +162,7 @@ impl From<v1::SpaceUsage> for SpaceUsage {
             reserved_extents: wire.reserved_extents,
             journal_extents: wire.journal_extents,
             held_back_extents: wire.held_back_extents,
+            quarantined_extents: wire.quarantined_extents,
         }
     }
 }
@@ -159,6 +176,7 @@ impl From<SpaceUsage> for v1::SpaceUsage {
             journal_extents: usage.journal_extents,
             free_extents: usage.free_extents(),
             held_back_extents: usage.held_back_extents,
+            quarantined_extents: usage.quarantined_extents,
         }
     }
 }

@@ -102,7 +102,12 @@ fn pools_survive_the_wire() {
         reserved_extents: 2,
         journal_extents: 1,
         held_back_extents: 1,
+        quarantined_extents: 3,
     };
+    survives::<_, v1::ReleaseQuarantineRequest>(ReleaseQuarantine {
+        pool: Selector::Name("p".parse().expect("a name")),
+        confirm: "p".parse().expect("a name"),
+    });
     survives::<_, v1::PoolStatus>(PoolStatus {
         pool: pool(),
         usage,
@@ -418,12 +423,28 @@ fn admin_facts_survive_the_wire() {
             survives::<_, v1::Operation>(Operation { id: OperationId::new(4), work, waits_for });
         }
     }
-    survives::<_, v1::FsckEvent>(FsckEvent::Finding(FsckFinding {
-        kind: "extent-leaked".to_owned(),
-        message: "pool x".to_owned(),
-        facts: [("pool".to_owned(), "x".to_owned())].into(),
-    }));
-    let summary = FsckSummary { findings: 1, slots: 2, allocated_extents: 3, ..Default::default() };
+    let text = "what to do".to_owned();
+    for remedy in [FsckRemedy::Repair(text.clone()), FsckRemedy::Refused(text.clone())] {
+        survives::<_, v1::FsckEvent>(FsckEvent::Finding(FsckFinding {
+            kind: "extent-leaked".to_owned(),
+            message: "pool x".to_owned(),
+            facts: [("pool".to_owned(), "x".to_owned())].into(),
+            remedy,
+        }));
+    }
+    for changed in [true, false] {
+        let repair = text.clone();
+        survives::<_, v1::FsckEvent>(FsckEvent::Repaired(FsckRepaired { repair, changed }));
+    }
+    let digest = FindingsDigest::new(0x0a0b);
+    let summary = FsckSummary {
+        findings: 2,
+        slots: 2,
+        allocated_extents: 3,
+        repairable: 1,
+        digest,
+        ..Default::default()
+    };
     survives::<_, v1::FsckEvent>(FsckEvent::Summary(summary));
 }
 
@@ -592,4 +613,14 @@ fn a_page_beyond_the_limit_is_refused() {
     assert_eq!(super::page_request(Some(request(1000))).map(|page| page.limit), Ok(1000));
     let error = super::page_request(Some(request(1001))).expect_err("too much");
     assert_eq!(error.field(), "page.limit");
+}
+
+#[test]
+fn a_digest_of_findings_is_sixteen_hexadecimal_digits() {
+    let digest = FindingsDigest::new(0x0102_0304_0506_0a0b);
+    assert_eq!(digest.to_string(), "0102030405060a0b");
+    assert_eq!(digest.to_string().parse(), Ok(digest));
+    for text in ["", "0a0b", "+102030405060a0b", "0102030405060a0bc", "0102030405060a0g"] {
+        assert_eq!(text.parse::<FindingsDigest>(), Err(FindingsDigestError), "{text}");
+    }
 }
