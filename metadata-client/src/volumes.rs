@@ -1,7 +1,8 @@
 //! Calls about volumes.
 
-use lunar_proto::domain::Volume;
-use lunar_proto::domain::{CreateVolume, DeleteVolume, Page, PageRequest, PageToken, Selector};
+use lunar_proto::domain::{
+    CreateVolume, DeleteVolume, GrowVolume, Page, PageRequest, PageToken, Selector, Volume,
+};
 use lunar_proto::v1;
 use lunar_proto::v1::volumes_client::VolumesClient;
 use lunar_proto::wire;
@@ -33,6 +34,18 @@ impl MetadataClient {
         let request = v1::DeleteVolumeRequest::from(request.clone());
         self.call("delete the volume", request, async |channel, request| {
             on_channel!(VolumesClient, channel).delete_volume(request).await
+        })
+        .await
+    }
+
+    /// Makes a volume larger. A device of it grows when its holder has heard of it.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn grow_volume(&self, request: &GrowVolume) -> Result<Volume, ClientError> {
+        let request = v1::GrowVolumeRequest::from(request.clone());
+        self.call("grow the volume", request, async |channel, request| {
+            on_channel!(VolumesClient, channel).grow_volume(request).await
         })
         .await
     }

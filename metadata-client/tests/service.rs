@@ -140,6 +140,15 @@ async fn snapshots_are_cut_cloned_rolled_back_and_deleted() {
     let (request, volume) = (fresh_request_id(), Selector::Id(volume.id));
     let back = RollbackVolume { request, volume, snapshot: by_name.clone() };
     client.rollback_volume(&back).await.expect("back");
+    let volume = back.volume.clone();
+    let size = VolumeSize::from_bytes(30 << 30).expect("a size");
+    let grow = GrowVolume { request: fresh_request_id(), volume, size };
+    let grown = client.grow_volume(&grow).await.expect("grown");
+    assert_eq!((grown.size, client.grow_volume(&grow).await.expect("again")), (size, grown));
+    let size = VolumeSize::from_bytes(4096).expect("a size");
+    let smaller = GrowVolume { request: fresh_request_id(), size, ..grow };
+    let error = client.grow_volume(&smaller).await.expect_err("it would shrink");
+    assert_eq!(error.kind(), ErrorKind::Refused(ErrorReason::VolumeWouldShrink));
     let delete = DeleteSnapshot { request: fresh_request_id(), snapshot: by_name.clone() };
     let deleting = client.delete_snapshot(&delete).await.expect("it begins");
     assert_eq!((deleting.id, deleting.state), (snapshot.id, SnapshotState::Deleting));

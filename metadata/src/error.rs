@@ -13,7 +13,7 @@ use lunar_proto::error::{ErrorReason, ErrorReport, FieldError};
 use lunar_types::{
     ByteCount, CommitNumber, Epoch, ExtentAddress, Incarnation, JournalSeq, LayerId,
     LogicalBlockSize, LunId, Name, NodeIncarnation, PoolId, RequestId, SessionNumber, SnapshotId,
-    SnapshotSetId, VolumeId,
+    SnapshotSetId, VolumeId, VolumeSize,
 };
 
 use crate::store::{StoreError, TransactError};
@@ -225,6 +225,34 @@ pub enum ServiceError {
         volume: VolumeId,
         /// Its state.
         state: VolumeState,
+    },
+    /// The volume is larger already.
+    #[error(
+        "volume {volume} has {held} and cannot be made smaller, {given} were asked for: what is \
+         beyond them would be lost; copy the data to a new volume instead"
+    )]
+    VolumeWouldShrink {
+        /// The volume.
+        volume: VolumeId,
+        /// Its size.
+        held: VolumeSize,
+        /// The size in the request.
+        given: VolumeSize,
+    },
+    /// No node could attach it.
+    #[error(
+        "volume {volume} cannot have {given}: in its pool, with extents of {extent_size}, a volume \
+         of more than {limit} cannot be attached"
+    )]
+    VolumeTooLarge {
+        /// The volume.
+        volume: VolumeId,
+        /// The size in the request.
+        given: VolumeSize,
+        /// Of the pool.
+        extent_size: ByteCount,
+        /// The greatest size in this pool.
+        limit: ByteCount,
     },
     /// A live node holds it.
     #[error(
@@ -500,6 +528,8 @@ impl ServiceError {
             Self::LunInUse { .. } | Self::LunTwice { .. } => ErrorReason::LunInUse,
             Self::LunBlockSize { .. } | Self::VolumeBlockSize { .. } => ErrorReason::LunBlockSize,
             Self::VolumeNotReady { .. } => ErrorReason::VolumeNotReady,
+            Self::VolumeWouldShrink { .. } => ErrorReason::VolumeWouldShrink,
+            Self::VolumeTooLarge { .. } => ErrorReason::VolumeTooLarge,
             Self::VolumeAttached { .. } => ErrorReason::VolumeAttached,
             Self::NotAttached { .. } => ErrorReason::NotAttached,
             Self::StaleEpoch { .. } => ErrorReason::StaleEpoch,

@@ -91,6 +91,11 @@ reasons! {
     SnapshotOfOtherVolume = "SNAPSHOT_OF_OTHER_VOLUME" => FailedPrecondition,
     /// The snapshots stand on no common layer: neither says what changed since the other.
     SnapshotsUnrelated = "SNAPSHOTS_UNRELATED" => FailedPrecondition,
+    /// The volume is larger than it would be made; facts: `size`, `size_given`.
+    VolumeWouldShrink = "VOLUME_WOULD_SHRINK" => FailedPrecondition,
+    /// The volume would have more extents than one can be attached with; facts: `size_given`,
+    /// `limit`.
+    VolumeTooLarge = "VOLUME_TOO_LARGE" => FailedPrecondition,
     /// A live node holds the volume; facts: `node`, `node_name`, `epoch_held`.
     VolumeAttached = "VOLUME_ATTACHED" => FailedPrecondition,
     /// Nobody holds the volume.
@@ -270,6 +275,8 @@ mod tests {
             ("SNAPSHOT_NOT_READY", 9),
             ("SNAPSHOT_OF_OTHER_VOLUME", 9),
             ("SNAPSHOTS_UNRELATED", 9),
+            ("VOLUME_WOULD_SHRINK", 9),
+            ("VOLUME_TOO_LARGE", 9),
             ("VOLUME_ATTACHED", 9),
             ("NOT_ATTACHED", 9),
             ("STALE_EPOCH", 9),

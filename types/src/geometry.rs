@@ -204,6 +204,9 @@ impl LogicalBlockSize {
     }
 }
 
+/// The most logical extents of a volume that can be attached: a map of 1 GiB.
+pub const VOLUME_EXTENTS_MAX: u64 = 1 << 27;
+
 /// The size of a volume: a whole number of blocks, at least one, at most 4 PiB.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct VolumeSize(BlockCount);

@@ -20,7 +20,7 @@ pub use address::{ExtentAddress, ExtentRun, LogicalExtent, LunIndex, PhysicalExt
 pub use geometry::{
     BLOCK_BYTES, BLOCK_SHIFT, BlockCount, BlockIndex, BlockRange, ExtentSize, ExtentSizeError,
     LUN_DATA_START_BYTES, LUN_DATA_TAIL_BYTES, LogicalBlockSize, LogicalBlockSizeError,
-    VOLUME_BYTES_MAX, VolumeSize, VolumeSizeError,
+    VOLUME_BYTES_MAX, VOLUME_EXTENTS_MAX, VolumeSize, VolumeSizeError,
 };
 pub use ids::{
     BootId, ClusterId, CommitNumber, Epoch, IdParseError, Incarnation, JournalSeq, LayerId, LunId,

@@ -69,6 +69,16 @@ impl ServiceError {
                 fact("volume", volume);
                 fact("state", state);
             }
+            Self::VolumeWouldShrink { volume, held, given } => {
+                fact("volume", volume);
+                fact("size", &held.bytes());
+                fact("size_given", &given.bytes());
+            }
+            Self::VolumeTooLarge { volume, given, limit, .. } => {
+                fact("volume", volume);
+                fact("size_given", &given.bytes());
+                fact("limit", &limit.get());
+            }
             Self::VolumeAttached { volume, holder } => {
                 fact("volume", volume);
                 fact("node", &holder.node);

@@ -183,7 +183,7 @@ records! {
         pool: PoolId,
         /// The layer that it names; none while it is being made.
         layer: Option<LayerId>,
-        /// Size of the volume at the cut.
+        /// Size of the volume at the cut; until then, when it was asked for.
         size: VolumeSize,
         /// What the volume's device advertises.
         logical_block_size: LogicalBlockSize,

@@ -1,6 +1,8 @@
 //! Handlers of volumes.
 
-use lunar_proto::domain::{CloneVolume, CreateVolume, DeleteVolume, Page, RollbackVolume};
+use lunar_proto::domain::{
+    CloneVolume, CreateVolume, DeleteVolume, GrowVolume, Page, RollbackVolume,
+};
 use lunar_proto::v1;
 use lunar_proto::v1::volumes_server::Volumes;
 use lunar_proto::wire::{page_request, selector, to_list, token_bytes};
@@ -54,6 +56,7 @@ impl<S: MetaStore> Volumes for Handlers<S> {
         self.work.notify_one();
         Ok(Response::new(volume.into()))
     }
+
     async fn clone_volume(
         &self,
         request: Request<v1::CloneVolumeRequest>,
@@ -72,6 +75,15 @@ impl<S: MetaStore> Volumes for Handlers<S> {
         let request = RollbackVolume::try_from(request.into_inner())?;
         let volume = self.call(move |service| block_on(service.rollback_volume(&request))).await?;
         self.work.notify_one();
+        Ok(Response::new(volume.into()))
+    }
+    async fn grow_volume(
+        &self,
+        request: Request<v1::GrowVolumeRequest>,
+    ) -> Result<Response<v1::Volume>, Status> {
+        Identity::require_admin(&request)?;
+        let request = GrowVolume::try_from(request.into_inner())?;
+        let volume = self.call(move |service| block_on(service.grow_volume(&request))).await?;
         Ok(Response::new(volume.into()))
     }
 }

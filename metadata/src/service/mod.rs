@@ -19,6 +19,7 @@ mod cover;
 mod diff;
 mod drop_layer;
 mod geometry;
+mod grow;
 mod idempotency;
 mod layers;
 mod members;

@@ -14,7 +14,9 @@ use lunar_proto::domain::{
     CutAs, LayerSealed, OperationWork, SealLayer, SealedHead, SetAbort, SetState, SnapshotState,
     VolumeState,
 };
-use lunar_types::{JournalSeq, LayerId, RequestId, SnapshotId, SnapshotSetId, VolumeId};
+use lunar_types::{
+    JournalSeq, LayerId, RequestId, SnapshotId, SnapshotSetId, VolumeId, VolumeSize,
+};
 
 use super::attachments::{oldest_stale, require_attachment, require_oldest_stale};
 use super::layers::{begin_head, move_head, next_layer, require_depth_left};
@@ -143,7 +145,7 @@ async fn cut_member<T: Txn>(
     }
     forget_member(txn, set, volume, &vote);
     match &entry.cut {
-        CutAs::Snapshot(snapshot) => finish_snapshot(txn, *snapshot, sealed).await,
+        CutAs::Snapshot(snapshot) => finish_snapshot(txn, *snapshot, (sealed, record.size)).await,
         CutAs::Clone { volume: clone, name } => {
             let VolumeRecord { pool, size, logical_block_size, .. } = record;
             let head = begin_head(txn, *clone, pool, Some(sealed)).await?;
@@ -154,14 +156,16 @@ async fn cut_member<T: Txn>(
     }
 }
 
+/// The snapshot has its layer, and the size of the volume now: it may have grown since the set
+/// was stored.
 async fn finish_snapshot<T: Txn>(
     txn: &T,
     snapshot: SnapshotId,
-    sealed: LayerId,
+    (sealed, size): (LayerId, VolumeSize),
 ) -> Result<(), ServiceError> {
     let key = SnapshotKey { snapshot };
     let mut record = txn.load_known(&key).await?;
-    (record.layer, record.state) = (Some(sealed), SnapshotState::Ready);
+    (record.layer, record.size, record.state) = (Some(sealed), size, SnapshotState::Ready);
     txn.put(&key, &record);
     let listed = VolumeSnapshotKey { volume: record.volume, snapshot };
     txn.put(&listed, &VolumeSnapshotRecord { layer: Some(sealed) });

@@ -9,6 +9,7 @@ mod damage;
 mod deletion;
 mod diffs;
 mod golden;
+mod grow;
 mod grpc;
 mod idempotency;
 mod layer_model;

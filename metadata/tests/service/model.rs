@@ -16,6 +16,8 @@ use crate::world::{World, hole, solid};
 const NODES: usize = 3;
 const VOLUMES: usize = 3;
 const SLOTS: u64 = 12;
+/// The most that a volume grows to.
+const GROWN_SLOTS: u64 = 16;
 
 #[derive(Clone, Debug)]
 enum Action {
@@ -69,6 +71,10 @@ enum Action {
     DeleteSnapshot {
         snapshot: usize,
     },
+    Grow {
+        volume: usize,
+        extents: u64,
+    },
     Reboot {
         node: usize,
     },
@@ -78,7 +84,7 @@ enum Action {
 }
 
 fn action() -> impl Strategy<Value = Action> {
-    let slots = || prop::collection::vec((0..SLOTS, any::<bool>()), 1..8);
+    let slots = || prop::collection::vec((0..GROWN_SLOTS, any::<bool>()), 1..8);
     let fault =
         prop_oneof![Just(Fault::Conflict), Just(Fault::CommittedUnknown), Just(Fault::LostUnknown)];
     prop_oneof![
@@ -99,6 +105,8 @@ fn action() -> impl Strategy<Value = Action> {
         2 => (0..VOLUMES, any::<usize>())
             .prop_map(|(volume, snapshot)| Action::RollBack { volume, snapshot }),
         2 => any::<usize>().prop_map(|snapshot| Action::DeleteSnapshot { snapshot }),
+        2 => (0..VOLUMES, SLOTS..=GROWN_SLOTS)
+            .prop_map(|(volume, extents)| Action::Grow { volume, extents }),
         1 => (0..NODES).prop_map(|node| Action::Reboot { node }),
         1 => fault.prop_map(Action::Fault),
         2 => Just(Action::Step),
@@ -203,6 +211,7 @@ impl Model {
             Action::Clone { snapshot, volume } => self.clone_into(*snapshot, *volume),
             Action::RollBack { volume, snapshot } => self.roll_back(*volume, *snapshot),
             Action::DeleteSnapshot { snapshot } => self.delete_snapshot(*snapshot),
+            Action::Grow { volume, extents } => self.grow(*volume, *extents),
             Action::Reboot { node } => {
                 self.nodes[*node] = self.world.node(&format!("n{node}"));
             }
@@ -412,6 +421,19 @@ impl Model {
         assert_eq!(deleting.state, SnapshotState::Deleting);
     }
 
+    fn grow(&mut self, index: usize, extents: u64) {
+        let Volume { id, size, .. } = self.volumes[index].volume;
+        match self.world.grow(id, extents << 20) {
+            Ok(grown) => assert_eq!(grown.size.bytes(), extents << 20),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorReason::VolumeWouldShrink);
+                assert!(extents << 20 < size.bytes());
+            }
+        }
+        self.look_again(index);
+        assert!(self.volumes[index].volume.size >= size);
+    }
+
     /// What a chain shows: all slots are whole, so the youngest counts.
     fn shown(&self, top: LayerId) -> Map {
         let mut slots: BTreeMap<u64, BTreeMap<LayerId, SlotPlace>> = BTreeMap::new();
@@ -456,8 +478,9 @@ impl Model {
         let free: Vec<_> = reserved.iter().copied().collect();
         let mut free = free.into_iter();
         let mut updates = BTreeMap::new();
+        let extents = self.volumes[volume].volume.size.bytes() >> 20;
         for (at, mapped) in slots {
-            if updates.contains_key(at) {
+            if updates.contains_key(at) || *at >= extents {
                 continue;
             }
             let extent = if *mapped { free.next() } else { None };

@@ -255,6 +255,11 @@ impl<S: MetaStore> World<S> {
         block_on(self.service.rollback_volume(&RollbackVolume { request, volume, snapshot }))
     }
 
+    pub fn grow(&self, volume: VolumeId, bytes: u64) -> Result<Volume, ServiceError> {
+        let (request, volume) = (self.request(), Selector::Id(volume));
+        block_on(self.service.grow_volume(&GrowVolume { request, volume, size: size(bytes) }))
+    }
+
     pub fn delete_snapshot(&self, snapshot: SnapshotId) -> Result<Snapshot, ServiceError> {
         let (request, snapshot) = (self.request(), Selector::Id(snapshot));
         block_on(self.service.delete_snapshot(&DeleteSnapshot { request, snapshot }))

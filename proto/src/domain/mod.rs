@@ -39,9 +39,9 @@ pub use sets::{
 };
 pub use snapshots::{CloneVolume, DeleteSnapshot, RollbackVolume, Snapshot, SnapshotState};
 pub use volumes::{
-    Attach, Attachment, AttachmentSummary, CreateVolume, DeleteVolume, Detach, DetachMode, Holder,
-    Layer, LayerSealed, ResumeAttachment, RetireJournal, SealLayer, SealedHead, StaleJournal,
-    Volume, VolumeState,
+    Attach, Attachment, AttachmentSummary, CreateVolume, DeleteVolume, Detach, DetachMode,
+    GrowVolume, Holder, Layer, LayerSealed, ResumeAttachment, RetireJournal, SealLayer, SealedHead,
+    StaleJournal, Volume, VolumeState,
 };
 
 /// An object by its id or by its name.

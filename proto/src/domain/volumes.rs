@@ -105,6 +105,17 @@ pub struct DeleteVolume {
     pub volume: Selector<VolumeId>,
 }
 
+/// Makes a volume larger.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct GrowVolume {
+    /// Idempotency key.
+    pub request: RequestId,
+    /// The volume.
+    pub volume: Selector<VolumeId>,
+    /// Size of its device from now on.
+    pub size: VolumeSize,
+}
+
 /// Asks for a volume under a new epoch.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Attach {

@@ -256,9 +256,14 @@ fn snapshots_clones_and_rollbacks_survive_the_wire() {
     }
     survives::<_, v1::RollbackVolumeRequest>(RollbackVolume {
         request: REQUEST,
-        volume,
+        volume: volume.clone(),
         snapshot: by_name,
     });
+    let size = VolumeSize::from_bytes(3 << 20).expect("aligned");
+    let grow = GrowVolume { request: REQUEST, volume, size };
+    let wire = v1::GrowVolumeRequest::from(grow.clone());
+    assert_eq!(bad_field::<_, GrowVolume>(&wire, |w| w.size_bytes = 4097), "size_bytes");
+    survives::<_, v1::GrowVolumeRequest>(grow);
 }
 
 #[test]

@@ -6,9 +6,9 @@ use super::map::commit_number;
 use super::pools::block_size_or_default;
 use super::{Checked, list, logical_block_size, nested, parsed, selector, to_list};
 use crate::domain::{
-    Attach, Attachment, AttachmentSummary, CreateVolume, DeleteVolume, Detach, DetachMode, Holder,
-    Layer, LayerSealed, ResumeAttachment, RetireJournal, SealLayer, SealedHead, StaleJournal,
-    Volume, VolumeState,
+    Attach, Attachment, AttachmentSummary, CreateVolume, DeleteVolume, Detach, DetachMode,
+    GrowVolume, Holder, Layer, LayerSealed, ResumeAttachment, RetireJournal, SealLayer, SealedHead,
+    StaleJournal, Volume, VolumeState,
 };
 use crate::error::FieldError;
 use crate::v1;
@@ -175,6 +175,28 @@ impl TryFrom<v1::DeleteVolumeRequest> for DeleteVolume {
 impl From<DeleteVolume> for v1::DeleteVolumeRequest {
     fn from(request: DeleteVolume) -> Self {
         Self { request_id: request.request.to_string(), volume: Some(request.volume.into()) }
+    }
+}
+
+impl TryFrom<v1::GrowVolumeRequest> for GrowVolume {
+    type Error = FieldError;
+
+    fn try_from(wire: v1::GrowVolumeRequest) -> Checked<Self> {
+        Ok(Self {
+            request: parsed("request_id", &wire.request_id)?,
+            volume: selector("volume", wire.volume)?,
+            size: volume_size("size_bytes", wire.size_bytes)?,
+        })
+    }
+}
+
+impl From<GrowVolume> for v1::GrowVolumeRequest {
+    fn from(request: GrowVolume) -> Self {
+        Self {
+            request_id: request.request.to_string(),
+            volume: Some(request.volume.into()),
+            size_bytes: request.size.bytes(),
+        }
     }
 }
 
