@@ -3,8 +3,8 @@
 //! LUN I/O ends in random order. At random points the volume is taken over after a kill (dirty
 //! table kept), after a loss of the node (journal replayed onto what was committed; the LUNs keep
 //! everything here, so what was flushed must be there), or its head layer is sealed, with requests
-//! under way; what was sealed never changes again. Tearing, lost caches and several volumes are the
-//! simulator's part.
+//! under way; what was sealed never changes again. It grows at any time. Tearing, lost caches and
+//! several volumes are the simulator's part.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -33,7 +33,10 @@ use lunar_types::{
 use proptest::prelude::*;
 
 const EXTENT: u64 = 64 << 10;
+/// What the volume has at first: its last extent is covered in part.
 const VOLUME_BYTES: u64 = 9 * EXTENT + 5 * 4096;
+/// What it grows to at the most.
+const GROWN_BYTES: u64 = 16 * EXTENT;
 const LUN_BYTES: u64 = 16 << 20;
 const QUEUES: u16 = 2;
 /// What a write brings that comes in during a freeze.
@@ -141,6 +144,8 @@ struct World {
     at_rest: Vec<u8>,
     table_memory: Arc<dyn SharedWords>,
     volume: Volume,
+    /// What the metadata service says of its size.
+    bytes: u64,
     contexts: Vec<QueueContext>,
     buffers: HashMap<RequestId, Vec<u8>>,
     pending: Vec<(QueueId, lunar_engine::io::OpId, LunIo)>,
@@ -184,11 +189,11 @@ fn dirty_identity(epoch: u64, layer: LayerId) -> DirtyIdentity {
     DirtyIdentity { volume, layer, epoch, holder: writer, extent_size: size() }
 }
 
-fn spec(logical_block: LogicalBlockSize) -> VolumeSpec {
+fn spec(logical_block: LogicalBlockSize, bytes: u64) -> VolumeSpec {
     VolumeSpec {
         volume: VolumeId::from_u128(1),
         holder: holder(),
-        size: VolumeSize::from_bytes(VOLUME_BYTES).expect("valid"),
+        size: VolumeSize::from_bytes(bytes).expect("valid"),
         extent_size: size(),
         logical_block,
         queue_count: QUEUES,
@@ -246,7 +251,7 @@ impl World {
         let table_memory = fresh_memory();
         let base = Sealed { id: base_id, slots: base };
         let sealed: Vec<Sealed> = with_base.then_some(base).into_iter().collect();
-        let spec = spec(logical_block);
+        let spec = spec(logical_block, VOLUME_BYTES);
         let chain = chain(&spec, FIRST_HEAD, &sealed, &[]);
         let volume = Volume::start(VolumeParts {
             spec,
@@ -274,6 +279,7 @@ impl World {
             at_rest: model.clone(),
             table_memory,
             volume,
+            bytes: VOLUME_BYTES,
             contexts,
             buffers: HashMap::new(),
             pending: Vec::new(),
@@ -420,7 +426,7 @@ impl World {
             let memory = Arc::clone(&self.table_memory);
             (DirtyTable::create(memory, identity, capacity).expect("right size"), None)
         };
-        let spec = spec(self.logical_block);
+        let spec = spec(self.logical_block, self.bytes);
         let chain = chain(&spec, self.head, &self.sealed, &self.parts);
         let own = self.metadata.committed.iter().map(|(at, slot)| (*at, slot.clone())).collect();
         let parts = VolumeParts { spec, chain, own, ring, table, predecessor };
@@ -429,9 +435,23 @@ impl World {
         self.wakes.clear();
     }
 
+    /// The volume grows, with whatever is under way.
+    fn grow(&mut self, blocks: u64) {
+        let bytes = (self.bytes + blocks * 4096).min(GROWN_BYTES);
+        let size = |bytes| VolumeSize::from_bytes(bytes).expect("valid");
+        for told in [bytes, self.bytes] {
+            let now = self.volume.grow(size(told)).expect("a small map");
+            assert_eq!((now, self.volume.size()), (size(bytes), size(bytes)));
+        }
+        self.bytes = bytes;
+        self.model.resize(bytes as usize, 0);
+        self.at_rest.resize(bytes as usize, 0);
+        self.allowed.resize(bytes as usize / 512, BTreeSet::from([0]));
+    }
+
     /// What these layers show: a walk over their slots by birth, block by block.
-    fn content_of(&self, layers: &[Sealed]) -> Vec<u8> {
-        let mut content = vec![0; VOLUME_BYTES as usize];
+    fn content_of(&self, layers: &[Sealed], bytes: usize) -> Vec<u8> {
+        let mut content = vec![0; bytes];
         let mut slots: Vec<&Born> = layers.iter().flat_map(|layer| &layer.slots).collect();
         slots.sort_by_key(|(_, birth, _)| std::cmp::Reverse(*birth));
         for (number, block) in content.chunks_mut(4096).enumerate() {
@@ -459,7 +479,7 @@ impl World {
         let slots = std::mem::take(&mut self.parts).into_iter().chain(own).collect();
         self.sealed.insert(0, Sealed { id: self.head, slots });
         self.metadata.checkpoint = self.volume.last_seq();
-        let content = self.content_of(&self.sealed);
+        let content = self.content_of(&self.sealed, self.bytes as usize);
         for (n, sector) in content.chunks(512).enumerate() {
             let before_or_after = [self.at_rest[n * 512], self.model[n * 512]];
             assert!(before_or_after.contains(&sector[0]), "sector {n} of the sealed layer");
@@ -629,8 +649,8 @@ impl World {
 
     fn read_all(&mut self) -> Vec<u8> {
         let id = RequestId { queue: QueueId::new(0), tag: 0 };
-        let length = u32::try_from(VOLUME_BYTES).expect("small");
-        self.submit(id, IoOp::Read { offset: 0, length }, vec![0xee; VOLUME_BYTES as usize]);
+        let length = u32::try_from(self.bytes).expect("small");
+        self.submit(id, IoOp::Read { offset: 0, length }, vec![0xee; length as usize]);
         self.settle(&mut |_| 0);
         assert_eq!(self.done.remove(&id), Some(Ok(())));
         self.ops.remove(&id);
@@ -640,14 +660,23 @@ impl World {
 
 #[derive(Clone, Debug)]
 enum Do {
-    Io { kind: u8, offset: u64, length: u64, fill: u8 },
+    Io {
+        kind: u8,
+        offset: u64,
+        length: u64,
+        fill: u8,
+    },
     Flush,
     Checkpoint,
     Kill,
     LoseNode,
     Snapshot(Kill),
-    Merge { is_told: bool },
+    Merge {
+        is_told: bool,
+    },
     Prune,
+    /// By so many blocks.
+    Grow(u64),
 }
 
 /// When fs-core is killed around a snapshot.
@@ -659,7 +688,7 @@ enum Kill {
 }
 
 fn step() -> impl Strategy<Value = Do> {
-    let io = (0..6_u8, 0..VOLUME_BYTES / 512, 1..80_u64, 1..=255_u8).prop_map(
+    let io = (0..6_u8, 0..GROWN_BYTES / 512, 1..80_u64, 1..=255_u8).prop_map(
         |(kind, offset, length, fill)| Do::Io {
             kind,
             offset: offset * 512,
@@ -668,7 +697,7 @@ fn step() -> impl Strategy<Value = Do> {
         },
     );
     // Whole extents, which are then written in place without the lock.
-    let whole = (0..9_u64, 1..=255_u8).prop_map(|(extent, fill)| Do::Io {
+    let whole = (0..16_u64, 1..=255_u8).prop_map(|(extent, fill)| Do::Io {
         kind: 1,
         offset: extent * EXTENT,
         length: EXTENT,
@@ -685,6 +714,7 @@ fn step() -> impl Strategy<Value = Do> {
             .prop_map(Do::Snapshot),
         1 => any::<bool>().prop_map(|is_told| Do::Merge { is_told }),
         1 => Just(Do::Prune),
+        1 => (1..40_u64).prop_map(Do::Grow),
     ]
 }
 
@@ -702,14 +732,14 @@ fn check(logical_block: LogicalBlockSize, with_base: bool, steps: &[Do], order: 
         let (offset, end) = match step {
             Do::Io { offset, length, .. } => {
                 let unit = u64::from(logical_block.bytes());
-                let offset = offset / unit * unit;
-                (offset, (offset + length.next_multiple_of(unit)).min(VOLUME_BYTES))
+                let offset = offset % world.bytes / unit * unit;
+                (offset, (offset + length.next_multiple_of(unit)).min(world.bytes))
             }
-            _ => (0, VOLUME_BYTES),
+            _ => (0, world.bytes),
         };
         // These come with requests under way.
-        let is_cut = matches!(step, Do::Snapshot(_) | Do::Merge { .. } | Do::Prune);
-        if tag > 20 || !is_cut && group.iter().any(|(from, to)| offset < *to && *from < end) {
+        let goes_on = matches!(step, Do::Snapshot(_) | Do::Merge { .. } | Do::Prune | Do::Grow(_));
+        if tag > 20 || !goes_on && group.iter().any(|(from, to)| offset < *to && *from < end) {
             world.settle(&mut pick);
             group.clear();
             tag = 0;
@@ -741,8 +771,9 @@ fn check(logical_block: LogicalBlockSize, with_base: bool, steps: &[Do], order: 
             Do::LoseNode => lose_node(&mut world),
             Do::Merge { is_told } => world.merge(*is_told),
             Do::Prune => world.prune(),
+            Do::Grow(blocks) => world.grow(*blocks),
             Do::Snapshot(kill) => {
-                let late = free_block(&group, &mut pick);
+                let late = free_block(world.bytes, &group, &mut pick);
                 world.snapshot(*kill, late, &mut pick);
                 world.settle(&mut pick);
                 group.clear();
@@ -757,17 +788,21 @@ fn check(logical_block: LogicalBlockSize, with_base: bool, steps: &[Do], order: 
     assert_same(&found, &world.model, "at the end");
     for (layers, content) in &world.snapshots {
         let below = &world.sealed[world.sealed.len() - layers..];
-        assert_same(&world.content_of(below), content, "of a snapshot");
+        assert_same(&world.content_of(below, content.len()), content, "of a snapshot");
     }
 }
 
 /// A block that no request of the group touches.
-fn free_block(group: &[(u64, u64)], pick: &mut impl FnMut(usize) -> usize) -> Option<u64> {
+fn free_block(
+    bytes: u64,
+    group: &[(u64, u64)],
+    pick: &mut impl FnMut(usize) -> usize,
+) -> Option<u64> {
     let is_free = |block: &u64| {
         let (from, to) = (block * 4096, block * 4096 + 4096);
         group.iter().all(|(begin, end)| to <= *begin || *end <= from)
     };
-    let free: Vec<u64> = (0..VOLUME_BYTES / 4096).filter(is_free).collect();
+    let free: Vec<u64> = (0..bytes / 4096).filter(is_free).collect();
     (!free.is_empty()).then(|| free[pick(free.len() * 8) % free.len()])
 }
 
@@ -917,4 +952,43 @@ fn a_pruned_extent_waits_for_the_reads_of_before() {
     world.control();
     let reserve = world.volume.take_reserve(usize::MAX);
     assert!(reserve.contains(&of_base), "nobody reads it any more");
+}
+
+/// The last extent was covered in part and has become whole: what covered it does not any more.
+#[test]
+fn a_discard_up_to_the_old_end_spares_what_was_written_beyond_it() {
+    let io = |kind, offset, length| Do::Io { kind, offset, length, fill: 7 };
+    let (last, old_end) = (9 * EXTENT, VOLUME_BYTES);
+    let steps = [
+        io(1, last, old_end - last),
+        Do::Snapshot(Kill::Never),
+        io(1, last, 4096),
+        Do::Grow(11),
+        io(1, old_end + 8192, 4096),
+        io(4, last, old_end - last),
+        Do::Kill,
+        Do::Flush,
+        Do::LoseNode,
+    ];
+    check(LogicalBlockSize::B4096, true, &steps, &[0]);
+}
+
+#[test]
+fn nothing_is_served_beyond_the_end_until_the_volume_has_grown() {
+    let mut world = World::new(LogicalBlockSize::B4096, false);
+    let refused = |world: &mut World, offset| {
+        let id = RequestId { queue: QueueId::new(0), tag: 1 };
+        world.submit(id, IoOp::Write { offset, length: 4096, fua: false }, vec![3; 4096]);
+        world.settle(&mut |_| 0);
+        world.buffers.remove(&id);
+        world.done.remove(&id).expect("it has ended") == Err(IoError::Invalid)
+    };
+    assert!(refused(&mut world, VOLUME_BYTES));
+    world.grow(1);
+    assert!(!refused(&mut world, VOLUME_BYTES));
+    assert!(refused(&mut world, VOLUME_BYTES + 4096));
+    let limit = lunar_types::VOLUME_EXTENTS_MAX * EXTENT;
+    let beyond = VolumeSize::from_bytes(limit + 4096).expect("a size");
+    assert!(world.volume.grow(beyond).is_err());
+    assert_eq!(world.volume.size().bytes(), VOLUME_BYTES + 4096);
 }

@@ -1,13 +1,9 @@
 //! One word a logical extent: what a request needs on the common path.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use lunar_types::{ExtentAddress, LogicalExtent, LunIndex, PhysicalExtent};
+use lunar_types::{ExtentAddress, LunIndex, PhysicalExtent};
 
 use super::SplitIndex;
 
-/// The most logical extents of an attached volume: 1 GiB of map.
-const ENTRIES_MAX: u64 = 1 << 27;
 const KIND_SHIFT: u32 = 62;
 const KIND_SOLID: u64 = 1;
 const KIND_SPLIT: u64 = 2;
@@ -49,7 +45,7 @@ pub enum Entry {
 }
 
 impl Entry {
-    const fn encode(self) -> u64 {
+    pub(super) const fn encode(self) -> u64 {
         match self {
             Self::Hole => 0,
             Self::Solid { generation, at } => {
@@ -63,7 +59,7 @@ impl Entry {
     }
 
     #[inline]
-    fn decode(word: u64) -> Self {
+    pub(super) fn decode(word: u64) -> Self {
         match word >> KIND_SHIFT {
             KIND_SOLID => Self::Solid {
                 generation: Generation((word >> GENERATION_SHIFT) as u16),
@@ -75,53 +71,6 @@ impl Entry {
             KIND_SPLIT => Self::Split(SplitIndex::new(word as u32)),
             _ => Self::Hole,
         }
-    }
-}
-
-/// The volume has too many extents to be attached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "a volume of {extents} extents needs more than 1 GiB of map; the limit is {ENTRIES_MAX} \
-     extents: use a pool with larger extents"
-)]
-pub struct ResolvedMapError {
-    extents: u64,
-}
-
-/// One word for each logical extent of a volume; read without a lock, changed under the volume's.
-#[derive(Debug)]
-pub struct ResolvedMap {
-    entries: Box<[AtomicU64]>,
-}
-
-impl ResolvedMap {
-    /// A map of `extents` holes.
-    ///
-    /// # Errors
-    /// When that is more than a map can have.
-    pub fn holes(extents: u64) -> Result<Self, ResolvedMapError> {
-        if extents > ENTRIES_MAX {
-            return Err(ResolvedMapError { extents });
-        }
-        Ok(Self { entries: (0..extents).map(|_| AtomicU64::new(0)).collect() })
-    }
-
-    /// How many logical extents there are.
-    #[must_use]
-    pub fn extents(&self) -> u64 {
-        self.entries.len() as u64
-    }
-
-    /// The entry of a logical extent.
-    #[must_use]
-    #[inline]
-    pub fn load(&self, logical: LogicalExtent) -> Entry {
-        Entry::decode(self.entries[logical.get() as usize].load(Ordering::Acquire))
-    }
-
-    /// Changes an entry; the caller holds the lock of the volume.
-    pub fn store(&self, logical: LogicalExtent, entry: Entry) {
-        self.entries[logical.get() as usize].store(entry.encode(), Ordering::Release);
     }
 }
 
@@ -141,10 +90,5 @@ mod tests {
         ] {
             assert_eq!(Entry::decode(entry.encode()), entry);
         }
-    }
-
-    #[test]
-    fn a_map_beyond_its_memory_is_refused() {
-        assert!(ResolvedMap::holes(ENTRIES_MAX + 1).is_err());
     }
 }

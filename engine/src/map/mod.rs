@@ -7,7 +7,9 @@
 //! - a slot is owned by the head layer exactly when its generation is the head's.
 
 mod entry;
+mod resolved;
 mod split;
 
-pub use entry::{Entry, Generation, ResolvedMap, ResolvedMapError};
+pub use entry::{Entry, Generation};
+pub use resolved::{ResolvedMap, ResolvedMapError};
 pub use split::{LayerSlot, Split, SplitArena, SplitIndex};

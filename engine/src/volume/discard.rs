@@ -134,11 +134,12 @@ impl Core {
     }
 }
 
-/// Whether a range covers every block of an extent that belongs to the volume.
+/// Whether a range covers every block of an extent that belongs to the volume now; the caller holds
+/// the lock, under which the volume grows.
 fn covers_extent(volume: &Volume, logical: LogicalExtent, range: BlockRange) -> bool {
     let size = volume.spec.extent_size;
     let first_block = logical.get() * u64::from(size.blocks());
-    let visible = (volume.spec.size.blocks().get() - first_block).min(u64::from(size.blocks()));
+    let visible = (volume.size().blocks().get() - first_block).min(u64::from(size.blocks()));
     range.first() == 0 && u64::from(range.end()) >= visible
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU16};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64};
 
 use lunar_types::{ExtentAddress, ExtentSize, LayerId, LogicalExtent, LunIndex, Presence, Slot};
 
@@ -147,6 +147,7 @@ impl Volume {
         let volume = Self {
             head: AtomicU16::new(head),
             writable_from: AtomicU16::new(core.owned.from().get()),
+            bytes: AtomicU64::new(spec.size.bytes()),
             map,
             grace: Grace::new(spec.queue_count + 1),
             touched,

@@ -15,6 +15,7 @@ mod core;
 mod discard;
 mod edges;
 mod freeze;
+mod grow;
 mod load;
 mod ops;
 mod owned;
@@ -25,7 +26,7 @@ mod round;
 mod slots;
 mod write;
 
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -47,14 +48,14 @@ pub use prune::PrunedSlot;
 
 use self::core::Core;
 
-/// What a volume is; does not change while it is attached.
+/// What a volume is; only its size changes while it is attached, and not here.
 #[derive(Clone, Debug)]
 pub struct VolumeSpec {
     /// The volume.
     pub volume: VolumeId,
     /// Who serves it.
     pub holder: NodeIncarnation,
-    /// Its size.
+    /// Its size when it is started; see [`Volume::size`].
     pub size: VolumeSize,
     /// The extent size of its pool.
     pub extent_size: ExtentSize,
@@ -138,6 +139,8 @@ pub struct Volume {
     /// Extents of this generation or a later one are written in place: those of the head, and of
     /// layers that were merged into it; while the volume is frozen none.
     writable_from: AtomicU16,
+    /// Its size in bytes; rises under the lock, after the map has.
+    bytes: AtomicU64,
     map: ResolvedMap,
     grace: Grace,
     touched: Box<[AtomicBool]>,
@@ -171,7 +174,7 @@ impl Volume {
         self.queue(QueueId::new(self.spec.queue_count))
     }
 
-    /// What the volume is.
+    /// What the volume was when it was started.
     #[must_use]
     pub const fn spec(&self) -> &VolumeSpec {
         &self.spec
@@ -282,7 +285,7 @@ impl Volume {
         length > 0
             && offset.is_multiple_of(block)
             && length.is_multiple_of(block)
-            && offset.checked_add(length).is_some_and(|end| end <= self.spec.size.bytes())
+            && offset.checked_add(length).is_some_and(|end| end <= self.bytes())
     }
 
     /// The part of a byte range that lies in its first logical extent.
