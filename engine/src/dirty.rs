@@ -258,6 +258,11 @@ impl DirtyTable {
         !self.free.is_empty()
     }
 
+    /// Whether less than a quarter of the entries is free.
+    pub(crate) fn is_nearly_full(&self) -> bool {
+        self.len() * 4 >= self.capacity() * 3
+    }
+
     /// Tells a successor that this volume takes no more writes. Its own flushes would succeed,
     /// although the LUN may have dropped what a failed one should have made durable.
     pub(crate) fn poison(&self) {

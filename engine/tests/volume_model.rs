@@ -3,8 +3,8 @@
 //! LUN I/O ends in random order. At random points the volume is taken over after a kill (dirty
 //! table kept), after a loss of the node (journal replayed onto what was committed; the LUNs keep
 //! everything here, so what was flushed must be there), or its head layer is sealed, with requests
-//! under way; what was sealed never changes again. It grows at any time. Tearing, lost caches and
-//! several volumes are the simulator's part.
+//! under way; what was sealed never changes again. It grows at any time, and extents are made solid
+//! meanwhile. Tearing, lost caches and several volumes are the simulator's part.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -22,8 +22,8 @@ use lunar_engine::journal::{
 use lunar_engine::lun::{LunDevice, LunError, LunLayout, LunTable};
 use lunar_engine::replay;
 use lunar_engine::volume::{
-    Chain, ControlWork, LayerSlots, PrunedSlot, QueueContext, Tuning, Volume, VolumeParts,
-    VolumeSpec, WorkDone, blocking, dirty_capacity,
+    Chain, Claim, ControlWork, CopyStep, LayerSlots, NoClaim, PrunedSlot, QueueContext, Tuning,
+    Volume, VolumeParts, VolumeSpec, WorkDone, blocking, dirty_capacity,
 };
 use lunar_types::{
     BlockRange, Epoch, ExtentAddress, ExtentRun, ExtentSize, Incarnation, LayerId,
@@ -146,6 +146,8 @@ struct World {
     volume: Volume,
     /// What the metadata service says of its size.
     bytes: u64,
+    /// An extent whose copy has not begun.
+    claim: Option<Claim>,
     contexts: Vec<QueueContext>,
     buffers: HashMap<RequestId, Vec<u8>>,
     pending: Vec<(QueueId, lunar_engine::io::OpId, LunIo)>,
@@ -198,7 +200,12 @@ fn spec(logical_block: LogicalBlockSize, bytes: u64) -> VolumeSpec {
         logical_block,
         queue_count: QUEUES,
         luns: table(),
-        tuning: Tuning { reserve_min: 3, reserve_max: 8, ..Tuning::default() },
+        tuning: Tuning {
+            reserve_min: 3,
+            reserve_max: 8,
+            consolidate_slots: 1,
+            ..Tuning::default()
+        },
     }
 }
 
@@ -280,6 +287,7 @@ impl World {
             table_memory,
             volume,
             bytes: VOLUME_BYTES,
+            claim: None,
             contexts,
             buffers: HashMap::new(),
             pending: Vec::new(),
@@ -316,8 +324,16 @@ impl World {
     }
 
     fn perform(&mut self, queue: QueueId, op: lunar_engine::io::OpId, io: LunIo) {
+        let buffer = self.reach_lun(queue, io);
+        let done = LunDone { op, result: Ok(()), buffer };
+        let mut out = Vec::new();
+        self.volume.complete(&mut self.contexts[usize::from(queue.get())], done, &mut out);
+        self.run(queue, out);
+    }
+
+    /// The LUN's part of an I/O; gives the buffer that the engine wants back.
+    fn reach_lun(&mut self, queue: QueueId, io: LunIo) -> Option<AlignedBuf> {
         let lun = &self.luns.0[usize::from(io.lun().get())];
-        let mut done = LunDone { op, result: Ok(()), buffer: None };
         match io {
             LunIo::Read { at, tag, offset, length, .. } => {
                 let buffer = self.buffers.get_mut(&RequestId { queue, tag }).expect("there");
@@ -345,7 +361,7 @@ impl World {
             }
             LunIo::ReadOwned { at, mut buffer, .. } => {
                 lun.read_at(at, buffer.as_mut_bytes()).expect("memory");
-                done.buffer = Some(buffer);
+                return Some(buffer);
             }
             LunIo::WriteOwned { at, buffer, .. } => {
                 let _: &AlignedBuf = &buffer;
@@ -353,9 +369,34 @@ impl World {
             }
             LunIo::Flush { .. } => {}
         }
+        None
+    }
+
+    /// What a copy had under way when its process or its node died: some of it was never sent.
+    fn end_copies(&mut self, pick: &mut impl FnMut(usize) -> usize) {
+        for (queue, _, io) in std::mem::take(&mut self.pending) {
+            assert_eq!(queue.get(), QUEUES, "the guest's requests have ended");
+            if pick(3) > 0 {
+                self.reach_lun(queue, io);
+            }
+        }
+    }
+
+    /// Claims an extent, or begins to copy the one that is claimed.
+    fn consolidate(&mut self) {
+        let now = Duration::from_secs(self.now);
+        let claim = match self.claim.take().map_or_else(|| self.volume.claim(now), Ok) {
+            Ok(claim) => claim,
+            Err(NoClaim::ReserveLow) => return self.control(),
+            Err(_) => return,
+        };
         let mut out = Vec::new();
-        self.volume.complete(&mut self.contexts[usize::from(queue.get())], done, &mut out);
-        self.run(queue, out);
+        let context = &mut self.contexts[usize::from(QUEUES)];
+        match self.volume.start_copy(context, claim, &mut out) {
+            CopyStep::Waits(claim) => self.claim = Some(claim),
+            CopyStep::Begun | CopyStep::Ended => {}
+        }
+        self.run(QueueId::new(QUEUES), out);
     }
 
     fn control(&mut self) {
@@ -390,6 +431,8 @@ impl World {
             } else if !self.pending.is_empty() {
                 let (queue, op, io) = self.pending.swap_remove(pick(self.pending.len()));
                 self.perform(queue, op, io);
+            } else if self.claim.is_some() {
+                self.consolidate();
             } else if self.done.len() < self.buffers.len() {
                 self.control();
             } else {
@@ -433,6 +476,7 @@ impl World {
         self.volume = Volume::start(parts).expect("a sound map");
         self.contexts = (0..=QUEUES).map(|n| self.volume.queue(QueueId::new(n))).collect();
         self.wakes.clear();
+        self.claim = None;
     }
 
     /// The volume grows, with whatever is under way.
@@ -668,6 +712,7 @@ enum Do {
     },
     Flush,
     Checkpoint,
+    Consolidate,
     Kill,
     LoseNode,
     Snapshot(Kill),
@@ -708,6 +753,7 @@ fn step() -> impl Strategy<Value = Do> {
         3 => whole,
         2 => Just(Do::Flush),
         1 => Just(Do::Checkpoint),
+        4 => Just(Do::Consolidate),
         1 => Just(Do::Kill),
         1 => Just(Do::LoseNode),
         2 => prop_oneof![Just(Kill::Never), Just(Kill::BeforeSeal), Just(Kill::AfterSeal)]
@@ -719,7 +765,8 @@ fn step() -> impl Strategy<Value = Do> {
 }
 
 /// Runs groups of requests that do not overlap, so that the model knows the outcome.
-fn check(logical_block: LogicalBlockSize, with_base: bool, steps: &[Do], order: &[u8]) {
+/// Gives the extents that were made solid since the last crash.
+fn check(logical_block: LogicalBlockSize, with_base: bool, steps: &[Do], order: &[u8]) -> u64 {
     let mut world = World::new(logical_block, with_base);
     let mut turn = 0;
     let mut pick = |count: usize| {
@@ -735,6 +782,7 @@ fn check(logical_block: LogicalBlockSize, with_base: bool, steps: &[Do], order: 
                 let offset = offset % world.bytes / unit * unit;
                 (offset, (offset + length.next_multiple_of(unit)).min(world.bytes))
             }
+            Do::Consolidate => (0, 0),
             _ => (0, world.bytes),
         };
         // These come with requests under way.
@@ -763,12 +811,17 @@ fn check(logical_block: LogicalBlockSize, with_base: bool, steps: &[Do], order: 
                 world.volume.request_checkpoint(&mut out);
                 world.control();
             }
+            Do::Consolidate => world.consolidate(),
             Do::Kill => {
+                world.end_copies(&mut pick);
                 world.kill();
                 let found = world.read_all();
                 assert_same(&found, &world.model, "after a kill");
             }
-            Do::LoseNode => lose_node(&mut world),
+            Do::LoseNode => {
+                world.end_copies(&mut pick);
+                lose_node(&mut world);
+            }
             Do::Merge { is_told } => world.merge(*is_told),
             Do::Prune => world.prune(),
             Do::Grow(blocks) => world.grow(*blocks),
@@ -784,6 +837,11 @@ fn check(logical_block: LogicalBlockSize, with_base: bool, steps: &[Do], order: 
     }
     world.settle(&mut pick);
     finish(&mut world);
+    check_at_the_end(&mut world);
+    world.volume.stats().consolidated_extents
+}
+
+fn check_at_the_end(world: &mut World) {
     let found = world.read_all();
     assert_same(&found, &world.model, "at the end");
     for (layers, content) in &world.snapshots {
@@ -991,4 +1049,23 @@ fn nothing_is_served_beyond_the_end_until_the_volume_has_grown() {
     let beyond = VolumeSize::from_bytes(limit + 4096).expect("a size");
     assert!(world.volume.grow(beyond).is_err());
     assert_eq!(world.volume.size().bytes(), VOLUME_BYTES + 4096);
+}
+
+/// Copies begin while requests are under way, and go on through snapshots.
+#[test]
+fn extents_are_made_solid_among_requests_and_snapshots() {
+    let io = |kind, offset| Do::Io { kind, offset, length: 4096, fill: 7 };
+    let cut = || Do::Snapshot(Kill::Never);
+    let mut steps = Vec::new();
+    for extent in [1, 2, 4, 7] {
+        let first = extent * EXTENT;
+        steps.extend([io(1, first + 8192), Do::Flush, Do::Consolidate, Do::Consolidate]);
+        steps.extend([io(1, first), Do::Flush, io(1, first + 8 * 4096)]);
+        steps.extend([io(4, first + 4096), Do::Consolidate, cut(), io(3, first + 12_288)]);
+        steps.extend((0..4).map(|_| Do::Consolidate));
+    }
+    for block in [LogicalBlockSize::B512, LogicalBlockSize::B4096] {
+        let solid = check(block, true, &steps, &[3, 14, 15, 92, 65]);
+        assert!(solid >= 4, "{solid} extents were made solid");
+    }
 }

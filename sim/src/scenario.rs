@@ -111,6 +111,7 @@ impl Scenario {
                 reserve_min,
                 reserve_max: reserve_min + dice.below(if is_wide { 60 } else { 10 }) as u32,
                 pool_full_retry: Duration::from_millis(dice.between(5, 300)),
+                ..Tuning::default()
             },
             faults: FaultRates { read, write, flush, short },
             slow: if is_wide { 0 } else { dice.one_of(&[0, 20, 100]) },

@@ -106,6 +106,14 @@ impl Split {
         self.slots.iter().any(|layer| layer.generation != head)
     }
 
+    /// How many extents it reads from at the most: those of the slots that no opaque one hides.
+    #[must_use]
+    pub fn shown_extents(&self) -> usize {
+        let opaque = self.slots.iter().position(|layer| layer.slot.opaque);
+        let shown = &self.slots[..opaque.map_or(self.slots.len(), |last| last + 1)];
+        shown.iter().filter(|layer| layer.slot.extent().is_some()).count()
+    }
+
     /// Where a block is read from; `None` reads as zeros.
     #[must_use]
     pub fn source(&self, block: u32) -> Option<ExtentAddress> {

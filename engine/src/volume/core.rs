@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use lunar_types::{BlockRange, LogicalExtent};
 
 use super::checkpoint::Checkpoint;
+use super::consolidate::Consolidation;
 use super::edges::{ActiveWrites, Fills};
 use super::freeze::Frozen;
 use super::ops::{Op, Ops, WriteOp};
@@ -32,7 +33,7 @@ pub(super) enum Park {
     Reserve,
     /// For a dirty entry.
     Table,
-    /// For another write to the same block.
+    /// For another write to the same block, or a copy of the extent.
     Busy(LogicalExtent),
     /// For the end of a freeze.
     Thaw,
@@ -86,6 +87,7 @@ pub(super) struct Core {
     pub(super) has_new_cover: bool,
     pub(super) stats: VolumeStats,
     pub(super) frozen: Option<Frozen>,
+    pub(super) consolidation: Consolidation,
     poison: Option<String>,
     parked_thaw: Vec<RequestId>,
     parked_reserve: VecDeque<RequestId>,
@@ -138,6 +140,7 @@ impl Core {
             stats: VolumeStats::default(),
             poison,
             frozen: None,
+            consolidation: Consolidation::default(),
             parked_thaw: Vec::new(),
             parked_reserve: VecDeque::new(),
             parked_table: VecDeque::new(),
@@ -268,7 +271,12 @@ impl Core {
         self.wake_all(parked, out);
     }
 
-    fn wake_for_busy(&mut self, logical: LogicalExtent, out: &mut Vec<Action>) {
+    /// What waits for another write to an extent waits for the end of a freeze.
+    pub(super) fn busy_waits_for_thaw(&mut self, logical: LogicalExtent) {
+        self.parked_thaw.extend(self.parked_busy.remove(&logical).unwrap_or_default());
+    }
+
+    pub(super) fn wake_for_busy(&mut self, logical: LogicalExtent, out: &mut Vec<Action>) {
         let parked = self.parked_busy.remove(&logical).unwrap_or_default();
         self.wake_all(parked, out);
     }
@@ -364,6 +372,7 @@ impl Core {
             Op::Fill { fill, edge, lun } => {
                 self.fill_read_ended(volume, queue, (fill, edge, lun), done, out);
             }
+            Op::Copy(io) => self.copy_io_ended(volume, io, done, out),
             Op::Round { lun } => self.round_step_ended(volume, queue, lun, done.result, out),
         }
     }
@@ -435,6 +444,7 @@ impl Core {
         self.poison.get_or_insert(why);
         self.wake_for_reserve(out);
         self.wake_for_table(out);
+        self.end_claim_for_poison(out);
         out.push(Action::WakeControl);
     }
 

@@ -41,6 +41,9 @@ impl Core {
         if matches!(volume.map.load(piece.logical), Entry::Hole) {
             return Step::Done;
         }
+        if self.consolidation.claims(piece.logical) {
+            return Step::Park(Park::Busy(piece.logical));
+        }
         // The end of a first write makes its blocks present again, with whatever is in the extent:
         // also what a write left there that had ended before this discard began.
         if self.active.conflicts(piece.logical, Volume::blocks_of(piece), true) {
@@ -129,7 +132,7 @@ impl Core {
         self.head_slot(volume, logical).is_some_and(|slot| slot.opaque)
     }
 
-    fn has_writes(&self, logical: LogicalExtent) -> bool {
+    pub(super) fn has_writes(&self, logical: LogicalExtent) -> bool {
         self.marks.get(&logical).is_some_and(|mark| mark.pins > 0)
     }
 }

@@ -61,6 +61,7 @@ impl Volume {
         }
         self.writable_from.store(NOTHING, Ordering::SeqCst);
         core.frozen = Some(Frozen::Draining(self.grace.period()));
+        core.end_claim_for_freeze();
         Ok(())
     }
 
@@ -118,6 +119,8 @@ impl Core {
                 false
             }
             Frozen::Drained { period, rounds } => {
+                // A copy of before the freeze has held the period, and none begins since.
+                assert!(self.consolidation.claimed.is_none(), "no extent is claimed at a cut");
                 let is_at_rest = self.round.is_idle() && !volume.is_touched();
                 (is_at_rest || self.round.done >= rounds)
                     && self.is_committed()

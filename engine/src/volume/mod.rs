@@ -6,11 +6,13 @@
 //!
 //! A call for a queue is made by that queue's thread only, with that queue's [`QueueContext`];
 //! the actions it gives are run on that queue's ring. The last queue is the control queue: it has
-//! no requests, and runs the rounds that a checkpoint asks for ([`blocking`]).
+//! no requests, and runs the rounds that a checkpoint asks for, and copies ([`blocking`]).
 
 pub mod blocking;
 mod chain;
 mod checkpoint;
+mod consolidate;
+mod copy;
 mod core;
 mod discard;
 mod edges;
@@ -20,6 +22,7 @@ mod load;
 mod ops;
 mod owned;
 mod prune;
+mod rate;
 mod read;
 mod reserve;
 mod round;
@@ -42,9 +45,11 @@ use crate::map::{Entry, Generation, ResolvedMap};
 
 pub use chain::Chain;
 pub use checkpoint::{COMMIT_UPDATES_MAX, CommitBatch, ControlWork, WorkDone};
+pub use consolidate::{Claim, CopyStep, NoClaim};
 pub use freeze::GenerationsUsedUp;
 pub use load::{LayerSlots, StartError, VolumeParts, dirty_capacity};
 pub use prune::PrunedSlot;
+pub use rate::CopyRate;
 
 use self::core::Core;
 
@@ -66,11 +71,11 @@ pub struct VolumeSpec {
     /// The LUNs of its pool; may grow meanwhile. Extents of a LUN are given to the volume only
     /// after the LUN was added.
     pub luns: LunTable,
-    /// When to checkpoint, how much to reserve.
+    /// When to checkpoint, how much to reserve, what to consolidate.
     pub tuning: Tuning,
 }
 
-/// When to checkpoint, how much to reserve.
+/// When to checkpoint, how much to reserve, what to consolidate.
 #[derive(Clone, Copy, Debug)]
 pub struct Tuning {
     /// The longest that something dirty waits for a checkpoint; default 5 s.
@@ -81,6 +86,11 @@ pub struct Tuning {
     pub reserve_max: u32,
     /// How long a full pool is believed to be full before it is asked again; default 500 ms.
     pub pool_full_retry: Duration,
+    /// Reads of one slot list within a minute, each of several I/Os, that make it due to be
+    /// consolidated; default 16.
+    pub consolidate_reads: u32,
+    /// Slots that make a list due, read or not; default 32.
+    pub consolidate_slots: u32,
 }
 
 impl Default for Tuning {
@@ -90,6 +100,8 @@ impl Default for Tuning {
             reserve_min: 64,
             reserve_max: 4096,
             pool_full_retry: Duration::from_millis(500),
+            consolidate_reads: 16,
+            consolidate_slots: 32,
         }
     }
 }
@@ -127,6 +139,16 @@ pub struct VolumeStats {
     pub journal_blocks: u64,
     /// First writes: extents allocated.
     pub allocations: u64,
+    /// Reads of pieces that a slot list describes.
+    pub list_reads: u64,
+    /// LUN I/Os that those reads needed.
+    pub list_read_ios: u64,
+    /// Extents that a copy made whole in the head.
+    pub consolidated_extents: u64,
+    /// Bytes that copies have written.
+    pub consolidated_bytes: u64,
+    /// Copies that a LUN failed.
+    pub failed_copies: u64,
     /// Whether the volume takes no more writes.
     pub is_poisoned: bool,
 }

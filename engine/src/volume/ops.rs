@@ -2,6 +2,7 @@
 
 use lunar_types::{BlockRange, ExtentAddress, LogicalExtent, LunIndex};
 
+use super::copy::CopyIo;
 use crate::grace::Pin;
 use crate::io::{OpId, RequestId};
 
@@ -49,6 +50,8 @@ pub(super) enum Op {
     Write(WriteOp),
     /// Reads the rest of a block that is written in part.
     Fill { fill: u64, edge: usize, lun: LunIndex },
+    /// A part of the copy that makes an extent solid.
+    Copy(CopyIo),
     /// A step of a flush round.
     Round { lun: LunIndex },
 }

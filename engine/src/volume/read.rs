@@ -39,6 +39,7 @@ impl Core {
             Entry::Solid { at, .. } => vec![(blocks, Some(at))],
             Entry::Split(index) => self.splits.get(index).runs(blocks).collect(),
         };
+        let mut ios = 0;
         for (run, source) in runs {
             let Stretch { within, length } = clip(piece, run);
             let offset = buffer_offset + (within - piece.within);
@@ -48,8 +49,12 @@ impl Core {
             };
             let at = volume.spec.luns.byte_of(extent) + u64::from(within);
             let io = LunIo::Read { lun: extent.lun, at, tag: id.tag, offset, length };
+            ios += 1;
             self.request(id).outstanding += 1;
             self.issue(Op::Read { request: id, lun: extent.lun }, io, out);
+        }
+        if matches!(volume.map.load(piece.logical), Entry::Split(_)) {
+            self.list_was_read(volume, piece.logical, ios);
         }
         Step::Done
     }

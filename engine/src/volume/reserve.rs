@@ -95,6 +95,11 @@ impl Reserve {
         }
     }
 
+    /// Whether fewer are left than are always wanted for first writes.
+    pub(super) fn is_low(&self) -> bool {
+        self.free.len() < self.target.div_ceil(2) as usize
+    }
+
     /// How many extents are wanted; none while there are enough or the pool is full.
     pub(super) fn shortage(&self) -> Option<u32> {
         let have = u32::try_from(self.free.len()).unwrap_or(u32::MAX);

@@ -2,7 +2,7 @@
 //!
 //! Kill order of a first write: dirty entry with the extent → data on the LUN → presence bits.
 
-use lunar_types::{BLOCK_BYTES, ExtentAddress, LogicalBlockSize};
+use lunar_types::{BLOCK_BYTES, ExtentAddress, LogicalBlockSize, LogicalExtent};
 
 use super::core::{Core, Park, Step};
 use super::edges::{Fill, padded_parts};
@@ -48,6 +48,9 @@ impl Core {
             return Step::Fail(IoError::Poisoned);
         }
         let (piece, blocks) = (write.piece, Volume::blocks_of(write.piece));
+        if self.consolidation.claims(piece.logical) {
+            return Step::Park(Park::Busy(piece.logical));
+        }
         let in_place = self.in_place(volume, piece.logical, blocks);
         let edges = match in_place {
             Some(_) => Vec::new(),
@@ -61,7 +64,7 @@ impl Core {
             self.overwrite(volume, write, at, out);
             return Step::Done;
         }
-        let to = match self.extent_for(volume, piece, out) {
+        let to = match self.extent_for(volume, piece.logical, out) {
             Ok(to) => to,
             Err(step) => return step,
         };
@@ -75,13 +78,13 @@ impl Core {
     }
 
     /// The extent that takes a first write, with its dirty entry in place.
-    fn extent_for(
+    pub(super) fn extent_for(
         &mut self,
         volume: &Volume,
-        piece: Piece,
+        logical: LogicalExtent,
         out: &mut Vec<Action>,
     ) -> Result<ExtentAddress, Step> {
-        let head = self.head_extent(volume, piece.logical);
+        let head = self.head_extent(volume, logical);
         if head.is_none() && self.reserve.is_empty() {
             let is_full = self.reserve.is_pool_full() && self.limbo.is_empty();
             return Err(if is_full {
@@ -90,7 +93,7 @@ impl Core {
                 Step::Park(Park::Reserve)
             });
         }
-        self.ensure_entry(volume, piece.logical).map_err(Step::Park)?;
+        self.ensure_entry(volume, logical).map_err(Step::Park)?;
         if let Some(at) = head {
             return Ok(at);
         }
@@ -99,7 +102,7 @@ impl Core {
         if !was_short && self.reserve.shortage().is_some() {
             out.push(Action::WakeControl);
         }
-        self.allocate(volume, piece.logical, at);
+        self.allocate(volume, logical, at);
         Ok(at)
     }
 

@@ -18,11 +18,11 @@ use lunar_engine::io::{
 use lunar_engine::journal::{
     self, JournalIdentity, JournalRing, LunSet, Recovered, RingPlace, SEQ_CONFIRMED,
 };
-use lunar_engine::lun::{LunDevice, LunLayout, LunTable};
+use lunar_engine::lun::{LunDevice, LunError, LunLayout, LunTable};
 use lunar_engine::replay;
 use lunar_engine::volume::{
-    Chain, CommitBatch, ControlWork, LayerSlots, QueueContext, Tuning, Volume, VolumeParts,
-    VolumeSpec, WorkDone, dirty_capacity,
+    Chain, Claim, CommitBatch, ControlWork, CopyStep, LayerSlots, NoClaim, QueueContext, Tuning,
+    Volume, VolumeParts, VolumeSpec, WorkDone, dirty_capacity,
 };
 use lunar_types::{
     Epoch, ExtentAddress, ExtentRun, ExtentSize, Incarnation, LayerId, LogicalBlockSize,
@@ -60,11 +60,13 @@ pub(crate) struct World {
     memory: Arc<dyn SharedWords>,
     pub(crate) volume: Volume,
     contexts: Vec<QueueContext>,
+    /// An extent whose copy has not begun.
+    claim: Option<Claim>,
     requests: HashMap<RequestId, Pending>,
     io: Vec<(QueueId, OpId, LunIo)>,
     wakes: BTreeSet<QueueId>,
     pub(crate) done: Vec<(RequestId, Result<(), IoError>)>,
-    block: LogicalBlockSize,
+    options: Options,
     epoch: u64,
     history: Vec<Vec<u8>>,
     durable_from: Vec<usize>,
@@ -100,12 +102,27 @@ fn dirty_identity(epoch: u64) -> DirtyIdentity {
     DirtyIdentity { volume, layer, epoch, holder: writer, extent_size: size() }
 }
 
-fn capacity() -> usize {
-    dirty_capacity(&ring_place(), size())
+/// What a world may be asked to be.
+#[derive(Clone, Copy)]
+pub(crate) struct Options {
+    pub(crate) block: LogicalBlockSize,
+    /// Whether it stands on a layer with some blocks.
+    pub(crate) with_base: bool,
+    pub(crate) tuning: Tuning,
+    /// Entries of the dirty table.
+    pub(crate) capacity: usize,
+}
+
+impl Options {
+    pub(crate) fn new(block: LogicalBlockSize, with_base: bool) -> Self {
+        let tuning =
+            Tuning { reserve_min: 2, reserve_max: 2, consolidate_slots: 1, ..Tuning::default() };
+        Self { block, with_base, tuning, capacity: dirty_capacity(&ring_place(), size()) }
+    }
 }
 
 fn parts_of(
-    block: LogicalBlockSize,
+    options: Options,
     (own, base): (LayerSlots, &LayerSlots),
     ring: JournalRing,
     table: DirtyTable,
@@ -116,10 +133,10 @@ fn parts_of(
         holder: identity(1).writer,
         size: VolumeSize::from_bytes(VOLUME_BYTES).expect("valid"),
         extent_size: size(),
-        logical_block: block,
+        logical_block: options.block,
         queue_count: QUEUES,
         luns: self::table(),
-        tuning: Tuning { reserve_min: 2, reserve_max: 2, ..Tuning::default() },
+        tuning: options.tuning,
     };
     let head = identity(1).layer;
     let mut chain = Chain::new(spec.size, size(), spec.luns.clone()).expect("small");
@@ -132,20 +149,24 @@ fn parts_of(
     VolumeParts { spec, chain, own, ring, table, predecessor }
 }
 
-fn fresh_memory() -> Arc<dyn SharedWords> {
+fn fresh_memory(capacity: usize) -> Arc<dyn SharedWords> {
     let words: Box<[AtomicU64]> =
-        (0..table_words(size(), capacity())).map(|_| AtomicU64::new(0)).collect();
+        (0..table_words(size(), capacity)).map(|_| AtomicU64::new(0)).collect();
     Arc::new(words)
 }
 
 impl World {
     /// A volume, over a layer with some blocks if asked for; all else on the LUNs is garbage.
     pub(crate) fn new(block: LogicalBlockSize, with_base: bool, seed: u64) -> Self {
+        Self::with(Options::new(block, with_base), seed)
+    }
+
+    pub(crate) fn with(options: Options, seed: u64) -> Self {
         let luns = Luns(vec![CachedLun::new(), CachedLun::new()]);
         let mut history: Vec<Vec<u8>> = (0..VOLUME_BYTES / 512).map(|_| vec![0]).collect();
         let mut base = LayerSlots::new();
         let layers = [(0_u64, 0xffff_u64), (1, 0x0ff0), (3, 0x0001)];
-        for (logical, bits) in layers.into_iter().filter(|_| with_base) {
+        for (logical, bits) in layers.into_iter().filter(|_| options.with_base) {
             let at = ExtentAddress::new(0, 1 + logical);
             let presence = Presence::from_words(size(), &[bits]).expect("16 blocks");
             for n in (0..16_u64).filter(|n| bits >> n & 1 == 1) {
@@ -160,11 +181,12 @@ impl World {
         }
         luns.0[0].flush().expect("memory");
         journal::format_ring(&identity(1), &ring_place(), &table(), &luns).expect("memory");
-        let memory = fresh_memory();
-        let table = DirtyTable::create(Arc::clone(&memory), dirty_identity(1), capacity());
+        let capacity = options.capacity;
+        let memory = fresh_memory(capacity);
+        let table = DirtyTable::create(Arc::clone(&memory), dirty_identity(1), capacity);
         let layers = (LayerSlots::new(), &base);
         let ring = JournalRing::fresh(identity(1), ring_place());
-        let parts = parts_of(block, layers, ring, table.expect("right size"), None);
+        let parts = parts_of(options, layers, ring, table.expect("right size"), None);
         let volume = Volume::start(parts).expect("a sound map");
         let contexts = (0..=QUEUES).map(|n| volume.queue(QueueId::new(n))).collect();
         let free = (10..100).flat_map(|n| [ExtentAddress::new(0, n), ExtentAddress::new(2, n)]);
@@ -176,11 +198,12 @@ impl World {
             memory,
             volume,
             contexts,
+            claim: None,
             requests: HashMap::new(),
             io: Vec::new(),
             wakes: BTreeSet::new(),
             done: Vec::new(),
-            block,
+            options,
             epoch: 1,
             durable_from: vec![0; history.len()],
             history,
@@ -420,13 +443,77 @@ impl World {
         work.is_some()
     }
 
+    /// Lets a queue have done what the engine asks for.
+    pub(crate) fn act(&mut self, actions: Vec<Action>) {
+        self.run(QueueId::new(QUEUES), actions);
+    }
+
+    /// Lets time pass.
+    pub(crate) fn pass(&mut self, seconds: u64) {
+        self.now += seconds;
+    }
+
+    /// Puts extents into the reserve without a turn of the control task.
+    pub(crate) fn fill_reserve(&mut self) {
+        let WorkDone::Reserved(runs) = self.metadata.reserve(2) else { panic!("the pool is full") };
+        self.volume.give_reserve(&runs, &mut Vec::new());
+    }
+
+    /// Claims an extent, or begins to copy the one that is claimed.
+    pub(crate) fn consolidate(&mut self) {
+        if self.claim.is_none() {
+            let _ = self.claim();
+        } else {
+            self.go_on_with_claim();
+        }
+    }
+
+    pub(crate) fn claim(&mut self) -> Result<(), NoClaim> {
+        self.claim = Some(self.volume.claim(Duration::from_secs(self.now))?);
+        Ok(())
+    }
+
+    /// Begins to copy what is claimed; says whether the claim waits no more.
+    pub(crate) fn go_on_with_claim(&mut self) -> bool {
+        let Some(claim) = self.claim.take() else { return true };
+        let mut out = Vec::new();
+        let control = QueueId::new(QUEUES);
+        let context = &mut self.contexts[usize::from(QUEUES)];
+        if let CopyStep::Waits(claim) = self.volume.start_copy(context, claim, &mut out) {
+            self.claim = Some(claim);
+        }
+        self.run(control, out);
+        self.claim.is_none()
+    }
+
+    /// Lets one LUN I/O of a queue end; says whether there was one.
+    pub(crate) fn perform_one_of(&mut self, queue: u16) -> bool {
+        let index = self.io.iter().position(|(of, _, _)| of.get() == queue);
+        if let Some(index) = index {
+            self.perform(index);
+        }
+        index.is_some()
+    }
+
+    /// Fails one LUN I/O of a queue.
+    pub(crate) fn fail_one_of(&mut self, queue: u16) {
+        let index = self.io.iter().position(|(of, _, _)| of.get() == queue);
+        let (queue, op, _) = self.io.swap_remove(index.expect("one is under way"));
+        let result = Err(LunError::Device { errno: 5 });
+        let done = LunDone { op, result, buffer: None };
+        let mut out = Vec::new();
+        self.volume.complete(&mut self.contexts[usize::from(queue.get())], done, &mut out);
+        self.run(queue, out);
+    }
+
     /// Lets everything that is under way end.
     pub(crate) fn settle(&mut self) {
         for _ in 0..5000 {
-            if self.requests.is_empty() && self.io.is_empty() {
+            if self.requests.is_empty() && self.io.is_empty() && self.claim.is_none() {
                 return;
             }
             if !self.progress() {
+                self.go_on_with_claim();
                 self.control(Answer::Prompt);
             }
         }
@@ -448,6 +535,7 @@ impl World {
     fn start(&mut self, parts: VolumeParts) {
         self.volume = Volume::start(parts).expect("a sound map");
         self.contexts = (0..=QUEUES).map(|n| self.volume.queue(QueueId::new(n))).collect();
+        self.claim = None;
         self.io.clear();
         self.wakes.clear();
     }
@@ -464,8 +552,9 @@ impl World {
         let ring = JournalRing::resumed(id, ring_place(), &recovered);
         let memory = Arc::clone(&self.memory);
         let (table, dirty) =
-            DirtyTable::open(memory, dirty_identity(self.epoch), capacity()).expect("our table");
-        self.start(parts_of(self.block, self.layers(), ring, table, Some(dirty)));
+            DirtyTable::open(memory, dirty_identity(self.epoch), self.options.capacity)
+                .expect("our table");
+        self.start(parts_of(self.options, self.layers(), ring, table, Some(dirty)));
         let mut again: Vec<RequestId> = self.requests.keys().copied().collect();
         again.sort_unstable();
         again.into_iter().for_each(|id| self.send(id));
@@ -493,12 +582,13 @@ impl World {
         self.metadata.checkpoint = SEQ_CONFIRMED;
         let id = identity(self.epoch);
         journal::format_ring(&id, &ring_place(), &table(), &self.luns).expect("memory");
-        self.memory = fresh_memory();
+        let capacity = self.options.capacity;
+        self.memory = fresh_memory(capacity);
         let memory = Arc::clone(&self.memory);
-        let table = DirtyTable::create(memory, dirty_identity(self.epoch), capacity());
+        let table = DirtyTable::create(memory, dirty_identity(self.epoch), capacity);
         let ring = JournalRing::fresh(id, ring_place());
         let table = table.expect("right size");
-        self.start(parts_of(self.block, self.layers(), ring, table, None));
+        self.start(parts_of(self.options, self.layers(), ring, table, None));
         self.take_what_is_there();
     }
 
