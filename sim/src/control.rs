@@ -15,12 +15,12 @@ use lunar_types::{ExtentRun, JournalSeq};
 use crate::calls::{Answer, Call};
 use crate::disk::{OpenLuns, Source};
 use crate::planted::Planted;
-use crate::world::{Flow, PendingCall, World, failed};
+use crate::world::{Flow, PendingCall, Served, World, failed};
 
 impl World {
     /// The control task of a volume goes on.
     pub(crate) fn control_step(&mut self) -> Flow {
-        let busy = self.pick_served(|s| s.call.is_some() || s.is_control_woken);
+        let busy = self.pick_served(Served::wants_control);
         let any = self.pick_served(|_| true);
         let guest = if self.dice.chance(850) { busy.or(any) } else { any };
         let Some(guest) = guest else { return Ok(()) };
@@ -48,7 +48,7 @@ impl World {
             None => {
                 self.hear_of_merges(guest)?;
                 self.prune_now_and_then(guest);
-                Ok(())
+                self.consolidate_now_and_then(guest)
             }
         }
     }

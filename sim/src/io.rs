@@ -157,7 +157,7 @@ impl World {
         let source = Source { volume: guest as u32, queue: queue as u16 };
         let moment = self.moment;
         self.trace.line(moment, || format!("v{guest} q{queue} {}", describe(&io)));
-        let is_journal = matches!(io, LunIo::WriteOwned { .. });
+        let is_journal = matches!(io, LunIo::WriteOwned { durable: true, .. });
         let is_control = queue == self.serving(guest).queues.len() - 1;
         let (io, target) = self.translate(guest, source, is_control, io);
         if let DiskIo::Write { at, bytes, .. } = &io
@@ -259,8 +259,9 @@ fn describe(io: &LunIo) -> String {
             let length: u32 = parts.iter().map(Part::length).sum();
             format!("t{tag} writes {length} in {} parts to {lun}:{at}", parts.len())
         }
-        LunIo::WriteOwned { at, buffer, .. } => {
-            format!("journals {} to {lun}:{at}", buffer.byte_len())
+        LunIo::WriteOwned { at, buffer, durable, .. } => {
+            let what = if *durable { "journals" } else { "copies" };
+            format!("{what} {} to {lun}:{at}", buffer.byte_len())
         }
         LunIo::Flush { .. } => format!("flushes {lun}"),
     }

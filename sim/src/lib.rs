@@ -13,6 +13,7 @@
 mod audit;
 mod calls;
 mod chain;
+mod consolidate;
 mod control;
 mod cut;
 pub mod dice;

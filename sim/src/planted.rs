@@ -34,6 +34,8 @@ pub enum Planted {
     PruneWithoutGrace,
     /// What differs between two snapshots leaves out what reads as zeros in the second one.
     DiffWithoutZero,
+    /// A copy begins although writes of before its claim are under way.
+    ClaimWithoutGrace,
 }
 
 impl Planted {
@@ -45,7 +47,7 @@ impl Planted {
     }
 
     /// Every planted bug.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::CommitBeforeDataFlush,
         Self::FlushMissesOtherQueue,
         Self::ExtentReusedEarly,
@@ -60,5 +62,6 @@ impl Planted {
         Self::LateOwnershipNotice,
         Self::PruneWithoutGrace,
         Self::DiffWithoutZero,
+        Self::ClaimWithoutGrace,
     ];
 }

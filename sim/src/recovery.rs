@@ -405,6 +405,7 @@ impl World {
             voting: false,
             chain_news: None,
             last_prune: None,
+            claim: None,
             pending_seal: None,
             call: None,
             commits,

@@ -62,6 +62,8 @@ pub struct Scenario {
     pub crash_within: u64,
     /// How often something is done with snapshots, in a thousand steps of the operator.
     pub layers: u64,
+    /// How often an extent is claimed to be made solid, in a thousand idle steps of a control task.
+    pub consolidate: u64,
     /// How often volumes are detached, deleted and made anew, in ten thousand steps.
     pub turnover: u64,
 }
@@ -111,7 +113,8 @@ impl Scenario {
                 reserve_min,
                 reserve_max: reserve_min + dice.below(if is_wide { 60 } else { 10 }) as u32,
                 pool_full_retry: Duration::from_millis(dice.between(5, 300)),
-                ..Tuning::default()
+                consolidate_reads: dice.between(1, 4) as u32,
+                consolidate_slots: dice.between(1, 5) as u32,
             },
             faults: FaultRates { read, write, flush, short },
             slow: if is_wide { 0 } else { dice.one_of(&[0, 20, 100]) },
@@ -126,6 +129,7 @@ impl Scenario {
             journal_faults: dice.one_of(&[0, 0, 300]),
             crash_within: if is_wide { 3000 } else { dice.one_of(&[300, 1000, 3000]) },
             layers: dice.one_of(&[0, 100, 400]),
+            consolidate: dice.one_of(&[0, 200, 1000]),
             turnover: dice.one_of(&[0, 5, 20]),
         }
     }

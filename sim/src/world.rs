@@ -13,7 +13,7 @@ use std::time::Duration;
 use lunar_engine::buffer::AlignedBuf;
 use lunar_engine::dirty::DirtyIdentity;
 use lunar_engine::io::{Action, OpId};
-use lunar_engine::volume::{CommitBatch, QueueContext, Volume};
+use lunar_engine::volume::{Claim, CommitBatch, QueueContext, Volume};
 use lunar_metadata::domain::{CommitMap, PruneLayer, ReserveExtents, SealLayer};
 use lunar_types::{
     BootId, CommitNumber, Epoch, ExtentAddress, LayerId, NodeIncarnation, NodeSession, VolumeId,
@@ -88,6 +88,8 @@ pub(crate) struct Served {
     pub(crate) chain_news: Option<(LayerId, Option<LayerId>)>,
     /// A page of a prune whose answer is not known: asked again under its key.
     pub(crate) last_prune: Option<PruneLayer>,
+    /// An extent whose copy has not begun.
+    pub(crate) claim: Option<Claim>,
     /// The engine is in its next head, and the service has not said so yet.
     pub(crate) pending_seal: Option<SealLayer>,
     /// What was asked of the metadata service.
@@ -106,6 +108,13 @@ pub(crate) struct Served {
     pub(crate) holds_quarantine: bool,
     /// For a planted bug: extents that were put into the reserve before their time.
     pub(crate) reused_early: Vec<ExtentAddress>,
+}
+
+impl Served {
+    /// Whether the control task has something to go on with.
+    pub(crate) fn wants_control(&self) -> bool {
+        self.call.is_some() || self.is_control_woken || self.claim.is_some()
+    }
 }
 
 /// A call on its way.
@@ -185,6 +194,10 @@ pub struct Counters {
     pub chain_news: u64,
     /// Slots that volumes gave back because nothing showed them.
     pub pruned: u64,
+    /// Copies of extents that were begun.
+    pub copies: u64,
+    /// Claims that ended before their copy.
+    pub claims_ended: u64,
     /// Volumes made of snapshots.
     pub clones: u64,
     /// Volumes that went back to a snapshot.
@@ -220,6 +233,8 @@ impl Counters {
         self.undecided += other.undecided;
         self.chain_news += other.chain_news;
         self.pruned += other.pruned;
+        self.copies += other.copies;
+        self.claims_ended += other.claims_ended;
         self.clones += other.clones;
         self.rollbacks += other.rollbacks;
         self.compared += other.compared;
@@ -384,8 +399,7 @@ impl World {
         self.clock.advance(Duration::from_micros(self.dice.below(4000)));
         let (submitted, executed) = self.commands();
         let woken = self.served().filter(|(_, served)| !served.woken.is_empty()).count() as u64;
-        let wants_control = |s: &Served| s.call.is_some() || s.is_control_woken;
-        let control = self.served().filter(|(_, served)| wants_control(served)).count() as u64;
+        let control = self.served().filter(|(_, served)| served.wants_control()).count() as u64;
         let serves = u64::from(self.served().next().is_some());
         let weights = [
             serves * 30,
