@@ -41,6 +41,11 @@ test: ## Set up and run every test; non-zero if one failed or could not run
 test-long: ## More cases, more seeds, the lab three times
 	@$(call run_stages,$(LONG_STAGES))
 
+.PHONY: crash-sweep
+crash-sweep: stage-toolchain ## Recover every crash state of short sequences: a million and more
+	@$(CARGO) build --release --workspace --bin sim
+	@$(TARGET_DIR)/release/sim crash-sweep
+
 .PHONY: lint
 lint: stage-toolchain stage-fmt stage-clippy stage-doc stage-tidy ## Check format, lints, documentation and the tree
 

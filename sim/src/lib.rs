@@ -4,7 +4,8 @@
 //! - `world`: disks, network, daemon and users, stepped by a seed;
 //! - [`disk`]: LUNs with a volatile cache, and what they may do to what was written;
 //! - [`oracle`]: what a volume may show;
-//! - [`run`]: whole runs, and what a failing one prints.
+//! - [`run`]: whole runs, and what a failing one prints;
+//! - [`sweep`]: every crash state of short sequences of operations.
 //!
 //! Invariant: a seed decides everything. There is no thread, clock or hash order in a run, so the
 //! command that a failure prints repeats it. The crash model and what is not modelled:
@@ -35,5 +36,6 @@ pub mod seeds;
 mod service;
 mod snapshots;
 pub mod stamp;
+pub mod sweep;
 pub mod trace;
 mod world;

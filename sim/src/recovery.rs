@@ -441,7 +441,7 @@ pub(crate) fn journal_identity(
 }
 
 /// The planted bug: one presence bit does not survive the replay.
-fn lose_a_bit(updates: &mut [SlotUpdate]) {
+pub(crate) fn lose_a_bit(updates: &mut [SlotUpdate]) {
     let slots = updates.iter_mut().filter_map(|update| update.slot.as_mut());
     if let Some(slot) = slots.into_iter().find(|slot| !slot.presence.is_empty()) {
         let words = slot.presence.words();

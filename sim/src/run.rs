@@ -137,7 +137,7 @@ thread_local! {
 
 /// Runs something whose panic is a finding, not the end of the program: it is told as text, and
 /// nothing is printed.
-fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let others = take_hook();

@@ -47,7 +47,14 @@ impl Clock for WorldClock {
 }
 
 /// Ids that a seed repeats: unique in the run, spread over the keyspace.
-struct SeedIds(AtomicU64);
+pub(crate) struct SeedIds(AtomicU64);
+
+impl From<u64> for SeedIds {
+    /// Ids after so many others.
+    fn from(given: u64) -> Self {
+        Self(given.into())
+    }
+}
 
 impl RandomIds for SeedIds {
     fn next(&self) -> u128 {
@@ -84,7 +91,7 @@ impl MetaLink {
         let faults = FaultPlan::default();
         let store = FaultyStore::new(RedbStore::in_memory(), faults.clone());
         let seams =
-            Seams { clock: Arc::<WorldClock>::clone(clock), ids: Arc::new(SeedIds(0.into())) };
+            Seams { clock: Arc::<WorldClock>::clone(clock), ids: Arc::new(SeedIds::from(0)) };
         let settings = Settings::default();
         let opened = block_on(SimService::open(store.clone(), seams.clone(), settings));
         let service = opened.expect("an empty store becomes a cluster");
