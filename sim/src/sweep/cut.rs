@@ -115,7 +115,7 @@ impl Node {
             replay_of: None,
         };
         self.serving().pending_seal = Some(seal);
-        self.switch(ballot.clone())
+        self.switch(*ballot)
     }
 
     /// The engine goes on in its next head.

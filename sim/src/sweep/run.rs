@@ -160,7 +160,8 @@ impl Sweep {
     fn sweep_sequence(&mut self, sequence: &[Op]) {
         let with = match self.scope {
             Scope::Short if sequence.len() == LENGTH_MAX => Tears::None,
-            Scope::Short | Scope::Whole => Tears::All,
+            Scope::Short => Tears::Beside(5),
+            Scope::Whole => Tears::Beside(8),
         };
         self.report.sequences += 1;
         let (points, from, ended) = run_sequence(sequence, self.planted);

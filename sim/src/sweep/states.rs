@@ -3,9 +3,10 @@
 //! A power cut at a moment with the volatile writes w1…wn leaves:
 //! - every subset of them, whole, applied in their order. Beyond [`SUBSETS_MAX`] writes the older
 //!   ones stay or go together;
-//! - one of them torn, with every subset of the others; of more than [`CONTEXTS_MAX`] others with
-//!   none, with all, and with all earlier ones. A write of one journal block takes every set of its eight sectors. Any other takes its first k sectors,
-//!   its last k sectors, each one alone and all but one.
+//! - one of them torn, with every subset of the others; of more others than the scope of the sweep
+//!   says, with none, with all, and with all earlier ones. A write of one journal block takes every
+//!   set of its eight sectors. Any other takes its first k sectors, its last k sectors, each one
+//!   alone and all but one.
 //!
 //! Why these tears suffice: recovery reads no data, so what it does cannot depend on which sectors
 //! of a data write are there, and the model judges each sector for itself; each is seen old beside
@@ -23,8 +24,6 @@ use super::record::Point;
 
 /// Writes of which every subset is taken.
 const SUBSETS_MAX: usize = 12;
-/// Others of which every subset is taken beside a torn write.
-const CONTEXTS_MAX: usize = 5;
 
 /// What a crash leaves of the volatile writes of a moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,8 +38,8 @@ pub(super) struct Survivors {
 /// Whether tears are looked at too.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Tears {
-    /// They are.
-    All,
+    /// They are, each beside every subset of the others if there are so many at the most.
+    Beside(usize),
     /// Writes are there or not.
     None,
 }
@@ -76,13 +75,14 @@ fn tears(sectors: u32, is_journal: bool) -> Vec<SectorMask> {
 }
 
 /// What may be there of the others when one is torn.
-fn contexts(writes: &[usize], torn: usize) -> Vec<u64> {
+fn contexts(writes: &[usize], torn: usize, most: usize) -> Vec<u64> {
     let others: Vec<usize> = writes.iter().copied().filter(|write| *write != torn).collect();
-    if others.len() <= CONTEXTS_MAX {
+    if others.len() <= most {
         return subsets(&others);
     }
     let all = others.iter().fold(0, |mask, write| mask | 1_u64 << write);
     let mut contexts = vec![0, all, all & ((1 << torn) - 1)];
+    contexts.sort_unstable();
     contexts.dedup();
     contexts
 }
@@ -93,10 +93,10 @@ pub(super) fn states(point: &Point, with: Tears) -> Vec<Survivors> {
     assert!(writes.len() <= 64, "{} writes are not flushed", writes.len());
     let whole = |kind| move |whole| Survivors { kind, whole, torn: None };
     let mut states: Vec<_> = subsets(&writes).into_iter().map(whole(CrashKind::Cut)).collect();
-    if with == Tears::All {
+    if let Tears::Beside(most) = with {
         for torn in &writes {
             let write = &point.volatile[*torn];
-            let contexts = contexts(&writes, *torn);
+            let contexts = contexts(&writes, *torn, most);
             for mask in tears(write.sectors(), write.is_journal) {
                 let torn = Some((*torn, mask));
                 let state = |whole: &u64| Survivors { kind: CrashKind::Cut, whole: *whole, torn };
@@ -154,8 +154,8 @@ mod tests {
 
     #[test]
     fn a_tear_is_seen_beside_every_subset_of_few_others() {
-        assert_eq!(contexts(&[0, 1, 2], 1), [0, 1, 4, 5]);
-        assert_eq!(contexts(&[0, 1, 2, 3, 4, 5, 6], 2), [0, 0b111_1011, 0b11]);
-        assert_eq!(contexts(&[0, 1, 2, 3, 4, 5, 6], 0), [0, 0b111_1110, 0]);
+        assert_eq!(contexts(&[0, 1, 2], 1, 5), [0, 1, 4, 5]);
+        assert_eq!(contexts(&[0, 1, 2, 3, 4, 5, 6], 2, 5), [0, 0b11, 0b111_1011]);
+        assert_eq!(contexts(&[0, 1, 2, 3, 4, 5, 6], 0, 5), [0, 0b111_1110]);
     }
 }
