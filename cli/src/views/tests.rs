@@ -98,6 +98,7 @@ fn attachment() -> v1::LocalAttachment {
         logical_block_size: 4096,
         state: v1::AttachmentState::Live.into(),
         problem: String::new(),
+        grows_at_next_attachment: false,
         counters: Some(v1::VolumeCounters {
             read_requests: 1,
             read_bytes: 4096,

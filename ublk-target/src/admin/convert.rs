@@ -62,17 +62,19 @@ pub fn attachment(view: &View) -> v1::LocalAttachment {
     };
     let record = &view.record;
     let facts = view.served.as_ref().map(|served| &served.facts);
+    let device = view.served.as_ref().map(|served| served.device_size.get()).unwrap_or_default();
     v1::LocalAttachment {
         volume_id: record.volume.to_string(),
         volume_name: record.name.clone(),
         pool_id: facts.map(|facts| facts.pool.to_string()).unwrap_or_default(),
         epoch: record.epoch.get(),
         device_path: record.device.block_path(),
-        size_bytes: facts.map_or(0, |facts| facts.size.bytes()),
+        size_bytes: device.bytes,
         logical_block_size: facts.map_or(0, |facts| facts.logical_block.bytes()),
         state: state.into(),
         problem: view.problem.clone().unwrap_or_default(),
         counters: view.served.as_deref().map(counters),
+        grows_at_next_attachment: device.waits_for_attachment,
     }
 }
 

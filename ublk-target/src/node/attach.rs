@@ -25,6 +25,7 @@ use crate::ublk::{DeviceId, DeviceInfo, NewDevice, features};
 use crate::volume::control::Control;
 use crate::volume::cut::Heads;
 use crate::volume::device::{self, DeviceError, QueueThreads};
+use crate::volume::grow::{DeviceSize, SharedSize};
 use crate::volume::load::{LoadError, Loaded};
 use crate::volume::served::{ServedVolume, VolumeFacts, grant_of};
 
@@ -176,6 +177,8 @@ impl Node {
         let starting = blocking(move || device::start(&info, &shared, &luns));
         let queues = watched(&name, "start device", starting).await;
         let queues = queues.map_err(device_error("start", &record.name))?;
+        let bytes = attachment.volume.size.bytes();
+        served.device_size.set(DeviceSize { bytes, waits_for_attachment: false });
         let device = info.id.block_path();
         info!(volume = record.name, epoch = %record.epoch, device, "attached");
         Ok(self.go_live(slot, record.clone(), served, Some(queues)))
@@ -275,6 +278,7 @@ impl Node {
 
     /// Removes everything that is kept of an attachment.
     pub(super) fn forget(&self, record: &Record) {
+        self.unwarn(&super::grow::about(record));
         let dirty = self.state.remove_dirty_table(record.volume, record.epoch);
         let kept = self.state.remove_record(record.volume);
         for error in [dirty.err(), kept.err()].into_iter().flatten() {
@@ -357,6 +361,7 @@ pub(crate) fn serve(loaded: Loaded, queues: u16) -> Result<Arc<ServedVolume>, No
         facts: VolumeFacts::from(attachment),
         shared: Arc::new(shared),
         luns,
+        device_size: SharedSize::default(),
         heads: Heads::of(attachment).into(),
         structure: attachment.structure.into(),
     }))

@@ -17,6 +17,7 @@ pub mod attach;
 mod cuts;
 pub mod detach;
 pub mod error;
+mod grow;
 pub mod membership;
 mod news;
 pub mod recover;

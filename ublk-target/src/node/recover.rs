@@ -258,7 +258,12 @@ impl Node {
         let starting = blocking(move || device::finish_take_over(&info, &shared, &luns));
         let queues = watched(&record.name, "take the device over", starting).await;
         let queues = queues.map_err(device_error("take over", &record.name))?;
-        Ok(Outcome::Served(self.go_live(slot, record.clone(), served, Some(queues))))
+        let size = served.facts.size;
+        let serving = self.go_live(slot, record.clone(), served, Some(queues));
+        // The device serves already, and may be smaller than the volume if the predecessor was
+        // killed while it grew. A failure is a warning of the node.
+        let _ = self.grow_served(&serving, size).await;
+        Ok(Outcome::Served(serving))
     }
 
     /// Gives the predecessor's unused reserve back, once no journal can name it any more.

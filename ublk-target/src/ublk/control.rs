@@ -181,6 +181,7 @@ pub struct Control {
 }
 
 const NO_QUEUE: u16 = u16::MAX;
+const SECTOR_SHIFT: u32 = 9;
 
 fn errno(raw: i32) -> io::Error {
     io::Error::from_raw_os_error(raw)
@@ -254,6 +255,32 @@ impl Control {
         let mut params = *params;
         let command = Self::buffer_command(&raw mut params);
         self.run("SET_PARAMS", sys::UBLK_U_CMD_SET_PARAMS, Some(id), command)
+    }
+
+    /// How large a device is by its parameters, in bytes.
+    ///
+    /// # Errors
+    /// When there is none of this number.
+    pub fn size_bytes(&mut self, id: DeviceId) -> Result<u64, UblkError> {
+        let len = size_of::<sys::ublk_params>() as u32;
+        let mut params = sys::ublk_params { len, ..Default::default() };
+        let command = Self::buffer_command(&raw mut params);
+        self.run("GET_PARAMS", sys::UBLK_U_CMD_GET_PARAMS, Some(id), command)?;
+        Ok(params.basic.dev_sectors << SECTOR_SHIFT)
+    }
+
+    /// Changes the size of a started device; whoever has it open goes on. The driver takes any size
+    /// and looks neither at its features nor at the state of the device.
+    ///
+    /// # Errors
+    /// When there is none of this number, or the driver does not know the command.
+    ///
+    /// # Panics
+    /// When the size is not in whole sectors.
+    pub fn update_size(&mut self, id: DeviceId, bytes: u64) -> Result<(), UblkError> {
+        assert!(bytes > 0 && bytes.is_multiple_of(1 << SECTOR_SHIFT), "{bytes} B is no size");
+        let command = sys::ublksrv_ctrl_cmd { data: [bytes >> SECTOR_SHIFT], ..Self::command() };
+        self.run("UPDATE_SIZE", sys::UBLK_U_CMD_UPDATE_SIZE, Some(id), command)
     }
 
     /// The processors that requests of a queue come from.

@@ -52,6 +52,12 @@ pub enum DeviceError {
         #[source]
         source: io::Error,
     },
+    /// The device is not the one that we serve.
+    #[error("device {device} is gone, or is not served by this fs-core")]
+    NotLive {
+        /// The device.
+        device: DeviceId,
+    },
     /// A queue cannot be made.
     #[error("cannot make queue {queue} of device {device}")]
     Queue {

@@ -8,6 +8,7 @@
 //! - `prune`: gives back what a head hides;
 //! - `replay`: what earlier users left in their journals;
 //! - [`cut`]: a snapshot while it serves;
+//! - [`grow`]: a volume that becomes larger while it serves;
 //! - [`fsfreeze`]: file systems that stand still meanwhile;
 //! - [`served`]: what the parts share.
 
@@ -16,6 +17,7 @@ pub mod control;
 pub mod cut;
 pub mod device;
 pub mod fsfreeze;
+pub mod grow;
 pub mod load;
 mod pace;
 mod prune;

@@ -10,6 +10,7 @@ use lunar_types::{
 };
 
 use super::cut::Heads;
+use super::grow::SharedSize;
 use crate::lun::set::PoolLuns;
 use crate::metadata::Grant;
 use crate::queue::server::DeviceShared;
@@ -24,7 +25,7 @@ pub struct VolumeFacts {
     pub name: Name,
     /// Its pool.
     pub pool: PoolId,
-    /// Its size.
+    /// Its size when it was attached, or taken over.
     pub size: VolumeSize,
     /// What its device advertises.
     pub logical_block: LogicalBlockSize,
@@ -60,6 +61,8 @@ pub struct ServedVolume {
     pub shared: Arc<DeviceShared>,
     /// Its LUNs.
     pub luns: PoolLuns,
+    /// What its block device has.
+    pub device_size: SharedSize,
     /// Which layer is written, and the commits of the grant.
     pub heads: Mutex<Heads>,
     /// Of the chain and the size as they are known here.
