@@ -38,7 +38,7 @@ fn give_back(session: &Session<'_>, daemons: &Product<'_>) {
     let mapped = || lunar_e2e::main_job::mapped_bytes(session);
     let device = must(daemons, volume(session, "w", "64MiB"));
     let fill = |byte: u8| {
-        let bytes = format!("tr '\\0' '\\{byte:03o}' < /dev/zero | head --bytes=64M");
+        let bytes = format!("head --bytes=64M /dev/zero | tr '\\0' '\\{byte:03o}'");
         let write =
             format!("{bytes} | dd of={device} bs=1M iflag=fullblock oflag=direct conv=fsync");
         must(daemons, session.quiet(&write));
