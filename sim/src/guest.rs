@@ -43,8 +43,10 @@ pub struct Guest {
     pub name: Name,
     /// Its id in the metadata service.
     pub id: VolumeId,
-    /// Its size.
+    /// Its size as its user sees it: that of its device.
     pub size: VolumeSize,
+    /// Its size as the service has it; the device follows.
+    pub granted: VolumeSize,
     /// What its device advertises.
     pub block: LogicalBlockSize,
     /// Whose stamps it may show: its own, and those of what it began as.
@@ -171,6 +173,7 @@ impl Guest {
             name,
             id,
             size,
+            granted: size,
             block,
             lineage: vec![uid],
             granule,
@@ -205,6 +208,13 @@ impl Guest {
         if !self.lineage.contains(&self.uid) {
             self.lineage.push(self.uid);
         }
+    }
+
+    /// The device is as large as the volume from now on; what is new are zeros.
+    pub fn device_has_grown(&mut self, size: VolumeSize) {
+        assert!(size >= self.size && size <= self.granted, "a device follows its volume");
+        self.size = size;
+        self.oracle.grow(size.bytes() / self.granule);
     }
 
     fn granules(&self, offset: u64, length: u64) -> std::ops::Range<u64> {

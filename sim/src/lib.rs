@@ -22,6 +22,7 @@ mod diffs;
 pub mod disk;
 mod finale;
 pub mod fuse;
+mod grow;
 pub mod guest;
 mod io;
 mod journal_faults;

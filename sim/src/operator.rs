@@ -153,6 +153,8 @@ impl World {
             return self.drop_requests(guest);
         }
         self.reissue(guest)?;
+        self.tick()?;
+        self.device_follows(guest);
         if self.dice.chance(300) { self.sweep(guest) } else { Ok(()) }
     }
 
@@ -247,6 +249,9 @@ impl World {
         }
         if self.dice.chance(self.scenario.layers) && self.layers_step()? {
             return Ok(());
+        }
+        if self.dice.chance(self.scenario.growth) {
+            return self.growth_step();
         }
         let idle = self.idle_guests();
         if !idle.is_empty() && self.dice.chance(300) {

@@ -129,11 +129,16 @@ impl Oracle {
     #[must_use]
     pub fn grown_to(&self, granules: u64) -> Self {
         let mut grown = self.clone();
-        let count = granules as usize;
-        assert!(count >= grown.granules.len(), "a volume never shrinks");
-        grown.granules.resize(count, Vec::new());
-        grown.is_unsettled.resize(count, false);
+        grown.grow(granules);
         grown
+    }
+
+    /// Has more granules from now on, which are zeros.
+    pub fn grow(&mut self, granules: u64) {
+        let count = granules as usize;
+        assert!(count >= self.granules.len(), "a volume never shrinks");
+        self.granules.resize(count, Vec::new());
+        self.is_unsettled.resize(count, false);
     }
 
     fn list(&mut self, granule: u64) -> &mut Vec<Candidate> {

@@ -36,6 +36,8 @@ pub enum Planted {
     DiffWithoutZero,
     /// A copy begins although writes of before its claim are under way.
     ClaimWithoutGrace,
+    /// A device grows before the engine serves what is new.
+    DeviceGrowsFirst,
 }
 
 impl Planted {
@@ -47,7 +49,7 @@ impl Planted {
     }
 
     /// Every planted bug.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::CommitBeforeDataFlush,
         Self::FlushMissesOtherQueue,
         Self::ExtentReusedEarly,
@@ -63,5 +65,6 @@ impl Planted {
         Self::PruneWithoutGrace,
         Self::DiffWithoutZero,
         Self::ClaimWithoutGrace,
+        Self::DeviceGrowsFirst,
     ];
 }

@@ -43,7 +43,7 @@ impl World {
         if !is_asked || self.serving(guest).voting {
             return;
         }
-        let from = match self.serving(guest).volume.spec().size.extents(self.scenario.extent_size) {
+        let from = match self.serving(guest).volume.size().extents(self.scenario.extent_size) {
             extents if self.dice.chance(300) => self.dice.below(extents),
             _ => 0,
         };

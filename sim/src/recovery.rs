@@ -418,7 +418,11 @@ impl World {
         });
         self.know_ring(guest, attachment);
         let (queues, depth) = (self.scenario.queues, self.scenario.depth);
-        self.guests[guest].device.get_or_insert_with(|| Device::new(queues, depth));
+        if self.guests[guest].device.is_none() {
+            // One that outlives its daemon has the size that it has.
+            self.guests[guest].device_has_grown(volume.size);
+            self.guests[guest].device = Some(Device::new(queues, depth));
+        }
         Ok(())
     }
 }

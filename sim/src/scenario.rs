@@ -64,6 +64,8 @@ pub struct Scenario {
     pub layers: u64,
     /// How often an extent is claimed to be made solid, in a thousand idle steps of a control task.
     pub consolidate: u64,
+    /// How often a volume grows, or its daemon hears of it, in a thousand steps of the operator.
+    pub growth: u64,
     /// How often volumes are detached, deleted and made anew, in ten thousand steps.
     pub turnover: u64,
 }
@@ -131,6 +133,7 @@ impl Scenario {
             layers: dice.one_of(&[0, 100, 400]),
             consolidate: dice.one_of(&[0, 200, 1000]),
             turnover: dice.one_of(&[0, 5, 20]),
+            growth: dice.one_of(&[0, 30, 120]),
         }
     }
 }

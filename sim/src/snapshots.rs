@@ -99,7 +99,7 @@ impl World {
     pub(crate) fn snapshot_was_cut(&mut self, member: OpenMember, snapshot: &domain::Snapshot) {
         let OpenMember { guest, cut, is_live, .. } = member;
         let origin = &self.guests[guest];
-        let (origin, size, block) = (origin.id, origin.size, origin.block);
+        let (origin, size, block) = (origin.id, snapshot.size, origin.block);
         self.snapshots.push(Snapshot { id: snapshot.id, origin, size, block, cut });
         self.counters.snapshots += 1;
         self.counters.live_snapshots += u64::from(is_live);
@@ -153,6 +153,9 @@ impl World {
 
     fn roll_back(&mut self, guest: usize, index: usize) -> Flow {
         self.end_dead_device(guest);
+        // Nobody has a device of it: the next one is as large as the volume.
+        let granted = self.guests[guest].granted;
+        self.guests[guest].device_has_grown(granted);
         let snapshot = self.snapshots[index].clone();
         let roll_back = RollbackVolume {
             request: self.meta.fresh_request(),

@@ -204,6 +204,8 @@ pub struct Counters {
     pub rollbacks: u64,
     /// Snapshots that were compared with another one.
     pub compared: u64,
+    /// Times that volumes became larger.
+    pub grown: u64,
     /// Bits of everything that happened, to compare runs.
     pub fingerprint: u64,
 }
@@ -238,6 +240,7 @@ impl Counters {
         self.clones += other.clones;
         self.rollbacks += other.rollbacks;
         self.compared += other.compared;
+        self.grown += other.grown;
         self.fingerprint ^= other.fingerprint;
     }
 }
