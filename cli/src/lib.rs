@@ -4,6 +4,7 @@
 //! - [`commands`]: what is done, over [`service`] (the metadata service) and [`daemon`] (fs-core of
 //!   this node).
 //! - [`views`] and [`output`]: what is shown, as tables for people or JSON for programs.
+//! - [`file_system`]: what is mounted from a device, and what makes it larger.
 //! - [`doctor`]: what a host needs.
 //!
 //! Invariants: nothing is written to the standard output but the result; what goes wrong is one
@@ -15,6 +16,7 @@ pub mod commands;
 pub mod daemon;
 pub mod doctor;
 pub mod error;
+pub mod file_system;
 pub mod output;
 pub mod progress;
 pub mod service;

@@ -2,6 +2,7 @@
 //! for fs-core that offers labelled LUNs.
 
 mod double;
+mod grow;
 mod snapshots;
 
 use std::process::Output;
@@ -25,6 +26,7 @@ const GIB: u64 = 1 << 30;
 struct World {
     endpoint: String,
     double: Double,
+    script: Arc<Script>,
     _store: TempDir,
     runtime: Runtime,
 }
@@ -63,8 +65,9 @@ impl World {
             tokio::spawn(run_operations(service, work));
         });
         let luns = (0..3).map(labelled).collect();
-        let double = Double::start(Script { luns, ..Script::default() });
-        Self { endpoint, double, _store: folder, runtime }
+        let script = Arc::new(Script { luns, ..Script::default() });
+        let double = Double::start(Arc::clone(&script));
+        Self { endpoint, double, script, _store: folder, runtime }
     }
 
     fn lunar(&self, line: &str) -> Output {

@@ -23,7 +23,7 @@ pub use select::{LunReference, PoolArg, SelectorArg, SnapshotArg, VolumeArg};
 pub use snapshot::{
     CreateSnapshotArgs, DiffSnapshotsArgs, FsfreezeArg, GroupMember, SnapshotCommand,
 };
-pub use volume::{CloneArgs, DetachArgs, VolumeCommand};
+pub use volume::{CloneArgs, DetachArgs, GrowArgs, VolumeCommand};
 
 /// Where the metadata service listens unless told otherwise.
 pub const METADATA_DEFAULT: &str = "http://127.0.0.1:7420";

@@ -56,6 +56,10 @@ pub enum VolumeCommand {
     },
     /// Make a volume that begins as a snapshot, or as another volume is now. No data is copied.
     Clone(CloneArgs),
+    /// Make a volume larger, attached or not. It never becomes smaller.
+    ///
+    /// A device of it grows while it is in use. If it is on this node, the command waits for that.
+    Grow(GrowArgs),
     /// Give a detached volume the content of one of its snapshots. All snapshots stay.
     ///
     /// What was written since the volume's last snapshot is lost.
@@ -94,6 +98,19 @@ pub struct CloneArgs {
     /// SOURCE is a volume, attached or not: the clone begins as it is now, without a snapshot.
     #[arg(long)]
     pub of_volume: bool,
+}
+
+/// Arguments of `lunar volume grow`.
+#[derive(Args, Debug)]
+pub struct GrowArgs {
+    /// The volume, by name or id.
+    pub volume: VolumeArg,
+    /// Its new size such as 20GiB: a multiple of 4KiB. The size that it has changes nothing.
+    #[arg(value_parser = parse_volume_size)]
+    pub size: VolumeSize,
+    /// The volume is mounted on this node: have its ext4 or xfs file system grow too.
+    #[arg(long)]
+    pub fs: bool,
 }
 
 /// Arguments of `lunar volume detach`.

@@ -5,6 +5,7 @@ mod cut;
 mod doctor;
 mod fsck;
 mod generate;
+mod grow;
 mod lun;
 mod node;
 mod operation;

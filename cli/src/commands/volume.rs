@@ -12,7 +12,7 @@ use lunar_types::{LogicalExtent, PoolId, VolumeId};
 use tokio::time::sleep;
 
 use super::operation::drop_of;
-use super::{Context, clone, rollback, unless};
+use super::{Context, clone, grow, rollback, unless};
 use crate::args::{DetachArgs, VolumeCommand};
 use crate::error::{CliError, Exit};
 use crate::progress::Waiting;
@@ -44,6 +44,7 @@ pub(super) async fn run(command: &VolumeCommand, context: &Context<'_>) -> Resul
         }
         VolumeCommand::Delete { volume, no_wait: false } => delete(context, &volume.0).await,
         VolumeCommand::Clone(args) => clone::run(args, context).await,
+        VolumeCommand::Grow(args) => grow::run(args, context).await,
         VolumeCommand::Rollback { volume, snapshot, reattach: true } => {
             rollback::reattached(context, &volume.0, &snapshot.0).await
         }

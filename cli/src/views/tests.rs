@@ -23,6 +23,7 @@ use lunar_types::{
 
 use super::*;
 use crate::args::OutputFormat;
+use crate::file_system::{FileSystem, Mounted};
 use crate::output::{Report, render};
 
 fn assert_golden<R: Report>(report: &R, file: &str) {
@@ -168,6 +169,35 @@ fn attach_detach_and_delete_are_golden() {
     assert_golden(&volume::DetachView::new("'db'".to_owned(), answer), "volume-detach");
     let deleted = volume::DeleteView::new(&volume("db", None), true);
     assert_golden(&deleted, "volume-delete");
+}
+
+#[test]
+fn volume_grow_is_golden() {
+    use volume::DeviceGrowth::{AtAttachment, AtNextAttachment, Done, OnOtherNode, Unknown};
+    let local = || Box::new(volume::AttachmentView::from(&attachment()));
+    let limited =
+        v1::LocalAttachment { size_bytes: 5 << 30, grows_at_next_attachment: true, ..attachment() };
+    let late = || Box::new(volume::AttachmentView::from(&limited));
+    let mounted = Mounted {
+        file_system: FileSystem::Xfs,
+        mount_point: "/srv/db".to_owned(),
+        device: "/dev/ublkb0".to_owned(),
+    };
+    let problem = "fs-core cannot be reached at /run/x: gone".to_owned();
+    for (growth, mounted, file) in [
+        (AtAttachment, None, "volume-grow-detached"),
+        (Done(local()), Some(&mounted), "volume-grow-fs"),
+        (AtNextAttachment(late()), None, "volume-grow-limited"),
+        (OnOtherNode { node: "n1".to_owned() }, None, "volume-grow-elsewhere"),
+        (Unknown { problem }, None, "volume-grow-unknown"),
+    ] {
+        let holder = (!matches!(growth, AtAttachment)).then(|| holder(true));
+        let view = volume::GrowView::new(volume_view("db", holder), growth, mounted);
+        assert_golden(&view, file);
+    }
+    let view = volume_view("db", Some(holder(true)));
+    let local = Ok(Some(volume::AttachmentView::from(&limited)));
+    assert_golden(&volume::VolumeDetail::new(view, local), "volume-show-limited");
 }
 
 fn slot(place: SlotPlace, blocks: u32) -> Slot {

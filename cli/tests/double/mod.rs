@@ -38,15 +38,15 @@ pub(crate) struct Double {
 }
 
 impl Double {
-    /// Starts a double with this script.
-    pub(crate) fn start(script: Script) -> Self {
+    /// Starts a double with this script, which may be changed meanwhile where it has a lock.
+    pub(crate) fn start(script: impl Into<Arc<Script>>) -> Self {
         let runtime = Runtime::new().expect("a runtime");
         let folder = tempfile::tempdir().expect("a folder");
         let listener = {
             let _in_runtime = runtime.enter();
             UnixListener::bind(folder.path().join("s")).expect("binds")
         };
-        let service = FsCoreServer::new(Served(Arc::new(script)));
+        let service = FsCoreServer::new(Served(script.into()));
         let incoming = UnixListenerStream::new(listener);
         runtime.spawn(Server::builder().add_service(service).serve_with_incoming(incoming));
         Self { folder, _runtime: runtime }
