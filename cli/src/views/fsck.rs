@@ -118,10 +118,11 @@ impl FsckView {
         match (self.detail, findings, repairable) {
             (Detail::Findings, ..) | (_, 0, _) => String::new(),
             (Detail::Plan, _, 0) => "no finding can be repaired safely\n".to_owned(),
-            (Detail::Plan, ..) => format!(
-                "{repairable} of {findings} can be repaired safely, nothing was changed; to do it:\n\
-                 \x20 lunar fsck --repair --findings {digest}\n"
-            ),
+            (Detail::Plan, ..) => {
+                let safe = format!("{repairable} of {findings} can be repaired safely");
+                let next = format!("lunar fsck --repair --findings {digest}");
+                format!("{safe}, nothing was changed; to do it:\n  {next}\n")
+            }
         }
     }
 }
