@@ -12,6 +12,7 @@ use std::time::Duration;
 use lunar_proto::domain::{KnownMember, MemberState};
 use lunar_types::{SnapshotSetId, VolumeId};
 
+use super::structures::Failed;
 use super::{Membership, Node};
 use crate::metadata::Known;
 
@@ -21,10 +22,10 @@ const RETRY: Duration = Duration::from_secs(1);
 impl Node {
     /// Does what there is to do, for as long as the daemon runs.
     pub async fn watch(self: Arc<Self>, member: Membership) {
-        let mut known = Known::default();
+        let (mut known, mut failed) = (Known::default(), Failed::default());
         let mut taken: BTreeSet<(SnapshotSetId, VolumeId)> = BTreeSet::new();
         loop {
-            known.structures = self.structures();
+            known.structures = self.structures(&mut failed);
             let news = match self.metadata.watch(member.node, known.clone()).await {
                 Ok(news) => news,
                 Err(problem) => {
@@ -42,7 +43,7 @@ impl Node {
                 }
             }
             known.members = news.members.iter().map(|it| it.member).collect();
-            if !self.follow(&news.structures).await {
+            if !self.follow(&news.structures, &mut failed).await {
                 tokio::time::sleep(RETRY).await;
             }
         }

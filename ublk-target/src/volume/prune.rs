@@ -34,14 +34,13 @@ pub(super) struct Pruning {
 }
 
 impl Control {
-    /// Takes in what the service says of the chain now.
+    /// Takes in what the service says of the chain now. Its size is another matter.
     pub fn follow(&self, attachment: &Attachment) {
         let (head, parent) = (attachment.volume.head, attachment.layers.first());
         let parent = parent.and_then(|layer| layer.parent);
         let mut out = Vec::new();
         self.served.shared.volume.merged_down_to(head, parent, &mut out);
         self.wake(&mut out);
-        self.served.note_structure(attachment.structure);
     }
 
     /// Gives back what can be, if the last look at that is long enough ago. For who has the

@@ -79,7 +79,11 @@ impl ServedVolume {
         *self.structure.lock().expect("a panic ends the process")
     }
 
-    pub(super) fn note_structure(&self, structure: StructureNumber) {
+    /// The chain and the size of this structure are taken in.
+    ///
+    /// # Panics
+    /// When somebody panicked with it in hand.
+    pub fn note_structure(&self, structure: StructureNumber) {
         *self.structure.lock().expect("a panic ends the process") = structure;
     }
 
