@@ -50,6 +50,7 @@ impl Cycle<'_> {
     }
 
     /// Writes until the power goes; gives the last round that was flushed, and the snapshot.
+    #[allow(clippy::disallowed_methods, reason = "the power goes at a moment of its own")]
     fn until_cut(&self, daemons: &Product<'_>) -> (u64, Option<Taken>) {
         let node = self.lab.node(0);
         let volume_name = format!("v{}", self.number);

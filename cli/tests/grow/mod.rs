@@ -77,6 +77,7 @@ fn a_volume_at_rest_grows_and_never_shrinks() {
 }
 
 #[test]
+#[allow(clippy::disallowed_methods, reason = "the device grows some time after the command began")]
 fn the_device_on_this_node_is_waited_for() {
     let world = with_volume();
     hold(&world);

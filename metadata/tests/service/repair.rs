@@ -74,8 +74,14 @@ fn refusal(finding: &FsckFinding) -> &str {
     why
 }
 
+/// Does a damage to a sound store.
+type Damage = fn(&Sound);
+
+/// A case by name: a sound store, and what happens to it.
+type Case = (&'static str, fn() -> Sound, Damage);
+
 /// The five kinds of damage of the design, each with whether it is repaired.
-const FIVE: &[(&str, FindingKind, bool, fn(&Sound))] = &[
+const FIVE: &[(&str, FindingKind, bool, Damage)] = &[
     ("leak", FindingKind::ExtentLeaked, true, |it| {
         it.damage(|txn| txn.remove(&it.reserved_key()));
     }),
@@ -166,7 +172,7 @@ fn a_second_leak_of_the_same_group_joins_the_first() {
 
 #[test]
 fn a_leak_of_which_the_owner_may_be_hidden_is_left_alone() {
-    let hide: &[(&str, fn() -> Sound, fn(&Sound))] = &[
+    let hide: &[Case] = &[
         ("a stale journal is left", sound, |_| {}),
         ("an entry that cannot be read", settled, |it| it.damage(|txn| txn.set(b"junk", b"junk"))),
         ("a missing layer or volume", settled, |it| {
@@ -191,7 +197,7 @@ fn a_leak_of_which_the_owner_may_be_hidden_is_left_alone() {
 }
 
 /// Damages besides the five that are repaired.
-const SAFE_TOO: &[(FindingKind, fn(&Sound))] = &[
+const SAFE_TOO: &[(FindingKind, Damage)] = &[
     (FindingKind::ChildMismatch, |it| {
         let parent = it.dropped.layer.expect("it has one");
         let child = it.ready.layer.expect("it has one");
