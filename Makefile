@@ -38,7 +38,7 @@ test: ## Set up and run every test; non-zero if one failed or could not run
 	@$(call run_stages,$(TEST_STAGES))
 
 .PHONY: test-long
-test-long: ## More cases, more seeds, the lab three times
+test-long: ## More cases, more seeds, the lab three times with 60 power cuts in all
 	@$(call run_stages,$(LONG_STAGES))
 
 .PHONY: crash-sweep
@@ -110,7 +110,7 @@ stage-simulator-long: stage-compile
 	@$(TARGET_DIR)/release/sim --seeds 0..50000 --keep-going
 
 stage-lab-long:
-	@for run in 1 2 3; do $(MAKE) stage-lab || exit 1; done
+	@for run in 1 2 3; do LUNAR_POWER_CUTS=20 $(MAKE) stage-lab || exit 1; done
 
 # Runs stages in order, each with a log; a stage that fails does not hide the later ones, but
 # without packages or a toolchain none of them can run. A stage of tests that ran no test failed.

@@ -228,6 +228,24 @@ fn chain(spec: &VolumeSpec, head: LayerId, sealed: &[Sealed], parts: &[Born]) ->
     chain
 }
 
+/// A layer that has data in some blocks, which the model has too.
+fn base_layer(id: LayerId, luns: &Luns, model: &mut [u8]) -> Vec<Born> {
+    let mut base = Vec::new();
+    for (logical, bits) in [(1_u64, 0xffff_u64), (2, 0x0ff0), (4, 0x0001)] {
+        let at = ExtentAddress::new(0, 1 + logical);
+        let presence = Presence::from_words(size(), &[bits]).expect("16 blocks");
+        for block in (0..16_u64).filter(|block| bits >> block & 1 == 1) {
+            let bytes = [block as u8 + 1; 4096];
+            luns.0[0].write_at(table().byte_of(at) + block * 4096, &bytes).expect("memory");
+            let on_volume = (logical * EXTENT + block * 4096) as usize;
+            model[on_volume..on_volume + 4096].copy_from_slice(&bytes);
+        }
+        let slot = Slot { place: SlotPlace::Extent(at), opaque: false, presence };
+        base.push((LogicalExtent::new(logical), id, slot));
+    }
+    base
+}
+
 impl World {
     /// A volume over a layer that has data in some blocks; everything else on the LUNs is garbage.
     fn new(logical_block: LogicalBlockSize, with_base: bool) -> Self {
@@ -235,22 +253,7 @@ impl World {
         let luns = Luns(vec![garbage(), garbage()]);
         let mut model = vec![0; VOLUME_BYTES as usize];
         let base_id = LayerId::new(FIRST_HEAD.get() - 1);
-        let mut base = Vec::new();
-        if with_base {
-            for (logical, bits) in [(1_u64, 0xffff_u64), (2, 0x0ff0), (4, 0x0001)] {
-                let at = ExtentAddress::new(0, 1 + logical);
-                let presence = Presence::from_words(size(), &[bits]).expect("16 blocks");
-                for block in (0..16_u64).filter(|block| bits >> block & 1 == 1) {
-                    let bytes = [block as u8 + 1; 4096];
-                    luns.0[0].write_at(table().byte_of(at) + block * 4096, &bytes).expect("memory");
-                    let on_volume = (logical * EXTENT + block * 4096) as usize;
-                    model[on_volume..on_volume + 4096].copy_from_slice(&bytes);
-                }
-                let place = SlotPlace::Extent(at);
-                let slot = Slot { place, opaque: false, presence };
-                base.push((LogicalExtent::new(logical), base_id, slot));
-            }
-        }
+        let base = if with_base { base_layer(base_id, &luns, &mut model) } else { Vec::new() };
         let free = (10..200).flat_map(|n| [ExtentAddress::new(0, n), ExtentAddress::new(1, n)]);
         let metadata = Metadata { free: free.collect(), ..Metadata::default() };
         journal::format_ring(&journal_identity(1, FIRST_HEAD), &ring_place(), &table(), &luns)
@@ -764,6 +767,19 @@ fn step() -> impl Strategy<Value = Do> {
     ]
 }
 
+/// The bytes that a step is about.
+fn range_of(step: &Do, world: &World) -> (u64, u64) {
+    match step {
+        Do::Io { offset, length, .. } => {
+            let unit = u64::from(world.logical_block.bytes());
+            let offset = offset % world.bytes / unit * unit;
+            (offset, (offset + length.next_multiple_of(unit)).min(world.bytes))
+        }
+        Do::Consolidate => (0, 0),
+        _ => (0, world.bytes),
+    }
+}
+
 /// Runs groups of requests that do not overlap, so that the model knows the outcome.
 /// Gives the extents that were made solid since the last crash.
 fn check(logical_block: LogicalBlockSize, with_base: bool, steps: &[Do], order: &[u8]) -> u64 {
@@ -776,15 +792,7 @@ fn check(logical_block: LogicalBlockSize, with_base: bool, steps: &[Do], order: 
     let mut group: Vec<(u64, u64)> = Vec::new();
     let mut tag = 0;
     for step in steps {
-        let (offset, end) = match step {
-            Do::Io { offset, length, .. } => {
-                let unit = u64::from(logical_block.bytes());
-                let offset = offset % world.bytes / unit * unit;
-                (offset, (offset + length.next_multiple_of(unit)).min(world.bytes))
-            }
-            Do::Consolidate => (0, 0),
-            _ => (0, world.bytes),
-        };
+        let (offset, end) = range_of(step, &world);
         // These come with requests under way.
         let goes_on = matches!(step, Do::Snapshot(_) | Do::Merge { .. } | Do::Prune | Do::Grow(_));
         if tag > 20 || !goes_on && group.iter().any(|(from, to)| offset < *to && *from < end) {

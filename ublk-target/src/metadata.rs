@@ -210,6 +210,6 @@ pub trait Metadata: Send + Sync {
     fn vote(&self, grant: Grant, ballot: Ballot, wait: Duration) -> Reply<'_, Vote>;
     /// Seals a head without a name.
     fn seal_layer(&self, seal: Seal) -> Reply<'_, LayerSealed>;
-    /// Takes out of a head what its committed slots hide; the extents are in the node's reservation.
+    /// Takes out of a head what its committed slots hide; the extents are in the reservation then.
     fn prune(&self, prune: Prune) -> Reply<'_, PrunedParts>;
 }

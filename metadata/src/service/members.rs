@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use lunar_proto::domain::{
     ChangedStructure, KnownMember, MemberFailed, MemberPaused, MemberReady, MemberState, NodeNews,
@@ -98,9 +99,12 @@ async fn barrier<T: Txn>(txn: &T, set: SnapshotSetId) -> Result<Barrier, Service
 /// and not by an answer that is repeated while it waits.
 type Told<A> = (A, bool);
 
+/// `opens` is told when this is about to make the set Pausing: the transaction may run again, and
+/// find it so.
 async fn member_ready<T: Txn>(
     txn: &T,
     request: MemberReady,
+    opens: &AtomicBool,
 ) -> Result<Told<SetProgress>, ServiceError> {
     let MemberReady { caller, set, volume, epoch } = request;
     let mut asked = Asked::load(txn, caller, set, (volume, epoch)).await?;
@@ -129,6 +133,7 @@ async fn member_ready<T: Txn>(
             return Ok((asked.abort(txn, abort).await?, true));
         }
         Barrier::Open => {
+            opens.store(true, Ordering::Relaxed);
             asked.record.state = SetState::Pausing;
             txn.put(&SnapshotSetKey { set }, &asked.record);
         }
@@ -181,9 +186,11 @@ fn decided(asked: &Asked, request: &MemberPaused) -> Result<Vote, ServiceError> 
     Err(ServiceError::NextHeadMismatch { volume, head, held, given })
 }
 
+/// `are_all_paused` says so of those who have voted before.
 async fn member_paused<T: Txn>(
     txn: &T,
     request: &MemberPaused,
+    are_all_paused: impl Fn() -> bool,
 ) -> Result<Told<Vote>, ServiceError> {
     let MemberPaused { caller, set, volume, epoch, .. } = *request;
     let asked = Asked::load(txn, caller, set, (volume, epoch)).await?;
@@ -216,6 +223,13 @@ async fn member_paused<T: Txn>(
     let members = txn.scan(&members_of(set), usize::from(u8::MAX)).await?;
     if members.iter().any(|(_, member)| member.state != MemberState::Paused) {
         return Ok((Vote::Waiting, true));
+    }
+    // A vote proves that nobody else changed the head since, not that its guest still waits.
+    let is_held = |(_, member): &&(_, SetMemberRecord)| member.holder.is_some();
+    if members.iter().filter(is_held).count() > 1 && !are_all_paused() {
+        let abort = abort_for("pausing-timeout", Some(volume));
+        asked.abort(txn, abort.clone()).await?;
+        return Ok((Vote::Aborted(abort), true));
     }
     decide(txn, set, asked.record).await?;
     let after = Asked::load(txn, caller, set, (volume, epoch)).await?;
@@ -289,8 +303,14 @@ impl<S: MetaStore> Service<S> {
     /// The grant is over, a later process speaks for the node, there is no such set, or the volume
     /// is no member of it.
     pub async fn member_ready(&self, request: MemberReady) -> Result<SetProgress, ServiceError> {
-        let ready = |txn: Arc<S::Txn>| async move { member_ready(&*txn, request).await };
+        let before = self.seams.clock.now();
+        let opens = AtomicBool::new(false);
+        let opens = &opens;
+        let ready = |txn: Arc<S::Txn>| async move { member_ready(&*txn, request, opens).await };
         let (progress, is_changed) = self.store.transact(ready).await?;
+        if opens.load(Ordering::Relaxed) && progress.state == SetState::Pausing {
+            self.sets.pauses(request.set, before);
+        }
         if is_changed {
             self.sets_changed();
         }
@@ -315,7 +335,9 @@ impl<S: MetaStore> Service<S> {
     /// As [`Service::member_ready`]; the set is still Gathering; the last commit or the next head
     /// are not those of the grant, the checkpoint would fall, or the process has voted otherwise.
     pub async fn member_paused(&self, request: &MemberPaused) -> Result<Vote, ServiceError> {
-        let pause = |txn: Arc<S::Txn>| async move { member_paused(&*txn, request).await };
+        let are_all_paused = || self.sets.are_all_paused(request.set, self.seams.clock.now());
+        let pause =
+            |txn: Arc<S::Txn>| async move { member_paused(&*txn, request, are_all_paused).await };
         let (vote, is_changed) = self.store.transact(pause).await?;
         if is_changed {
             self.sets_changed();

@@ -4,6 +4,10 @@
 //! - a set is aborted when this process has seen it in one state for the time of that state, on
 //!   its own clock, by compare and set: a decided set never changes. A fresh process counts from
 //!   its start, so it acts later, never earlier;
+//! - members of several nodes are sealed only while all of them are paused for certain: by a vote
+//!   that comes within [`ALL_PAUSED`] of the moment before the set became Pausing, as this process
+//!   saw it. Nobody freezes before that moment, and a holder that has heard it stays paused for
+//!   longer, also without an answer. Another process does not know the moment and aborts;
 //! - a decided set is forgotten with the requests of the generation that it was decided in.
 
 use std::collections::BTreeMap;
@@ -27,6 +31,9 @@ use crate::store::{MetaStore, Txn};
 const GATHERING_MAX: Duration = Duration::from_secs(30);
 /// How long a set may be Pausing.
 const PAUSING_MAX: Duration = Duration::from_secs(15);
+/// For how long after the last member was ready everybody who has voted is paused for certain: a
+/// holder stays so for 4.8 s of its own clock.
+const ALL_PAUSED: Duration = Duration::from_millis(4500);
 /// Members of one read.
 const MEMBERS_PER_READ: usize = 1000;
 /// Sets that one step looks at to forget them.
@@ -42,6 +49,8 @@ pub(super) struct SetWatch {
 struct Seen {
     /// Open sets: their state, and since when it was seen.
     open: BTreeMap<SnapshotSetId, (SetState, Duration)>,
+    /// Sets that became Pausing by this process, and a moment before they did.
+    pausing: BTreeMap<SnapshotSetId, Duration>,
     /// The generation in which everything that can be forgotten then was.
     swept: Option<u64>,
     /// The packed key after which a sweep goes on.
@@ -51,6 +60,19 @@ struct Seen {
 impl SetWatch {
     fn lock(&self) -> MutexGuard<'_, Seen> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A set has become Pausing; nobody paused for it before this moment.
+    pub(super) fn pauses(&self, set: SnapshotSetId, since: Duration) {
+        let mut seen = self.lock();
+        seen.pausing.retain(|_, earlier| since.saturating_sub(*earlier) < PAUSING_MAX);
+        seen.pausing.insert(set, since);
+    }
+
+    /// Whether every holder that has voted is still paused.
+    pub(super) fn are_all_paused(&self, set: SnapshotSetId, now: Duration) -> bool {
+        let seen = self.lock();
+        seen.pausing.get(&set).is_some_and(|since| now.saturating_sub(*since) < ALL_PAUSED)
     }
 
     /// Sees the open sets; gives those that have been in their state for too long.

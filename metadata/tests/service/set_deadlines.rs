@@ -49,6 +49,33 @@ fn a_set_that_does_not_pause_in_time_is_aborted_and_a_late_vote_hears_it() {
     case.world.assert_clean();
 }
 
+/// A holder that has voted goes on after its 5 s, whoever has not heard of it.
+#[test]
+fn members_that_were_never_paused_together_are_not_sealed() {
+    let late: [&dyn Fn(&mut Two); 2] =
+        [&|case| case.world.clock.advance(Duration::from_millis(4500)), &|case| {
+            case.world.restart()
+        }];
+    for between in late {
+        let mut case = Two::new();
+        let set = case.open();
+        case.world.ready(set, &case.a).expect("taken down");
+        case.world.ready(set, &case.b).expect("taken down");
+        assert_eq!(case.vote(set, &case.a), Vote::Waiting);
+        between(&mut case);
+        let Vote::Aborted(_) = case.vote(set, &case.b) else { panic!("it was sealed") };
+        case.assert_aborted(set, "pausing-timeout");
+        case.world.assert_clean();
+    }
+    let case = Two::new();
+    let set = case.open();
+    case.world.ready(set, &case.a).expect("taken down");
+    case.world.ready(set, &case.b).expect("taken down");
+    assert_eq!(case.vote(set, &case.a), Vote::Waiting);
+    case.world.clock.advance(Duration::from_millis(4400));
+    let Vote::Sealed(_) = case.vote(set, &case.b) else { panic!("all are paused") };
+}
+
 #[test]
 fn a_restarted_service_counts_anew_and_a_decided_set_stays() {
     let mut case = Two::new();
