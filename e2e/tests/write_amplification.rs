@@ -10,7 +10,8 @@ const WRITES: u64 = 10_000;
 
 #[test]
 fn ten_thousand_random_first_writes_cost_at_most_a_third_more() {
-    let lab = lab([LunSpec::new(4 * GIB), LunSpec::new(4 * GIB)]);
+    // Each of the two times touches all extents of the volume.
+    let lab = lab([LunSpec::new(8 * GIB), LunSpec::new(8 * GIB)]);
     let daemons = product(&lab);
     let session = session(&lab);
     must(&daemons, make_pool(&session, &lab));
