@@ -244,7 +244,7 @@ fn lists_become_solid_and_show_the_same() {
     let before = world.volume.stats();
     read_all(&mut world);
     let after = world.volume.stats();
-    assert_eq!(before.list_reads, after.list_reads, "no list is left");
+    assert_eq!(before.split_reads, after.split_reads, "no list is left");
     // 8 blocks of one extent came from below, 7 of it and 15 of the other were zeros.
     assert_eq!(after.consolidated_bytes, (15 + 16) * 4096);
     world.kill();
@@ -280,7 +280,11 @@ fn a_list_is_due_with_enough_reads_of_several_ios_within_a_minute() {
     assert_eq!(world.claim(), Err(NoClaim::NothingDue));
     read_often(&mut world, 15, read);
     assert_eq!(world.claim(), Err(NoClaim::NothingDue), "the first were too long ago");
+    assert!(world.volume.check_claim(world.now()).is_err());
     read_often(&mut world, 1, read);
+    for _ in 0..3 {
+        assert_eq!(world.volume.check_claim(world.now()), Ok(()), "to ask claims nothing");
+    }
     assert_eq!(world.claim(), Ok(()));
     assert_eq!(world.claim(), Err(NoClaim::Claimed));
     world.settle();
@@ -403,6 +407,7 @@ fn nothing_is_claimed_when_it_would_be_in_the_way() {
     let mut world = world_of_lists();
     world.volume.pool_is_high(true);
     assert_eq!(world.claim(), Err(NoClaim::PoolHigh));
+    assert_eq!(world.volume.check_claim(world.now()), Ok(()), "were it not for that");
     world.volume.pool_is_high(false);
 
     let reserve = world.volume.take_reserve(usize::MAX);

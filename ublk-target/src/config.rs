@@ -14,6 +14,8 @@ use serde::Deserialize;
 const QUEUES_MAX: u16 = 64;
 /// Deepest queue: the engine numbers requests with 12 bits.
 const QUEUE_DEPTH_MAX: u16 = 4096;
+/// More than any LUN takes beside its guests' I/O.
+const CONSOLIDATE_RATE_MAX: u32 = 65_536;
 const MAX_IO_BYTES_RANGE: std::ops::RangeInclusive<u32> = (64 << 10)..=(1 << 20);
 /// A path of a Unix socket has to fit `sun_path` with its final zero.
 const SOCKET_PATH_MAX: usize = 107;
@@ -56,6 +58,10 @@ pub struct Settings {
     /// Largest request in bytes, 64 KiB to 1 MiB, a multiple of 4096 [default: 524288]
     #[arg(long, env = "LUNAR_MAX_IO_BYTES", value_name = "BYTES")]
     pub max_io_bytes: Option<u32>,
+    /// How much of extents that are read in pieces this node copies to make them whole, in MiB a
+    /// second, 0 to 65536; 0 is off [default: 32]
+    #[arg(long, env = "LUNAR_CONSOLIDATE_RATE", value_name = "MIB")]
+    pub consolidate_rate: Option<u32>,
     /// Detach every volume on SIGTERM instead of leaving the devices to a successor
     /// [default: false]
     #[arg(long, env = "LUNAR_DRAIN_ON_STOP", value_name = "BOOL",
@@ -86,6 +92,8 @@ pub struct Config {
     pub queue_depth: u16,
     /// Bytes of the largest request.
     pub max_io_bytes: u32,
+    /// MiB a second that copies may write; 0 is off.
+    pub consolidate_rate: u32,
     /// Whether SIGTERM detaches.
     pub drain_on_stop: bool,
 }
@@ -180,6 +188,7 @@ impl Settings {
             queues: self.queues.or(file.queues),
             queue_depth: self.queue_depth.or(file.queue_depth),
             max_io_bytes: self.max_io_bytes.or(file.max_io_bytes),
+            consolidate_rate: self.consolidate_rate.or(file.consolidate_rate),
             drain_on_stop: self.drain_on_stop.or(file.drain_on_stop),
         }
     }
@@ -202,6 +211,7 @@ impl Settings {
             queues: self.queues.unwrap_or_else(|| host.processors.clamp(1, 4)),
             queue_depth: self.queue_depth.unwrap_or(128),
             max_io_bytes: self.max_io_bytes.unwrap_or(512 << 10),
+            consolidate_rate: self.consolidate_rate.unwrap_or(32),
             drain_on_stop: self.drain_on_stop.unwrap_or(false),
         };
         config.check()?;
@@ -257,6 +267,8 @@ impl Config {
             let value = self.max_io_bytes.into();
             return Err(ConfigError::Range { setting: "--max-io-bytes", value, range });
         }
+        let rates = 0..=CONSOLIDATE_RATE_MAX.into();
+        in_range("--consolidate-rate", self.consolidate_rate.into(), &rates)?;
         let endpoint = &self.metadata_endpoint;
         if endpoint.strip_prefix("http://").is_none_or(str::is_empty) {
             return Err(ConfigError::Endpoint(endpoint.clone()));
@@ -293,6 +305,7 @@ mod tests {
         assert_eq!(config.admin_socket, Path::new("/run/lunar/fs-core.sock"));
         assert_eq!(config.state_dir, Path::new("/run/lunar/state"));
         assert_eq!((config.queues, config.queue_depth, config.max_io_bytes), (4, 128, 512 << 10));
+        assert_eq!(config.consolidate_rate, 32);
         assert!(config.scan_luns && !config.lab_allow_disk_state && !config.drain_on_stop);
     }
 
@@ -320,6 +333,7 @@ mod tests {
             ("queues = 65", "--queues"),
             ("queue_depth = 5000", "--queue-depth"),
             ("max_io_bytes = 100000", "--max-io-bytes"),
+            ("consolidate_rate = 65537", "--consolidate-rate"),
             ("metadata_endpoint = \"ftp://x\"", "--metadata-endpoint"),
             ("state_dir = \"state\"", "--state-dir"),
             ("luns = [\"sdb\"]", "--lun"),

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use lunar_proto::domain::{
     Attachment, AttachmentSummary, DetachMode, Joined, LayerEntry, LayerPage, LayerSealed,
-    LeaseTimers, NodeNews, NodeState, PoolReservation, PrunedParts, Selector, SetProgress, Vote,
+    LeaseTimers, NodeNews, NodeState, PoolReservation, PrunedParts, Selector, SetProgress,
+    SpaceUsage, Vote,
 };
 use lunar_types::{
     BootId, Epoch, ExtentRun, ExtentSize, Incarnation, LayerId, LogicalExtent, Name,
@@ -47,6 +48,7 @@ struct Script {
     seals: Vec<Seal>,
     prune: VecDeque<Result<PrunedParts, MetadataError>>,
     prunes: Vec<Prune>,
+    usage: VecDeque<Result<SpaceUsage, MetadataError>>,
 }
 
 impl Script {
@@ -102,6 +104,13 @@ impl FakeMetadata {
         answers: impl IntoIterator<Item = Result<Attachment, MetadataError>>,
     ) {
         self.script().resume.extend(answers);
+    }
+
+    pub(crate) fn expect_usage(
+        &self,
+        answers: impl IntoIterator<Item = Result<SpaceUsage, MetadataError>>,
+    ) {
+        self.script().usage.extend(answers);
     }
 
     pub(crate) fn expect_detach(
@@ -224,6 +233,10 @@ impl Metadata for FakeMetadata {
     fn retire_journal(&self, _: Grant, stale: Epoch) -> Reply<'_, ()> {
         self.script().retired.push(stale);
         ready(Ok(()))
+    }
+
+    fn pool_usage(&self, _: PoolId) -> Reply<'_, SpaceUsage> {
+        ready(self.script().usage.pop_front().unwrap_or(Err(unavailable())))
     }
 
     fn list_attachments(&self, _: NodeIncarnation) -> Reply<'_, Vec<AttachmentSummary>> {

@@ -114,6 +114,11 @@ fn attachment() -> v1::LocalAttachment {
             parked_requests: 9,
             reserved_extents: 10,
             checkpoints: 11,
+            split_reads: 12,
+            split_read_ios: 13,
+            consolidated_extents: 14,
+            consolidated_bytes: 15 << 20,
+            failed_copies: 16,
         }),
     }
 }

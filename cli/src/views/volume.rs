@@ -161,6 +161,11 @@ pub struct CountersView {
     parked_requests: u64,
     reserved_extents: u64,
     checkpoints: u64,
+    split_reads: u64,
+    split_read_ios: u64,
+    consolidated_extents: u64,
+    consolidated_bytes: u64,
+    failed_copies: u64,
 }
 
 impl From<&v1::VolumeCounters> for CountersView {
@@ -179,6 +184,11 @@ impl From<&v1::VolumeCounters> for CountersView {
             parked_requests: counters.parked_requests,
             reserved_extents: counters.reserved_extents,
             checkpoints: counters.checkpoints,
+            split_reads: counters.split_reads,
+            split_read_ios: counters.split_read_ios,
+            consolidated_extents: counters.consolidated_extents,
+            consolidated_bytes: counters.consolidated_bytes,
+            failed_copies: counters.failed_copies,
         }
     }
 }

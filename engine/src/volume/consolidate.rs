@@ -154,6 +154,18 @@ impl Volume {
         self.lock().claim(self, now)
     }
 
+    /// Says whether [`Volume::claim`] would claim something in a pool that is not high, and claims
+    /// nothing.
+    ///
+    /// # Errors
+    /// As [`Volume::claim`].
+    pub fn check_claim(&self, now: Duration) -> Result<(), NoClaim> {
+        let mut core = self.lock();
+        let logical = core.due(self, now)?;
+        core.consolidation.due.push_front(logical);
+        Ok(())
+    }
+
     /// Begins to copy what was claimed, on the control queue, once every write of before the claim
     /// has ended.
     pub fn start_copy(
@@ -188,22 +200,30 @@ impl Volume {
 impl Core {
     /// A list was read with so many LUN I/Os.
     pub(super) fn list_was_read(&mut self, volume: &Volume, logical: LogicalExtent, ios: u64) {
-        self.stats.list_reads += 1;
-        self.stats.list_read_ios += ios;
+        self.stats.split_reads += 1;
+        self.stats.split_read_ios += ios;
         if ios > 1 {
             self.consolidation.note_read(logical, volume.spec.tuning.consolidate_reads);
         }
     }
 
     fn claim(&mut self, volume: &Volume, now: Duration) -> Result<Claim, NoClaim> {
-        self.consolidation.pass_time(now);
-        self.check_room()?;
-        let logical = self.next_due(volume).ok_or(NoClaim::NothingDue)?;
+        if self.consolidation.is_pool_high {
+            return Err(NoClaim::PoolHigh);
+        }
+        let logical = self.due(volume, now)?;
         let consolidation = &mut self.consolidation;
         consolidation.claims += 1;
         let number = consolidation.claims;
         consolidation.claimed = Some(Claimed { logical, number, copy: None });
         Ok(Claim { logical, since: volume.grace.period(), number })
+    }
+
+    /// Takes what is to be made solid next off the list.
+    fn due(&mut self, volume: &Volume, now: Duration) -> Result<LogicalExtent, NoClaim> {
+        self.consolidation.pass_time(now);
+        self.check_room()?;
+        self.next_due(volume).ok_or(NoClaim::NothingDue)
     }
 
     fn check_room(&self) -> Result<(), NoClaim> {
@@ -213,7 +233,7 @@ impl Core {
             (self.is_poisoned(), NoClaim::Poisoned),
             (self.frozen.is_some(), NoClaim::Frozen),
             (self.consolidation.claimed.is_some(), NoClaim::Claimed),
-            (self.consolidation.is_pool_high || self.reserve.is_pool_full(), NoClaim::PoolHigh),
+            (self.reserve.is_pool_full(), NoClaim::PoolHigh),
             (is_starving, NoClaim::ReserveLow),
             (is_table_full, NoClaim::TableFull),
         ];

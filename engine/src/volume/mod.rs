@@ -140,9 +140,9 @@ pub struct VolumeStats {
     /// First writes: extents allocated.
     pub allocations: u64,
     /// Reads of pieces that a slot list describes.
-    pub list_reads: u64,
+    pub split_reads: u64,
     /// LUN I/Os that those reads needed.
-    pub list_read_ios: u64,
+    pub split_read_ios: u64,
     /// Extents that a copy made whole in the head.
     pub consolidated_extents: u64,
     /// Bytes that copies have written.

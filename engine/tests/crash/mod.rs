@@ -448,6 +448,10 @@ impl World {
         self.run(QueueId::new(QUEUES), actions);
     }
 
+    pub(crate) fn now(&self) -> Duration {
+        Duration::from_secs(self.now)
+    }
+
     /// Lets time pass.
     pub(crate) fn pass(&mut self, seconds: u64) {
         self.now += seconds;
@@ -469,7 +473,7 @@ impl World {
     }
 
     pub(crate) fn claim(&mut self) -> Result<(), NoClaim> {
-        self.claim = Some(self.volume.claim(Duration::from_secs(self.now))?);
+        self.claim = Some(self.volume.claim(self.now())?);
         Ok(())
     }
 

@@ -35,6 +35,11 @@ fn counters(served: &ServedVolume) -> v1::VolumeCounters {
         parked_requests: stats.parked_requests,
         reserved_extents: stats.reserve_extents,
         checkpoints: stats.checkpoints,
+        split_reads: stats.split_reads,
+        split_read_ios: stats.split_read_ios,
+        consolidated_extents: stats.consolidated_extents,
+        consolidated_bytes: stats.consolidated_bytes,
+        failed_copies: stats.failed_copies,
         ..Default::default()
     };
     for queue in &served.shared.counters {

@@ -12,7 +12,7 @@ use lunar_proto::domain::{
     LayerSealed, LeaseTimers, MemberFailed, MemberPaused, MemberReady, NodeNews, NodeState,
     PoolReservation, PruneLayer, PrunedParts, READ_LAYER_MAX, RELEASE_EXTENTS_MAX,
     RELEASE_RUNS_MAX, ReadLayer, ReleaseExtents, ReserveExtents, ResumeAttachment, RetireJournal,
-    SealLayer, Selector, SetProgress, Vote, WatchNode,
+    SealLayer, Selector, SetProgress, SpaceUsage, Vote, WatchNode,
 };
 use lunar_types::{
     BootId, Epoch, ExtentRun, Incarnation, LayerId, LogicalExtent, Name, NodeIncarnation,
@@ -162,6 +162,10 @@ impl Metadata for Remote {
             let request = RetireJournal { request, volume, epoch, caller, stale_epoch: stale };
             Ok(self.client.retire_journal(&request).await?)
         })
+    }
+
+    fn pool_usage(&self, pool: PoolId) -> Reply<'_, SpaceUsage> {
+        Box::pin(async move { Ok(self.client.pool_status(&Selector::Id(pool)).await?.usage) })
     }
 
     fn list_attachments(&self, node: NodeIncarnation) -> Reply<'_, Vec<AttachmentSummary>> {

@@ -194,12 +194,14 @@ impl Node {
     ) -> Serving {
         let holder: Arc<dyn ReserveHolder> = Arc::clone(&served) as Arc<dyn ReserveHolder>;
         self.desk.enlist(&holder);
-        let control = Arc::new(Control::new(
+        let mut control = Control::new(
             Arc::clone(&served),
             Arc::clone(&self.metadata),
             Arc::clone(&self.desk),
             Arc::clone(&self.luns),
-        ));
+        );
+        control.copies = Some(Arc::clone(&self.copies));
+        let control = Arc::new(control);
         let task = ControlTask::start(&control);
         slot.show(|view| {
             view.state = ViewState::Live;

@@ -41,6 +41,7 @@ use crate::process::ProcessFacts;
 use crate::reserve::ReserveDesk;
 use crate::state::StateDir;
 use crate::ublk::DeviceId;
+use crate::volume::consolidate::CopyDesk;
 use crate::volume::load::Loader;
 
 pub use error::NodeError;
@@ -63,6 +64,8 @@ pub struct Node {
     pub luns: Arc<LunOpener>,
     /// Where volumes get extents.
     pub desk: Arc<ReserveDesk>,
+    /// How much of volumes is made solid.
+    pub copies: Arc<CopyDesk>,
     membership: watch::Sender<Option<Membership>>,
     kept: Mutex<KeptNode>,
     slots: Mutex<BTreeMap<VolumeId, Arc<Slot>>>,
@@ -83,11 +86,13 @@ impl Node {
         metadata: Arc<dyn Metadata>,
     ) -> Self {
         let search = Search { scan: config.scan_luns, paths: config.luns.clone() };
+        let copy_rate = u64::from(config.consolidate_rate) << 20;
         Self {
             config,
             process,
             state: Arc::new(state),
             desk: Arc::new(ReserveDesk::new(Arc::clone(&metadata))),
+            copies: Arc::new(CopyDesk::new(Arc::clone(&metadata), copy_rate)),
             metadata,
             luns: Arc::new(LunOpener::new(search)),
             membership: watch::Sender::new(None),

@@ -22,6 +22,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+use super::consolidate::CopyDesk;
 use super::cut::CutLimits;
 use super::pace::Pace;
 use super::prune::{self, Pruning};
@@ -84,7 +85,7 @@ pub struct Control {
     pub(super) metadata: Arc<dyn Metadata>,
     desk: Arc<ReserveDesk>,
     luns: Arc<LunOpener>,
-    queue: Arc<Mutex<QueueContext>>,
+    pub(super) queue: Arc<Mutex<QueueContext>>,
     pub(super) driver: tokio::sync::Mutex<()>,
     /// A commit whose answer is not known: tried again, it is the same request.
     unanswered: Mutex<Option<(CommitBatch, RequestId)>>,
@@ -95,6 +96,8 @@ pub struct Control {
     pub(super) pruning: tokio::sync::Mutex<Pruning>,
     /// How much was written of late.
     pub(super) pace: Pace,
+    /// What its copies share with other volumes'; none are made without.
+    pub copies: Option<Arc<CopyDesk>>,
     /// How long a snapshot may keep others waiting.
     pub limits: CutLimits,
 }
@@ -124,6 +127,7 @@ impl Control {
             started,
             pruning: tokio::sync::Mutex::default(),
             pace: Pace::default(),
+            copies: None,
             limits: CutLimits::default(),
         }
     }
@@ -132,7 +136,7 @@ impl Control {
         self.served.facts.name.to_string()
     }
 
-    fn now(&self) -> Duration {
+    pub(super) fn now(&self) -> Duration {
         self.started.elapsed()
     }
 
@@ -152,6 +156,7 @@ impl Control {
                 Progress::Idle => {
                     self.prune().await;
                     self.trim_reserve().await;
+                    self.consolidate().await;
                     backoff = BACKOFF_MIN;
                     TICK
                 }

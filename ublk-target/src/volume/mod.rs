@@ -5,6 +5,7 @@
 //! - [`device`]: the kernel's side: the ublk device and the threads of its queues;
 //! - [`control`]: what the volume needs from the metadata service while it serves;
 //! - `pace`: how much was written of late;
+//! - [`consolidate`]: makes extents solid that are read in pieces;
 //! - `prune`: gives back what a head hides;
 //! - `replay`: what earlier users left in their journals;
 //! - [`cut`]: a snapshot while it serves;
@@ -13,6 +14,7 @@
 //! - [`served`]: what the parts share.
 
 mod chain;
+pub mod consolidate;
 pub mod control;
 pub mod cut;
 pub mod device;

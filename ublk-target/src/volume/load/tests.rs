@@ -9,7 +9,7 @@ use lunar_engine::journal::LunSet;
 use lunar_engine::label::{self, Label};
 use lunar_engine::lun::LunDevice;
 use lunar_engine::volume::QueueContext;
-use lunar_proto::domain::{Layer, Lun, StaleJournal, Volume as VolumeRow, VolumeState};
+use lunar_proto::domain::{Layer, Lun, SpaceUsage, StaleJournal, Volume as VolumeRow, VolumeState};
 use lunar_types::{
     ByteCount, CommitNumber, ExtentRun, ExtentSize, Incarnation, LogicalBlockSize, LogicalExtent,
     LunId, LunIndex, NodeId, NodeIncarnation, PoolId, StructureNumber, VolumeId, VolumeSize,
@@ -23,6 +23,7 @@ use crate::lun::set::LunOpener;
 use crate::reserve::ReserveDesk;
 use crate::state::tests::state;
 use crate::testing::{FakeMetadata, unavailable};
+use crate::volume::consolidate::CopyDesk;
 use crate::volume::control::{CheckpointError, Control};
 
 const CLUSTER: ClusterId = ClusterId::from_u128(1);
@@ -119,7 +120,7 @@ pub(crate) struct MiniQueue<'a> {
 impl<'a> MiniQueue<'a> {
     pub(crate) fn new(volume: &'a Volume, luns: &'a PoolLuns) -> Self {
         let context = volume.queue(QueueId::new(0));
-        Self { volume, luns, context, buffer: AlignedBuf::zeroed(1) }
+        Self { volume, luns, context, buffer: AlignedBuf::zeroed(4) }
     }
 
     fn io(&mut self, io: LunIo) -> Option<AlignedBuf> {
@@ -178,7 +179,7 @@ impl<'a> MiniQueue<'a> {
 
     pub(crate) fn read(&mut self, block: u64) -> u8 {
         assert_eq!(self.run(IoOp::Read { offset: block * 4096, length: 4096 }), Ok(()));
-        let bytes = self.buffer.as_bytes();
+        let bytes = &self.buffer.as_bytes()[..4096];
         assert!(bytes.iter().all(|byte| *byte == bytes[0]), "a block is of one write");
         bytes[0]
     }
@@ -372,6 +373,55 @@ async fn what_a_release_without_an_answer_gave_back_is_not_used_again() {
     stop.send_replace(true);
     running.await.expect("it ends");
     assert_eq!(volume.stats().reserve_extents, most);
+}
+
+/// The pool is nearly full at first: nothing is copied then.
+#[tokio::test]
+async fn an_extent_that_is_read_in_pieces_is_made_whole_and_committed() {
+    let world = world();
+    let loaded = world.loader.fresh(&attachment(1, 2)).await.expect("loaded");
+    let served = crate::node::attach::serve(loaded, 1).expect("started");
+    let volume = Arc::clone(&served.shared.volume);
+    volume.give_reserve(&[ExtentRun::new(ExtentAddress::new(0, 4), 40)], &mut Vec::new());
+    let mut queue = MiniQueue::new(&volume, &served.luns);
+    queue.write(0, 0x11);
+    queue.write(2, 0x22);
+    for _ in 0..volume.spec().tuning.consolidate_reads {
+        assert_eq!(queue.run(IoOp::Read { offset: 0, length: 4 * 4096 }), Ok(()));
+    }
+    let stats = volume.stats();
+    assert_eq!((stats.split_reads, stats.split_read_ios), (16, 32));
+
+    let metadata = || Arc::clone(&world.loader.metadata);
+    let luns = Arc::clone(&world.loader.luns);
+    let desk = Arc::new(ReserveDesk::new(metadata()));
+    let mut control = Control::new(Arc::clone(&served), metadata(), desk, luns);
+    let usage = |allocated_extents| SpaceUsage {
+        total_extents: 100,
+        allocated_extents,
+        ..SpaceUsage::default()
+    };
+    world.metadata.expect_usage([Ok(usage(95)), Ok(usage(50))]);
+    control.copies = Some(Arc::new(CopyDesk::new(metadata(), 32 << 20)));
+    control.consolidate().await;
+    assert_eq!(volume.stats().consolidated_bytes, 0, "the pool is above its high watermark");
+
+    control.copies = Some(Arc::new(CopyDesk::new(metadata(), 32 << 20)));
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let control = Arc::new(control);
+    let running = Arc::clone(&control);
+    let running = tokio::spawn(async move { running.run(stopped).await });
+    while volume.stats().consolidated_extents == 0 {
+        tokio::task::yield_now().await;
+    }
+    stop.send_replace(true);
+    running.await.expect("it ends");
+    control.settle().await.expect("committed");
+    let slots = committed(&world);
+    assert!(slots.len() == 1 && slots[0].1.presence.is_full(), "{slots:?}");
+    let blocks = [0, 1, 2, 255].map(|block| queue.read(block));
+    assert_eq!(blocks, [0x11, 0, 0x22, 0]);
+    assert_eq!(volume.stats().split_reads, 16, "nothing is read in pieces any more");
 }
 
 #[tokio::test]
