@@ -1,8 +1,10 @@
 //! Calls about snapshots, and about volumes that are made of them.
 
+use std::time::Duration;
+
 use lunar_proto::domain::{
     CloneVolume, DeleteSnapshot, Page, PageRequest, PageToken, RollbackVolume, Selector, Snapshot,
-    Volume,
+    Usage, UsageOf, Volume,
 };
 use lunar_proto::v1;
 use lunar_proto::v1::snapshots_client::SnapshotsClient;
@@ -11,7 +13,10 @@ use lunar_proto::wire;
 use lunar_types::{SnapshotId, VolumeId};
 
 use crate::transport::on_channel;
-use crate::{ClientError, MetadataClient, every};
+use crate::{ClientError, MetadataClient, Policy, every};
+
+/// How long the walk over a large map may take.
+const USAGE_TIME: Duration = Duration::from_secs(120);
 
 impl MetadataClient {
     /// Starts the deletion of a snapshot and gives it in state Deleting. It is gone when
@@ -37,6 +42,23 @@ impl MetadataClient {
             on_channel!(SnapshotsClient, channel).get_snapshot(request).await
         })
         .await
+    }
+
+    /// Whose space a volume or a snapshot uses. The service reads the whole map for it, so one
+    /// attempt has the time of all, and at least two minutes.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn usage(&self, of: &UsageOf) -> Result<Usage, ClientError> {
+        let policy = self.policy();
+        let total = policy.total.max(USAGE_TIME);
+        let patient = self.with_policy(Policy { attempt: total, total, ..policy });
+        let request = v1::GetUsageRequest::from(of.clone());
+        patient
+            .call("look up the space in use", request, async |channel, request| {
+                on_channel!(SnapshotsClient, channel).get_usage(request).await
+            })
+            .await
     }
 
     /// A page of the snapshots: all, or those of one volume.

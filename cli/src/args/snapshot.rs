@@ -27,6 +27,11 @@ pub enum SnapshotCommand {
         /// The snapshot, by name or id.
         snapshot: SnapshotArg,
     },
+    /// Show what only a snapshot needs, which its deletion returns, and what it shares.
+    Usage {
+        /// The snapshot, by name or id.
+        snapshot: SnapshotArg,
+    },
     /// List what differs between two snapshots, or what one has allocated.
     Diff(DiffSnapshotsArgs),
     /// Delete a snapshot. Volumes that were made of it keep all they have.

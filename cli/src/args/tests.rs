@@ -49,6 +49,8 @@ fn every_command_of_the_manual_is_understood() {
         "lunar snapshot list",
         "lunar snapshot list --volume v -o json",
         "lunar snapshot show s",
+        "lunar snapshot usage s",
+        "lunar volume usage v",
         "lunar snapshot diff s",
         "lunar snapshot diff s t -o json",
         "lunar snapshot delete s --no-wait",

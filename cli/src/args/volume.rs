@@ -39,6 +39,11 @@ pub enum VolumeCommand {
         /// The volume, by name or id.
         volume: VolumeArg,
     },
+    /// Show what only a volume needs, which its deletion returns, and what it shares.
+    Usage {
+        /// The volume, by name or id.
+        volume: VolumeArg,
+    },
     /// Attach a volume to this node as a block device.
     Attach {
         /// The volume, by name or id.

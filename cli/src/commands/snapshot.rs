@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lunar_metadata_client::{ErrorKind, ErrorReason, MetadataClient, fresh_request_id};
 use lunar_proto::domain::{
-    DeleteSnapshot, NewCut, NewMember, ReadLayer, Selector, Snapshot, SnapshotSet,
+    DeleteSnapshot, NewCut, NewMember, ReadLayer, Selector, Snapshot, SnapshotSet, UsageOf,
 };
 use lunar_types::{ByteCount, LayerId, LogicalExtent, SnapshotId, VolumeId};
 use tokio::time::sleep;
@@ -19,6 +19,7 @@ use crate::views::diff::DiffView;
 use crate::views::snapshot::{
     Origins, SealedSetView, SnapshotDeleteView, SnapshotDeletion, SnapshotList, SnapshotView,
 };
+use crate::views::usage::SnapshotUsageView;
 
 /// The first pause between two looks at a deletion; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -39,6 +40,7 @@ pub(super) async fn run(
             list(context, volume.as_ref().map(|volume| &volume.0)).await
         }
         SnapshotCommand::Show { snapshot } => show(context, &snapshot.0).await,
+        SnapshotCommand::Usage { snapshot } => usage(context, &snapshot.0).await,
         SnapshotCommand::Diff(args) => diff(context, args).await,
         SnapshotCommand::Delete { snapshot, no_wait } => {
             delete(context, &snapshot.0, *no_wait).await
@@ -72,6 +74,14 @@ async fn show(context: &Context<'_>, snapshot: &Selector<SnapshotId>) -> Result<
     let snapshot = service.snapshot(snapshot).await?;
     let origins = origins_of(&service, std::slice::from_ref(&snapshot)).await?;
     context.show(&view(&snapshot, &origins)?)
+}
+
+async fn usage(context: &Context<'_>, snapshot: &Selector<SnapshotId>) -> Result<Exit, CliError> {
+    let service = context.service().await?;
+    let snapshot = service.snapshot(snapshot).await?;
+    let _waiting = Waiting::on(&format!("reading what snapshot '{}' has", snapshot.name));
+    let usage = service.usage(&UsageOf::Snapshot(Selector::Id(snapshot.id))).await?;
+    context.show(&SnapshotUsageView::new(&snapshot, usage))
 }
 
 async fn diff(context: &Context<'_>, args: &DiffSnapshotsArgs) -> Result<Exit, CliError> {

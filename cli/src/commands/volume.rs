@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lunar_metadata_client::{ErrorKind, ErrorReason, MetadataClient, fresh_request_id};
 use lunar_proto::domain::{
-    CreateVolume, DeleteVolume, Pool, READ_LAYER_MAX, ReadLayer, Selector, Volume,
+    CreateVolume, DeleteVolume, Pool, READ_LAYER_MAX, ReadLayer, Selector, UsageOf, Volume,
 };
 use lunar_proto::v1;
 use lunar_types::{LogicalExtent, PoolId, VolumeId};
@@ -17,6 +17,7 @@ use crate::args::{DetachArgs, VolumeCommand};
 use crate::error::{CliError, Exit};
 use crate::progress::Waiting;
 use crate::views::map::MapView;
+use crate::views::usage::VolumeUsageView;
 use crate::views::volume::{
     AttachmentView, DeleteView, DetachView, VolumeDetail, VolumeList, VolumeView,
 };
@@ -36,6 +37,7 @@ pub(super) async fn run(command: &VolumeCommand, context: &Context<'_>) -> Resul
         }
         VolumeCommand::List { pool } => list(context, pool.as_ref().map(|pool| &pool.0)).await,
         VolumeCommand::Show { volume } => show(context, &volume.0).await,
+        VolumeCommand::Usage { volume } => usage(context, &volume.0).await,
         VolumeCommand::Attach { volume } => attach(context, &volume.0).await,
         VolumeCommand::Detach(args) => detach(context, args).await,
         VolumeCommand::Delete { volume, no_wait: true } => {
@@ -87,6 +89,14 @@ async fn show(context: &Context<'_>, volume: &Selector<VolumeId>) -> Result<Exit
         None => Ok(None),
     };
     context.show(&VolumeDetail::new(VolumeView::new(&volume, &pool), local))
+}
+
+async fn usage(context: &Context<'_>, volume: &Selector<VolumeId>) -> Result<Exit, CliError> {
+    let service = context.service().await?;
+    let volume = service.volume(volume).await?;
+    let _waiting = Waiting::on(&format!("reading what volume '{}' has", volume.name));
+    let usage = service.usage(&UsageOf::Volume(Selector::Id(volume.id))).await?;
+    context.show(&VolumeUsageView::new(&volume, usage))
 }
 
 async fn local_attachment(

@@ -12,6 +12,7 @@ pub mod operation;
 pub mod pool;
 pub mod snapshot;
 mod time;
+pub mod usage;
 pub mod volume;
 
 use lunar_types::ByteCount;

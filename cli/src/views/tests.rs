@@ -11,7 +11,7 @@ use std::{env, fs};
 use lunar_proto::domain::{
     DiffKind, DiffRun, FindingsDigest, FsckFinding, FsckRemedy, FsckRepaired, FsckSummary, Holder,
     LayerEntry, LayerPart, Lun, LunStatus, Node, NodeState, Operation, OperationId, OperationWork,
-    Pool, PoolStatus, RoomWanted, Snapshot, SnapshotState, SpaceUsage, Volume, VolumeState,
+    Pool, PoolStatus, RoomWanted, Snapshot, SnapshotState, SpaceUsage, Usage, Volume, VolumeState,
 };
 use lunar_proto::error::Facts;
 use lunar_proto::v1;
@@ -88,6 +88,16 @@ fn volume_view(text: &str, holder: Option<Holder>) -> volume::VolumeView {
     volume::VolumeView::new(&volume(text, holder), &pool())
 }
 
+fn usage(is_approximate: bool) -> Usage {
+    Usage {
+        extent_size: ExtentSize::DEFAULT,
+        owned_extents: 9,
+        unique_extents: 7,
+        referenced_extents: 30,
+        is_approximate,
+    }
+}
+
 fn attachment() -> v1::LocalAttachment {
     v1::LocalAttachment {
         volume_id: VolumeId::from_u128(0xc).to_string(),
@@ -162,6 +172,8 @@ fn volume_show_is_golden() {
     let local = Ok(Some(volume::AttachmentView::from(&attachment())));
     let view = volume_view("db", Some(holder(true)));
     assert_golden(&volume::VolumeDetail::new(view, local), "volume-show");
+    let view = usage::VolumeUsageView::new(&volume("db", None), usage(false));
+    assert_golden(&view, "volume-usage");
     let unknown = Err("fs-core cannot be reached at /run/x: gone".to_owned());
     let view = volume_view("db", Some(holder(true)));
     assert_golden(&volume::VolumeDetail::new(view, unknown), "volume-show-alone");
@@ -280,6 +292,8 @@ fn snapshot_list_create_and_show_are_golden() {
     assert_golden(&snapshot::SnapshotList::new(views.into()), "snapshot-list");
     assert_golden(&snapshot_view(&of_gone), "snapshot-show-gone");
     assert_golden(&snapshot_view(&first), "snapshot-show");
+    let view = usage::SnapshotUsageView::new(&first, usage(true));
+    assert_golden(&view, "snapshot-usage");
     let set = SnapshotSetId::from_u128(0x7);
     let cut = snapshot::SealedSetView::new(set, vec![snapshot_view(&first)]);
     assert_golden(&cut, "snapshot-create");

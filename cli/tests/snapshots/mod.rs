@@ -297,7 +297,18 @@ fn a_deleted_snapshot_has_given_its_extents_back_when_lunar_says_so() {
     holder.detach();
     world.json("snapshot create v s");
     assert_eq!(world.json("snapshot show s")["owned_bytes"], 1000 << 20);
+    let shared = world.json("snapshot usage s");
+    assert_eq!(
+        (&shared["unique_bytes"], &shared["shared_bytes"]),
+        (&0.into(), &(1000 << 20).into())
+    );
+    let of_volume = world.json("volume usage v");
+    assert_eq!(
+        (&of_volume["owned_bytes"], &of_volume["shared_bytes"]),
+        (&0.into(), &(1000 << 20).into())
+    );
     world.json("volume delete v");
+    assert_eq!(world.json("snapshot usage s")["unique_bytes"], 1000 << 20);
     assert_eq!(mapped(&world), 1000 << 20);
     assert_eq!(world.json("snapshot delete s")["outcome"], "freed");
     assert_eq!(mapped(&world), 0);

@@ -1,6 +1,8 @@
 //! Handlers of snapshots.
 
-use lunar_proto::domain::{CreateSnapshots, DeleteSnapshot, DiffSnapshots, Page, SnapshotSet};
+use lunar_proto::domain::{
+    CreateSnapshots, DeleteSnapshot, DiffSnapshots, Page, SnapshotSet, UsageOf,
+};
 use lunar_proto::v1;
 use lunar_proto::v1::snapshots_server::Snapshots;
 use lunar_proto::wire::{
@@ -97,5 +99,14 @@ impl<S: MetaStore> Snapshots for Handlers<S> {
     ) -> Result<Response<Self::DiffSnapshotsStream>, Status> {
         Identity::of(&request)?;
         self.open_diff(DiffSnapshots::try_from(request.into_inner())?).await
+    }
+    async fn get_usage(
+        &self,
+        request: Request<v1::GetUsageRequest>,
+    ) -> Result<Response<v1::Usage>, Status> {
+        Identity::of(&request)?;
+        let of = UsageOf::try_from(request.into_inner())?;
+        let usage = self.call(move |service| block_on(service.usage(&of))).await?;
+        Ok(Response::new(usage.into()))
     }
 }

@@ -15,24 +15,19 @@
 //! Deliberately absent: heads. What an attached volume has changed since its last commit only its
 //! holder knows; cut a snapshot of it.
 
-use std::collections::BTreeMap;
-
-use lunar_proto::domain::{
-    DiffKind, DiffPage, DiffRun, DiffSnapshots, LayerEntry, READ_LAYER_MAX, ReadLayer,
-};
+use lunar_proto::domain::{DiffKind, DiffPage, DiffRun, DiffSnapshots, LayerEntry};
 use lunar_types::{BLOCK_BYTES, ExtentSize, LayerId, LogicalExtent, SnapshotId};
 
 use super::Service;
 use super::layers::parent_of;
-use super::read_layer::{downwards, read_own, read_parts, read_window};
+use super::read_layer::{downwards, read_own, read_parts};
 use super::shown::Shown;
 use super::snapshots::ready_snapshot;
+use super::touched::{Entries, TouchedWindow, read_touched};
 use crate::error::ServiceError;
 use crate::keyspace::{KeyedTxn, PoolKey};
 use crate::store::{MetaStore, Txn};
 
-/// Slots above the common layer that one transaction reads, and one page of a layer more.
-const SLOTS_PER_WINDOW: usize = 4000;
 /// Looks at a layer below the common one, at one logical extent each.
 const LOOKS_PER_WINDOW: usize = 4000;
 /// Runs of a window, and those of one logical extent more.
@@ -81,72 +76,14 @@ async fn chains_of<T: Txn>(txn: &T, from: Option<End>, to: End) -> Result<Chains
     Err(ServiceError::SnapshotsUnrelated { from: from.snapshot, to: to.snapshot })
 }
 
-/// What each side has at one logical extent, by layer.
-#[derive(Default)]
-struct Touched {
-    to: BTreeMap<LayerId, LayerEntry>,
-    from: BTreeMap<LayerId, LayerEntry>,
-}
-
-fn shown(layers: &BTreeMap<LayerId, LayerEntry>, size: ExtentSize) -> Shown {
+fn shown(entries: &Entries, size: ExtentSize) -> Shown {
     let mut shown = Shown::nothing(size);
-    for (layer, entry) in layers.iter().rev() {
+    for (layer, entry) in entries.iter().rev() {
         downwards(*layer, entry).for_each(|(_, slot)| {
             shown.add(slot);
         });
     }
     shown
-}
-
-/// How far a layer was read.
-struct Cursor {
-    layer: LayerId,
-    is_to: bool,
-    next: Option<LogicalExtent>,
-    /// Slots of the next page; it doubles, so that the layer that has most is read in few.
-    limit: usize,
-}
-
-/// Logical extents that a side has touched, from one on, as far as all layers were read.
-struct TouchedWindow {
-    extents: BTreeMap<LogicalExtent, Touched>,
-    next: Option<LogicalExtent>,
-}
-
-/// Reads all layers above the common one from a logical extent on: always the one that was read
-/// least far, the lowest of several.
-async fn read_touched<T: Txn>(
-    txn: &T,
-    chains: &Chains,
-    start: LogicalExtent,
-) -> Result<TouchedWindow, ServiceError> {
-    let count = chains.to.len() + chains.from.len();
-    let limit = (SLOTS_PER_WINDOW / count.max(1)).clamp(1, READ_LAYER_MAX);
-    let cursor = |layer: LayerId, is_to| Cursor { layer, is_to, next: Some(start), limit };
-    let to = chains.to.iter().rev().map(|layer| cursor(*layer, true));
-    let from = chains.from.iter().rev().map(|layer| cursor(*layer, false));
-    let mut cursors: Vec<Cursor> = to.chain(from).collect();
-    let mut window = TouchedWindow { extents: BTreeMap::new(), next: None };
-    let mut slots = 0;
-    loop {
-        let unread = cursors.iter_mut().filter_map(|cursor| Some((cursor.next?, cursor)));
-        let Some((at, cursor)) = unread.min_by_key(|(at, _)| *at) else { return Ok(window) };
-        if slots >= SLOTS_PER_WINDOW && at > start {
-            window.extents.retain(|extent, _| *extent < at);
-            window.next = Some(at);
-            return Ok(window);
-        }
-        let read = ReadLayer { layer: cursor.layer, from: at, limit: cursor.limit };
-        let (entries, next) = read_window(txn, read).await?.into_page(cursor.limit);
-        cursor.next = next;
-        cursor.limit = (cursor.limit * 2).min(READ_LAYER_MAX);
-        for entry in entries {
-            slots += usize::from(entry.own.is_some()) + entry.parts.len();
-            let touched = window.extents.entry(entry.at).or_default();
-            let side = if cursor.is_to { &mut touched.to } else { &mut touched.from };
-            side.insert(cursor.layer, entry);
-        }
-    }
 }
 
 /// The chain from the common layer down, which is walked when it is needed.
@@ -234,7 +171,7 @@ async fn compare<T: Txn>(
         if index > 0 && is_full {
             return Ok(Some(*at));
         }
-        let (to, from) = (shown(&touched.to, size), shown(&touched.from, size));
+        let [to, from] = touched.each_ref().map(|side| shown(side, size));
         let under = match to.leaves_open(&from) || from.leaves_open(&to) {
             true => below.shown(*at, size).await?,
             false => Shown::nothing(size),
@@ -265,7 +202,7 @@ async fn diff_snapshots<T: Txn>(
     }
     let size = txn.load_known(&PoolKey { pool: to.pool }).await?.extent_size;
     let (start, _) = size.split(request.start);
-    let window = read_touched(txn, &chains, start).await?;
+    let window = read_touched(txn, [&chains.to, &chains.from], start).await?;
     let mut below = Below { txn, layers: Vec::new(), rest: chains.common, looks: 0 };
     let next = compare(&mut below, window, size, &mut runs).await?;
     let next = next.map(|next| next.get().saturating_mul(size.bytes())).filter(|next| *next < end);

@@ -40,6 +40,8 @@ mod snapshots;
 mod space;
 mod standing;
 mod status;
+mod touched;
+mod usage;
 mod volumes;
 
 use std::future::Future;

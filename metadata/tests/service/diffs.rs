@@ -158,6 +158,43 @@ fn what_is_unrelated_gone_or_not_ready_is_refused() {
     assert_eq!(kind(window(&world, None, a, 0)), ErrorReason::SnapshotNotFound);
 }
 
+#[test]
+fn unique_is_what_a_merge_would_free_and_shared_is_the_rest() {
+    let world = World::new();
+    world.pool(100);
+    let volume = world.volume("v").id;
+    let usage = |of: UsageOf| {
+        let usage = block_on(world.service.usage(&of)).expect("it is there");
+        let Usage { owned_extents, unique_extents, .. } = usage;
+        assert!(!usage.is_approximate);
+        (owned_extents, unique_extents, usage.shared_extents())
+    };
+    let of_volume = || usage(UsageOf::Volume(Selector::Id(volume)));
+    let of = |snapshot| usage(UsageOf::Snapshot(Selector::Id(snapshot)));
+    let shapes = [(0, Shape::Full), (1, Shape::Blocks(0, 8)), (2, Shape::Full), (3, Shape::Bare)];
+    write(&world, volume, &shapes);
+    let a = world.cut(volume, "a").expect("cut").id;
+    // Nothing is above the bare one, and nothing shows it either.
+    assert_eq!((of(a), of_volume()), ((4, 1, 3), (0, 0, 3)));
+    write(&world, volume, &[(0, Shape::Zero), (1, Shape::Blocks(0, 9)), (2, Shape::Blocks(0, 1))]);
+    assert_eq!((of(a), of_volume()), ((4, 3, 1), (2, 2, 1)));
+    let b = world.cut(volume, "b").expect("cut").id;
+    assert_eq!((of(a), of(b), of_volume()), ((4, 3, 1), (2, 0, 3), (0, 0, 3)));
+    let clone = world.clone_of(a, "c").expect("made").id;
+    assert_eq!(of(a), (4, 0, 4), "two stand on it");
+    assert_eq!(usage(UsageOf::Volume(Selector::Id(clone))), (0, 0, 3));
+    world.delete(volume).expect("it begins");
+    world.settle();
+    assert_eq!(of(b), (2, 2, 1), "nothing stands on it any more");
+    let held = crate::chains::hold(&world, clone);
+    let open = world.cut_set(&[(clone, "open")]).expect("stored").snapshots[0].id;
+    let asked = block_on(world.service.usage(&UsageOf::Snapshot(Selector::Id(open))));
+    assert_eq!(kind(asked), ErrorReason::SnapshotNotReady);
+    drop(held);
+    let nobody = UsageOf::Volume(Selector::Id(VolumeId::from_u128(77)));
+    assert_eq!(kind(block_on(world.service.usage(&nobody))), ErrorReason::VolumeNotFound);
+}
+
 /// A volume of many layers, and snapshots of some: `layers` times 3,000 slots, one layer beside
 /// the other with the same number of slots in all.
 fn deep() -> (World, VolumeId, Vec<SnapshotId>) {

@@ -558,6 +558,54 @@ impl Model {
         }
     }
 
+    fn usage(&self, of: &UsageOf) -> Usage {
+        let usage = block_on(self.world.service.usage(of)).expect("it is there");
+        assert!(!usage.is_approximate);
+        usage
+    }
+
+    /// Extents that a layer has.
+    fn owned_by(&self, layer: LayerId) -> BTreeSet<ExtentAddress> {
+        let slots = entries(&self.world, layer).into_iter().flat_map(|entry| {
+            entry.parts.into_iter().map(|part| part.slot).chain(entry.own).collect::<Vec<_>>()
+        });
+        slots.filter_map(|slot| slot.extent()).collect()
+    }
+
+    /// Figures against what each block of a view is read from.
+    fn check_usage(&self) {
+        let heads = self.volumes.iter().map(|volume| {
+            let by_id = Selector::Id(volume.volume);
+            let head = block_on(self.world.service.volume(&by_id)).expect("it is there").head;
+            (UsageOf::Volume(by_id), head)
+        });
+        let cuts = self.snapshots.iter();
+        let cuts = cuts.map(|snap| (UsageOf::Snapshot(Selector::Id(snap.id)), snap.layer));
+        for (of, layer) in heads.chain(cuts) {
+            let (usage, mut referenced) = (self.usage(&of), self.owned_by(layer));
+            assert_eq!(usage.owned_extents, referenced.len() as u64, "{of:?}");
+            for list in self.lists(layer) {
+                let shown = (0..BLOCKS).filter_map(|block| source(&list, block));
+                referenced.extend(shown.map(|(_, extent)| extent));
+            }
+            assert_eq!(usage.referenced_extents, referenced.len() as u64, "{of:?}");
+            if matches!(of, UsageOf::Volume(_)) {
+                assert_eq!(usage.unique_extents, usage.owned_extents, "{of:?}");
+            }
+            assert!(usage.unique_extents <= usage.owned_extents);
+        }
+    }
+
+    /// What of a layer's extents is free when all that a deletion has begun is over.
+    fn returned(&self, layer: LayerId, delete: impl FnOnce()) -> u64 {
+        let before = self.owned_by(layer);
+        delete();
+        self.settle();
+        let after: BTreeSet<_> =
+            self.layers().into_iter().flat_map(|layer| self.owned_by(layer)).collect();
+        before.difference(&after).count() as u64
+    }
+
     /// Every operation to its end: no list is as long as the limit, so nothing waits.
     fn settle(&self) {
         self.world.settle();
@@ -569,13 +617,27 @@ impl Model {
             self.detach(volume);
         }
         block_on(self.world.service.declare_fenced(self.node.node)).expect("fenced");
-        for snap in &self.snapshots {
-            self.world.delete_snapshot(snap.id).expect("it is Ready");
-        }
-        for volume in &self.volumes {
-            self.world.delete(volume.volume).expect("nobody holds it");
-        }
         self.settle();
+        // What each deletion returns is what was said before. Volumes and snapshots take turns.
+        let mut snapshots = self.snapshots.iter();
+        for (volume, vol) in self.volumes.iter().enumerate() {
+            let is_last = volume + 1 == VOLUMES;
+            let count = if is_last { usize::MAX } else { self.snapshots.len() / VOLUMES };
+            for snap in snapshots.by_ref().take(count) {
+                let said = self.usage(&UsageOf::Snapshot(Selector::Id(snap.id))).unique_extents;
+                let delete = || {
+                    self.world.delete_snapshot(snap.id).expect("it is Ready");
+                };
+                assert_eq!(self.returned(snap.layer, delete), said, "snapshot {}", snap.id);
+            }
+            let by_id = Selector::Id(vol.volume);
+            let head = block_on(self.world.service.volume(&by_id)).expect("it is there").head;
+            let said = self.usage(&UsageOf::Volume(by_id)).unique_extents;
+            let delete = || {
+                self.world.delete(vol.volume).expect("nobody holds it");
+            };
+            assert_eq!(self.returned(head, delete), said, "volume {}", vol.volume);
+        }
         self.world.assert_clean();
         let found = block_on(self.world.service.pool_status(&Selector::Name(name("p"))));
         assert_eq!(found.expect("a status").usage.allocated_extents, 0);
@@ -601,9 +663,13 @@ proptest! {
         for action in &actions {
             model.apply(action);
             model.check();
+            if model.made.is_multiple_of(4) {
+                model.check_usage();
+            }
         }
         model.settle();
         model.check();
+        model.check_usage();
         model.delete_everything();
     }
 }

@@ -10,6 +10,7 @@ mod nodes;
 mod pools;
 mod sets;
 mod snapshots;
+mod usage;
 mod volumes;
 
 use std::fmt;
@@ -38,6 +39,7 @@ pub use sets::{
     WATCHED_VOLUMES_MAX, WatchNode,
 };
 pub use snapshots::{CloneVolume, DeleteSnapshot, RollbackVolume, Snapshot, SnapshotState};
+pub use usage::{Usage, UsageOf};
 pub use volumes::{
     Attach, Attachment, AttachmentSummary, CreateVolume, DeleteVolume, Detach, DetachMode,
     GrowVolume, Holder, Layer, LayerSealed, ResumeAttachment, RetireJournal, SealLayer, SealedHead,

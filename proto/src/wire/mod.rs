@@ -12,6 +12,7 @@ mod sets;
 mod snapshots;
 #[cfg(test)]
 mod tests;
+mod usage;
 mod volumes;
 
 use std::fmt;

@@ -1,4 +1,4 @@
-//! Differences of snapshots.
+//! Differences of snapshots, and figures of space.
 
 use super::*;
 
@@ -39,4 +39,24 @@ fn only_a_run_of_the_same_kind_that_goes_on_is_joined() {
     assert!(!run.join(DiffRun { offset: 16_384, ..run }), "not where it ends");
     assert!(run.join(DiffRun { offset: 12_288, ..run }));
     assert_eq!(run, DiffRun { offset: 4096, length: 16_384, kind: DiffKind::Data });
+}
+
+#[test]
+fn figures_of_space_survive_the_wire() {
+    let by_name = Selector::Name("db".parse().expect("a name"));
+    survives::<_, v1::GetUsageRequest>(UsageOf::Volume(by_name));
+    let by_id = Selector::Id(SnapshotId::from_u128(14));
+    survives::<_, v1::GetUsageRequest>(UsageOf::Snapshot(by_id));
+    let usage = Usage {
+        extent_size: ExtentSize::DEFAULT,
+        owned_extents: 3,
+        unique_extents: 2,
+        referenced_extents: 7,
+        is_approximate: true,
+    };
+    survives::<_, v1::Usage>(usage);
+    assert_eq!(usage.shared_extents(), 5);
+    let wire = v1::Usage::from(usage);
+    assert_eq!(bad_field::<_, Usage>(&wire, |w| w.unique_extents = 8), "unique_extents");
+    assert!(UsageOf::try_from(v1::GetUsageRequest { of: None }).is_err());
 }

@@ -1,0 +1,222 @@
+//! Whose space it is: what a volume or a snapshot owns, what only it needs, what it shares.
+//!
+//! Invariants:
+//! - figures are of the committed map, at one state of all layers that count: the walk reads the
+//!   records of those layers in each of its transactions, and their digests change with any slot;
+//! - a walk that a merge or a commit has crossed begins again; after three times it goes on and
+//!   the answer says that it is approximate, never silently;
+//! - *unique* is what the deletion returns: of a head all that it has; of a snapshot's layer with
+//!   one child what that hides, as a merge would; of one with more nothing. What follows for the
+//!   layers below is not counted.
+
+use lunar_proto::domain::{Selector, SnapshotState, Usage, UsageOf};
+use lunar_types::{ExtentSize, LayerId, LogicalExtent, SnapshotId, VolumeId};
+
+use super::Service;
+use super::cover::Cover;
+use super::read_layer::downwards;
+use super::shown::Shown;
+use super::snapshots::find_snapshot;
+use super::touched::{Entries, read_touched};
+use super::volumes::find_volume;
+use crate::error::ServiceError;
+use crate::keyspace::{
+    ChildKey, KeyedTxn, LayerKey, LayerPartsKey, LayerPartsRecord, LayerRecord, PoolKey,
+    children_of,
+};
+use crate::store::{MetaStore, Txn};
+
+/// How often a walk that was crossed begins again.
+const CROSSED_MAX: u32 = 3;
+
+/// What is looked at, found by its name once.
+#[derive(Clone, Copy)]
+enum Target {
+    Volume(VolumeId),
+    Snapshot(SnapshotId),
+}
+
+/// A layer as it was when a window was read.
+#[derive(Clone, PartialEq, Eq)]
+struct Seen {
+    layer: LayerId,
+    record: LayerRecord,
+    parts: Option<LayerPartsRecord>,
+}
+
+/// The layers that count.
+#[derive(Clone, PartialEq, Eq)]
+struct Standing {
+    /// The chain of the view, the uppermost first.
+    chain: Vec<Seen>,
+    /// Up to two of those that stand on it.
+    children: Vec<Seen>,
+    extent_size: ExtentSize,
+}
+
+async fn seen<T: Txn>(txn: &T, layer: LayerId) -> Result<Seen, ServiceError> {
+    let record = txn.load_known(&LayerKey { layer }).await?;
+    let parts = txn.load(&LayerPartsKey { layer }).await?;
+    Ok(Seen { layer, record, parts })
+}
+
+impl Standing {
+    async fn load<T: Txn>(txn: &T, top: LayerId) -> Result<Self, ServiceError> {
+        let (mut chain, mut next) = (Vec::new(), Some(top));
+        while let Some(layer) = next {
+            let below = seen(txn, layer).await?;
+            next = below.record.parent;
+            chain.push(below);
+        }
+        let mut children = Vec::new();
+        for (ChildKey { child, .. }, _) in txn.scan(&children_of(top), 2).await? {
+            children.push(seen(txn, child).await?);
+        }
+        let pool = chain[0].record.pool;
+        let extent_size = txn.load_known(&PoolKey { pool }).await?.extent_size;
+        Ok(Self { chain, children, extent_size })
+    }
+
+    fn owned(&self) -> u64 {
+        let top = &self.chain[0];
+        top.record.extents + top.parts.as_ref().map_or(0, |parts| parts.extents)
+    }
+
+    /// The layer that what only this one needs would be merged against.
+    fn only_child(&self) -> Option<LayerId> {
+        match self.children.as_slice() {
+            [only] => Some(only.layer),
+            _ => None,
+        }
+    }
+}
+
+/// What a walk has counted.
+#[derive(Default)]
+struct Counted {
+    referenced: u64,
+    /// Slots of the uppermost layer that those above it hide, in it and in its only child.
+    hidden: u64,
+}
+
+impl Counted {
+    fn add(&mut self, top: LayerId, [chain, child]: &[Entries; 2], size: ExtentSize) {
+        let mut shown = Shown::nothing(size);
+        for (layer, entry) in chain.iter().rev() {
+            for (_, slot) in downwards(*layer, entry) {
+                let shows = shown.add(slot);
+                let counts = slot.extent().is_some() && (shows || *layer == top);
+                self.referenced += u64::from(counts);
+            }
+        }
+        let Some(own) = chain.get(&top) else { return };
+        let mut cover = Cover::default();
+        for (layer, entry) in child {
+            downwards(*layer, entry).for_each(|(_, slot)| cover.add(slot));
+        }
+        for (_, slot) in downwards(top, own) {
+            self.hidden += u64::from(slot.extent().is_some() && cover.hides(slot));
+            cover.add(slot);
+        }
+    }
+}
+
+async fn top_of<T: Txn>(txn: &T, target: Target) -> Result<LayerId, ServiceError> {
+    match target {
+        Target::Volume(id) => Ok(find_volume(txn, &Selector::Id(id)).await?.1.head),
+        Target::Snapshot(id) => {
+            let (snapshot, record) = find_snapshot(txn, &Selector::Id(id)).await?;
+            let state = record.state;
+            let layer = record.layer.filter(|_| state == SnapshotState::Ready);
+            layer.ok_or(ServiceError::SnapshotNotReady { snapshot, state })
+        }
+    }
+}
+
+/// Counts a window; gives the layers as it has found them, and where to go on.
+async fn window<T: Txn>(
+    txn: &T,
+    target: Target,
+    start: LogicalExtent,
+) -> Result<(Standing, Counted, Option<LogicalExtent>), ServiceError> {
+    let top = top_of(txn, target).await?;
+    let standing = Standing::load(txn, top).await?;
+    let chain: Vec<LayerId> = standing.chain.iter().map(|seen| seen.layer).collect();
+    let child: Vec<LayerId> = standing.only_child().into_iter().collect();
+    let touched = read_touched(txn, [&chain, &child], start).await?;
+    let mut counted = Counted::default();
+    for sides in touched.extents.values() {
+        counted.add(top, sides, standing.extent_size);
+    }
+    Ok((standing, counted, touched.next))
+}
+
+impl<S: MetaStore> Service<S> {
+    /// What a volume or a snapshot owns, what only it needs, and what it shares, as of the last
+    /// commit. It reads the whole chain, in as many transactions as that takes.
+    ///
+    /// # Errors
+    /// There is no such volume or snapshot, or the snapshot is not Ready.
+    pub async fn usage(&self, of: &UsageOf) -> Result<Usage, ServiceError> {
+        let target = self.usage_target(of).await?;
+        let mut crossed = 0;
+        loop {
+            let is_approximate = crossed == CROSSED_MAX;
+            match self.walk(target, is_approximate).await? {
+                Some(usage) => return Ok(usage),
+                None => crossed += 1,
+            }
+        }
+    }
+
+    async fn usage_target(&self, of: &UsageOf) -> Result<Target, ServiceError> {
+        self.read(|txn| async move {
+            Ok(match of {
+                UsageOf::Volume(volume) => Target::Volume(find_volume(&*txn, volume).await?.0),
+                UsageOf::Snapshot(it) => Target::Snapshot(find_snapshot(&*txn, it).await?.0),
+            })
+        })
+        .await
+    }
+
+    /// One walk; nothing if something has crossed it, unless the answer may be approximate.
+    async fn walk(
+        &self,
+        target: Target,
+        may_be_crossed: bool,
+    ) -> Result<Option<Usage>, ServiceError> {
+        let (mut sums, mut before) = (Counted::default(), None::<Standing>);
+        let (mut next, mut is_crossed) = (LogicalExtent::new(0), false);
+        loop {
+            let read = self.read(|txn| async move { window(&*txn, target, next).await });
+            let (standing, counted, following) = read.await?;
+            is_crossed |= before.as_ref().is_some_and(|before| *before != standing);
+            if is_crossed && !may_be_crossed {
+                return Ok(None);
+            }
+            sums.referenced += counted.referenced;
+            sums.hidden += counted.hidden;
+            let Some(following) = following else {
+                return Ok(Some(usage_of(target, &standing, &sums, is_crossed)));
+            };
+            (next, before) = (following, Some(standing));
+        }
+    }
+}
+
+fn usage_of(target: Target, standing: &Standing, sums: &Counted, is_approximate: bool) -> Usage {
+    let owned = standing.owned();
+    let unique = match (target, standing.children.len()) {
+        (Target::Volume(_), _) | (_, 0) => owned,
+        (_, 1) => sums.hidden,
+        _ => 0,
+    };
+    Usage {
+        extent_size: standing.extent_size,
+        owned_extents: owned,
+        unique_extents: unique,
+        // Windows of several states may contradict each other.
+        referenced_extents: sums.referenced.max(unique),
+        is_approximate,
+    }
+}
