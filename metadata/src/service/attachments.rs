@@ -3,7 +3,8 @@
 //! Invariants:
 //! - one volume has one attachment at most, and its epoch is the volume's;
 //! - a grant is given away only when its holder is gone or has detached; what a holder that is
-//!   gone may have written into its journal is kept as a stale journal until it is retired;
+//!   gone may have written into its journal is kept as a stale journal until it is retired. A
+//!   grant under which no commit but replays could happen has written nothing: its journal is free;
 //! - a grant has a next head of its own: the layer that its next seal makes the head. A journal
 //!   speaks of the head or of it, also when it has become stale;
 //! - who takes, ends or takes over a grant aborts the open set of the volume;
@@ -23,8 +24,8 @@ use lunar_proto::domain::{
     ResumeAttachment, RetireJournal, StaleJournal, VolumeState,
 };
 use lunar_types::{
-    CommitNumber, Epoch, ExtentSize, JournalSeq, LayerId, NodeIncarnation, NodeSession, RequestId,
-    VolumeId,
+    CommitNumber, Epoch, ExtentSize, JournalSeq, LayerId, NodeIncarnation, NodeSession, PoolId,
+    RequestId, VolumeId,
 };
 
 use super::geometry::PoolGeometry;
@@ -46,7 +47,8 @@ use crate::store::{MetaStore, Txn};
 
 /// Size of a journal, in bytes; at least one extent.
 const JOURNAL_BYTES: u64 = 2 << 20;
-/// Stale journals that a volume can have.
+/// Stale journals that one answer tells of. There is one more than were confirmed at most; a store
+/// of before may have many.
 const STALE_JOURNALS_MAX: usize = 1000;
 
 fn journal_extents(size: ExtentSize) -> usize {
@@ -68,6 +70,28 @@ pub(super) fn park_journal<T: Txn>(txn: &T, volume: VolumeId, attachment: &Attac
     let stale = StaleJournalRecord { node, checkpoint, journal, next_head };
     txn.put(&StaleJournalKey { volume, epoch }, &stale);
     txn.put(&node_stale_key(node, volume, epoch), &Present {});
+}
+
+/// Ends an attachment whose journal may have to be replayed. One that was never confirmed, with an
+/// older one still to be replayed, has nothing to replay: a holder formats its ring when all older
+/// ones are retired, and writes to it when it is confirmed. It is freed, or every try to attach a
+/// volume whose journals cannot be replayed would leave another one.
+async fn leave_journal<T: Txn>(
+    txn: &T,
+    volume: VolumeId,
+    pool: PoolId,
+    attachment: &AttachmentRecord,
+) -> Result<(), ServiceError> {
+    let is_confirmed = attachment.checkpoint != JournalSeq::default();
+    let oldest = oldest_stale(txn, volume).await?;
+    let is_behind = oldest.is_some_and(|(epoch, _)| epoch < attachment.epoch);
+    if is_confirmed || !is_behind {
+        park_journal(txn, volume, attachment);
+        return Ok(());
+    }
+    free_extents(txn, pool, &attachment.journal).await?;
+    remove_attachment(txn, volume, attachment.node);
+    reclaim_if_unused(txn, attachment.node).await
 }
 
 fn remove_attachment<T: Txn>(txn: &T, volume: VolumeId, node: NodeIncarnation) {
@@ -151,20 +175,14 @@ fn require_ready(volume: VolumeId, record: &VolumeRecord) -> Result<(), ServiceE
 }
 
 /// Takes the grant from a holder that is gone.
-async fn take_over<T: Txn>(txn: &T, volume: VolumeId) -> Result<(), ServiceError> {
+async fn take_over<T: Txn>(txn: &T, volume: VolumeId, pool: PoolId) -> Result<(), ServiceError> {
     let Some(attachment) = txn.load(&AttachmentKey { volume }).await? else { return Ok(()) };
     let node = txn.load_known(&NodeKey { node: attachment.node.node }).await?;
     if is_live(&node, attachment.node) {
         let holder = holder_of(txn, &attachment).await?;
         return Err(ServiceError::VolumeAttached { volume, holder });
     }
-    let stale = txn.scan(&stale_journals_of(volume), STALE_JOURNALS_MAX).await?;
-    if stale.len() >= STALE_JOURNALS_MAX {
-        let limit = STALE_JOURNALS_MAX as u64;
-        return Err(ServiceError::LimitReached { what: "stale journals of a volume", limit });
-    }
-    park_journal(txn, volume, &attachment);
-    Ok(())
+    leave_journal(txn, volume, pool, &attachment).await
 }
 
 async fn attach<T: Txn>(txn: &T, request: &Attach) -> Result<Outcome, ServiceError> {
@@ -172,7 +190,7 @@ async fn attach<T: Txn>(txn: &T, request: &Attach) -> Result<Outcome, ServiceErr
     require_session(txn, request.caller).await?;
     let (volume, mut record) = find_volume(txn, &request.volume).await?;
     require_ready(volume, &record)?;
-    take_over(txn, volume).await?;
+    take_over(txn, volume, record.pool).await?;
     leave_set(txn, volume, &mut record, "volume-attached").await?;
     let geometry = PoolGeometry::load(txn, record.pool).await?;
     let wanted = journal_extents(geometry.record.extent_size);
@@ -251,7 +269,7 @@ async fn detach<T: Txn>(txn: &T, request: &Detach) -> Result<(), ServiceError> {
     let (mut record, attachment) = require_attachment(txn, volume, epoch, caller).await?;
     leave_set(txn, volume, &mut record, "volume-detached").await?;
     match mode {
-        DetachMode::KeepJournal => park_journal(txn, volume, &attachment),
+        DetachMode::KeepJournal => leave_journal(txn, volume, record.pool, &attachment).await?,
         DetachMode::Clean => {
             if let Some((oldest, _)) = oldest_stale(txn, volume).await? {
                 let wanted = "detach cleanly";

@@ -1,6 +1,11 @@
 //! Grants: epochs, takeovers, journals left behind.
 
+use lunar_metadata::error::ServiceError;
+use lunar_metadata::keyspace::{
+    KeyedTxn, NodeStaleJournalKey, Present, StaleJournalKey, StaleJournalRecord, VolumeKey,
+};
 use lunar_metadata::seams::block_on;
+use lunar_metadata::store::MetaStore;
 use lunar_proto::domain::*;
 use lunar_proto::error::ErrorReason;
 use lunar_types::*;
@@ -133,8 +138,10 @@ fn journals_are_replayed_and_retired_in_the_order_of_their_epochs() {
     let world = World::new();
     world.pool(64);
     let volume = world.volume("v");
-    world.attach(volume.id, world.node("a")).expect("epoch 1");
-    world.attach(volume.id, world.node("a")).expect("epoch 2");
+    for _ in 1..=2 {
+        let held = world.attach(volume.id, world.node("a")).expect("granted");
+        world.park(&held);
+    }
     let held = world.attach(volume.id, world.node("a")).expect("epoch 3");
     let epochs: Vec<_> = held.stale_journals.iter().map(|it| it.epoch.get()).collect();
     assert_eq!(epochs, [1, 2]);
@@ -197,5 +204,113 @@ fn a_daemon_that_does_not_know_layers_gets_no_grant() {
     assert_eq!(error.facts()["node"], "1.1");
     let attach = Attach { understands_layers: true, ..attach };
     block_on(world.service.attach(&attach)).expect("the refusal is not remembered");
+    world.assert_clean();
+}
+
+/// A volume whose journal cannot be replayed is tried over and over: that leaves nothing behind.
+#[test]
+fn attachments_that_come_to_nothing_leave_one_stale_journal() {
+    let world = World::new();
+    let pool = world.pool(64);
+    let (node, volume) = (world.node("a"), world.volume("v"));
+    let first = world.attach(volume.id, node).expect("granted");
+    confirm(&world, &first);
+    world.detach(&first, DetachMode::KeepJournal).expect("detached");
+    let used = world.status(pool.id).usage;
+    for _ in 0..50 {
+        let held = world.attach(volume.id, node).expect("granted");
+        assert_eq!(held.stale_journals.len(), 1);
+        world.detach(&held, DetachMode::KeepJournal).expect("given back");
+        assert_eq!(world.status(pool.id).usage, used);
+    }
+    // The same without a word, when the node is gone.
+    for boot in 0..50 {
+        let node = world.join_as("a", 1000 + boot, None).expect("another boot").session;
+        let held = world.attach(volume.id, node).expect("granted");
+        assert_eq!(held.stale_journals.len(), 1);
+    }
+    world.settle();
+    world.assert_clean();
+    // The first journal is still there to be replayed, with what its writer had reserved.
+    let held = world.attach(volume.id, world.node("a")).expect("granted");
+    let stale: Vec<_> = held.stale_journals.iter().map(|it| (it.epoch, it.runs.clone())).collect();
+    assert_eq!(stale, [(first.epoch, first.journal.clone())]);
+    world.retire(&held, first.epoch).expect("retired");
+    world.detach(&held, DetachMode::Clean).expect("nothing is left");
+    world.settle();
+    assert_eq!(world.status(pool.id).usage.allocated_extents, 0);
+    world.assert_clean();
+}
+
+/// What the confirmation of a journal is: a commit without updates.
+fn confirm(world: &World, held: &Attachment) {
+    let mut confirm = world.commit_of(held, vec![]);
+    confirm.checkpoint = Some(JournalSeq::new(1));
+    block_on(world.service.commit_map(&confirm)).expect("confirmed");
+}
+
+/// Only what a holder cannot have written to goes: not the one journal that is left, and not one
+/// that was confirmed.
+#[test]
+fn journals_that_may_hold_something_are_kept() {
+    let world = World::new();
+    world.pool(64);
+    let volume = world.volume("v");
+    let unconfirmed = world.attach(volume.id, world.node("a")).expect("granted");
+    let held = world.attach(volume.id, world.node("a")).expect("taken over");
+    let epochs: Vec<_> = held.stale_journals.iter().map(|it| it.epoch).collect();
+    assert_eq!(epochs, [unconfirmed.epoch], "no older one says that it was not begun");
+    world.retire(&held, unconfirmed.epoch).expect("retired");
+    confirm(&world, &held);
+    let next = world.attach(volume.id, world.node("a")).expect("taken over");
+    let left: Vec<_> = next.stale_journals.iter().map(|it| it.epoch).collect();
+    assert_eq!(left, [held.epoch]);
+    let last = world.attach(volume.id, world.node("a")).expect("taken over");
+    assert_eq!(last.stale_journals, next.stale_journals);
+    world.settle();
+    world.assert_clean();
+}
+
+/// Puts this many stale journals of no extents below a grant, whose epoch is raised above them.
+fn put_stale_journals(world: &World, held: &Attachment, count: u64) {
+    world.detach(held, DetachMode::Clean).expect("detached");
+    let (volume, node, next_head) = (held.volume.id, held.node, held.next_head);
+    let NodeIncarnation { node: id, incarnation } = node;
+    let stale =
+        StaleJournalRecord { node, next_head, journal: vec![], checkpoint: JournalSeq::default() };
+    let stale = &stale;
+    let put = world.service.store().transact(|txn| async move {
+        for epoch in (1..=count).map(Epoch::new) {
+            txn.put(&StaleJournalKey { volume, epoch }, stale);
+            let key = NodeStaleJournalKey { node: id, incarnation, volume, epoch };
+            txn.put(&key, &Present {});
+        }
+        let mut record = txn.load_known(&VolumeKey { volume }).await?;
+        record.epoch = Epoch::new(count);
+        txn.put(&VolumeKey { volume }, &record);
+        Ok::<_, ServiceError>(())
+    });
+    block_on(put).expect("put");
+}
+
+/// A store of before may have more stale journals than one answer tells of.
+#[test]
+fn a_volume_is_taken_over_whatever_the_number_of_its_stale_journals() {
+    let world = World::new();
+    world.pool(64);
+    let volume = world.volume("v");
+    let held = world.attach(volume.id, world.node("a")).expect("granted");
+    put_stale_journals(&world, &held, 1001);
+    world.attach(volume.id, world.node("a")).expect("and its holder goes too");
+    let mut left = 1001_u64;
+    while left > 0 {
+        let held = world.attach(volume.id, world.node("a")).expect("taken over");
+        assert_eq!(held.stale_journals.len() as u64, left.min(1000));
+        for stale in &held.stale_journals {
+            world.retire(&held, stale.epoch).expect("the oldest");
+        }
+        left -= held.stale_journals.len() as u64;
+    }
+    world.settle();
     world.assert_clean();
 }

@@ -20,6 +20,7 @@ fn full_volume<S: MetaStore>(world: &World<S>) -> (Pool, Volume) {
         world.commit(&held, updates.collect()).expect("mapped");
     }
     for _ in 0..2 {
+        world.park(&held);
         node = world.node("a");
         held = world.attach(volume.id, node).expect("taken over");
     }

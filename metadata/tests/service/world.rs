@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use lunar_metadata::error::ServiceError;
 use lunar_metadata::fsck::Flow;
-use lunar_metadata::keyspace::{KeyedTxn, LayerKey, LayerRecord};
+use lunar_metadata::keyspace::{
+    AttachmentKey, AttachmentRecord, KeyedTxn, LayerKey, LayerRecord, NodeAttachmentKey,
+    NodeStaleJournalKey, Present, StaleJournalKey, StaleJournalRecord,
+};
 use lunar_metadata::seams::{Clock, RandomIds, block_on};
 use lunar_metadata::service::{Seams, Service, Settings, Step};
 use lunar_metadata::store::{MetaStore, RedbStore};
@@ -185,6 +188,24 @@ impl<S: MetaStore> World<S> {
         let (volume, epoch, caller) = (held.volume.id, held.epoch, self.caller_of(held));
         let request = self.request();
         block_on(self.service.detach(&Detach { request, volume, epoch, caller, mode }))
+    }
+
+    /// Makes a grant a stale journal behind the service's back, whether it was confirmed or not:
+    /// as services of before did with every grant that was taken over.
+    pub fn park(&self, held: &Attachment) {
+        let (volume, epoch) = (held.volume.id, held.epoch);
+        let NodeIncarnation { node, incarnation } = held.node;
+        let park = self.service.store().transact(|txn| async move {
+            let record = txn.load_known(&AttachmentKey { volume }).await?;
+            let AttachmentRecord { node: writer, checkpoint, journal, next_head, .. } = record;
+            txn.remove(&AttachmentKey { volume });
+            txn.remove(&NodeAttachmentKey { node, incarnation, volume });
+            let stale = StaleJournalRecord { node: writer, checkpoint, journal, next_head };
+            txn.put(&StaleJournalKey { volume, epoch }, &stale);
+            txn.put(&NodeStaleJournalKey { node, incarnation, volume, epoch }, &Present {});
+            Ok::<_, ServiceError>(())
+        });
+        block_on(park).expect("parked");
     }
 
     pub fn retire(&self, held: &Attachment, stale_epoch: Epoch) -> Result<(), ServiceError> {
