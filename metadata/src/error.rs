@@ -460,7 +460,7 @@ pub enum ServiceError {
     #[error("the request could not be stored")]
     Store(#[from] StoreError),
     /// The store's content.
-    #[error("the store is damaged at {key}: {problem}; run metadata-service fsck")]
+    #[error("the store is damaged at {key}: {problem}; run lunar fsck")]
     Corrupt {
         /// Where.
         key: String,

@@ -25,7 +25,7 @@ pub use keys::*;
 pub use records::*;
 pub use set_records::*;
 pub use slot_value::SlotValue;
-pub use typed::{Entry, KeyedTxn, TypedRange};
+pub use typed::{Entry, KeyedTxn, Scanned, TypedRange};
 
 /// The version of the layout that this program writes.
 pub const KEYSPACE_VERSION: u32 = 3;

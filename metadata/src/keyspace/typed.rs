@@ -58,6 +58,16 @@ impl<K: Key> TypedRange<K> {
 /// A key and its record.
 pub type Entry<K> = (K, <K as Key>::Value);
 
+/// What a scan that passes over damage has found.
+pub struct Scanned<K: Key> {
+    /// The records that can be read, with their keys.
+    pub entries: Vec<Entry<K>>,
+    /// Each entry that cannot be read, named.
+    pub damaged: Vec<ServiceError>,
+    /// The packed key after which there may be more.
+    pub more_after: Option<Vec<u8>>,
+}
+
 fn decoded<K: Key>(key: &K, bytes: &[u8]) -> Result<K::Value, ServiceError> {
     K::Value::decode(bytes)
         .map_err(|source| ServiceError::corrupt(format!("{key:?}"), source.to_string()))
@@ -128,6 +138,26 @@ pub trait KeyedTxn: Txn {
         async move {
             let found = self.get_range(&read).await?;
             found.iter().map(|(key, value)| entry(key, value)).collect()
+        }
+    }
+
+    /// The records of a range that can be read: background work goes on beside one that cannot.
+    fn scan_sound<K: Key>(
+        &self,
+        read: RangeRead,
+    ) -> impl Future<Output = Result<Scanned<K>, ServiceError>> + Send {
+        async move {
+            let found = self.get_range(&read).await?;
+            let more_after = found.last().filter(|_| found.len() >= read.limit);
+            let more_after = more_after.map(|(key, _)| key.clone());
+            let (mut entries, mut damaged) = (Vec::with_capacity(found.len()), Vec::new());
+            for (key, value) in &found {
+                match entry::<K>(key, value) {
+                    Ok(entry) => entries.push(entry),
+                    Err(error) => damaged.push(error),
+                }
+            }
+            Ok(Scanned { entries, damaged, more_after })
         }
     }
 

@@ -37,7 +37,7 @@ pub async fn run_operations(service: Arc<Service<RedbStore>>, work: Arc<Notify>)
         match step.await {
             Ok(Ok(Step::Worked)) => continue,
             Ok(Ok(Step::Idle)) => {}
-            Ok(Err(error)) => warn!("operation step failed: {}", chain(&error)),
+            Ok(Err(error)) => warn!("background work was left out: {}", chain(&error)),
             Err(panic) => warn!(%panic, "an operation step broke an assertion"),
         }
         let _woken_or_rested = tokio::time::timeout(REST, work.notified()).await;

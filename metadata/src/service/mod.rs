@@ -16,6 +16,7 @@ mod attachments;
 mod clones;
 mod commit;
 mod cover;
+mod damage;
 mod diff;
 mod drop_layer;
 mod geometry;
@@ -163,6 +164,7 @@ pub struct Service<S> {
     leases: nodes::Leases,
     cursors: reservations::Cursors,
     progress: operations::Progress,
+    damage: damage::Damage,
     sets: set_deadlines::SetWatch,
     /// Counts what may have changed a set, for whoever waits for that.
     changes: watch::Sender<u64>,
@@ -196,6 +198,7 @@ impl<S: MetaStore> Service<S> {
             leases: nodes::Leases::new(started),
             cursors: reservations::Cursors::default(),
             progress: operations::Progress::new(started),
+            damage: damage::Damage::default(),
             sets: set_deadlines::SetWatch::default(),
             changes: watch::Sender::new(0),
         })

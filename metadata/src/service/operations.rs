@@ -7,6 +7,7 @@
 //! - an operation that waits for room is passed over: it makes no step and keeps nobody busy. It is
 //!   tried again when it has waited for a while on this process's clock, and when this process
 //!   hears of room;
+//! - damage that one operation, set or record meets stops nothing else: see `damage`;
 //! - two processes may step the same operation: their transactions conflict, one of them runs
 //!   again and finds the work done.
 
@@ -16,9 +17,10 @@ use std::time::Duration;
 
 use lunar_proto::domain::{Operation, OperationId, OperationWork, Page, PageRequest, RoomWanted};
 use lunar_types::{LayerId, NodeIncarnation, VolumeId};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::attachments::drop_stale_journal;
+use super::damage::is_damage;
 use super::drop_layer::{step_drop, waits_for};
 use super::layers::seal_head;
 use super::paging::page;
@@ -27,8 +29,8 @@ use super::{Service, next_number};
 use crate::error::ServiceError;
 use crate::keyspace::{
     Counter, CounterKey, CounterRecord, GroupKey, IdempotencyKey, Key as _, KeyedTxn, LayerName,
-    MergePass, OperationKey, OperationRecord, PoolVolumeKey, TypedRange, VolumeKey, VolumeRecord,
-    reservations_of, runs_of, stale_journals_of,
+    MergePass, OperationKey, OperationRecord, PoolVolumeKey, Scanned, TypedRange, VolumeKey,
+    VolumeRecord, reservations_of, runs_of, stale_journals_of,
 };
 use crate::store::{MetaStore, Txn};
 
@@ -214,24 +216,37 @@ async fn waiting<T: Txn>(
     }
 }
 
-/// The first operation of a range that need not wait, or where to look on.
+/// What an operation that is looked at has to do now.
+enum Turn {
+    /// It need not wait.
+    Ready,
+    /// It waits for room, or has met damage.
+    Rests,
+}
+
+/// The first operation of a range that need not wait, or where to look on; and what was met that
+/// cannot be read.
 async fn first_ready<T: Txn>(
     txn: &T,
     range: &TypedRange<OperationKey>,
-    is_due: &(impl Fn(OperationId, RoomWanted) -> bool + Sync),
-) -> Result<Look, ServiceError> {
+    turn_of: &(impl Fn(OperationId, Option<RoomWanted>) -> Turn + Sync),
+) -> Result<(Look, Vec<ServiceError>), ServiceError> {
     let read = range.first(OPERATIONS_PER_LOOK).as_snapshot();
-    let found = txn.scan_read::<OperationKey>(read).await?;
-    for (key, record) in &found {
-        let wanted = waiting(txn, record).await?;
-        if wanted.is_none_or(|wanted| is_due(key.operation, wanted)) {
-            return Ok(Look::Found(key.operation, record.work));
+    let Scanned { entries, mut damaged, more_after } = txn.scan_sound::<OperationKey>(read).await?;
+    for (key, record) in &entries {
+        let turn = match waiting(txn, record).await {
+            Ok(wanted) => turn_of(key.operation, wanted),
+            Err(error) if is_damage(&error) => {
+                damaged.push(error);
+                Turn::Rests
+            }
+            Err(error) => return Err(error),
+        };
+        if matches!(turn, Turn::Ready) {
+            return Ok((Look::Found(key.operation, record.work), damaged));
         }
     }
-    Ok(match found.last() {
-        Some((last, _)) if found.len() >= OPERATIONS_PER_LOOK => Look::After(last.pack()),
-        _ => Look::Nothing,
-    })
+    Ok((more_after.map_or(Look::Nothing, Look::After), damaged))
 }
 
 /// What a look at some operations has found.
@@ -252,36 +267,67 @@ async fn next_generation<T: Txn>(txn: &T, from: u64) -> Result<(), ServiceError>
 }
 
 /// Forgets requests of generations that are neither the current one nor the one before.
-async fn forget_requests<T: Txn>(txn: &T) -> Result<Step, ServiceError> {
+async fn forget_requests<T: Txn>(txn: &T) -> Result<(Step, Vec<ServiceError>), ServiceError> {
     let current = txn.load_known(&CounterKey { counter: Counter::Generation }).await?.last;
     let read = TypedRange::<IdempotencyKey>::table().first(REQUESTS_PER_STEP).as_snapshot();
-    let oldest = txn.scan_read::<IdempotencyKey>(read).await?;
+    let oldest = txn.scan_sound::<IdempotencyKey>(read).await?;
     let mut worked = Step::Idle;
-    for (key, _) in oldest.iter().filter(|(key, _)| key.generation.get() + 1 < current) {
+    for (key, _) in oldest.entries.iter().filter(|(key, _)| key.generation.get() + 1 < current) {
         txn.remove(key);
         worked = Step::Worked;
     }
-    Ok(worked)
+    Ok((worked, oldest.damaged))
+}
+
+/// What a part of the work has done; a problem that ended it is met, and the other parts go on.
+fn part_done(part: Result<Step, ServiceError>, met: &mut Vec<ServiceError>) -> Step {
+    part.unwrap_or_else(|error| {
+        met.push(error);
+        Step::Idle
+    })
 }
 
 impl<S: MetaStore> Service<S> {
-    /// Does one bounded piece of the work that waits: of the next operation in turn, of aborting
-    /// sets that take too long, or of forgetting old sets and requests.
+    /// Does one bounded piece of the work that waits: of aborting sets that take too long, of
+    /// forgetting old sets and requests, or of the next operation in turn.
     ///
     /// # Errors
-    /// The store failed, or an operation met damage; the next call goes on with the next one.
+    /// The store failed, or damage was met that was not told in the last ten minutes. Only what is
+    /// damaged was left out: the next call goes on with everything else.
     pub async fn step_operations(&self) -> Result<Step, ServiceError> {
-        if self.step_sets().await? == Step::Worked || self.age_requests().await? == Step::Worked {
-            return Ok(Step::Worked);
+        let mut met = Vec::new();
+        let sets = self.step_sets(&mut met).await;
+        let mut step = part_done(sets, &mut met);
+        if step == Step::Idle {
+            let requests = self.age_requests(&mut met).await;
+            step = part_done(requests, &mut met);
         }
-        let Some((operation, work)) = self.next_operation().await? else { return Ok(Step::Idle) };
+        if step == Step::Idle {
+            let operation = self.step_next(&mut met).await;
+            step = part_done(operation, &mut met);
+        }
+        self.damage.news(met, self.seams.clock.now()).map_or(Ok(step), Err)
+    }
+
+    /// Steps the next operation in turn. One that meets damage rests.
+    async fn step_next(&self, met: &mut Vec<ServiceError>) -> Result<Step, ServiceError> {
+        let Some((operation, work)) = self.next_operation(met).await? else {
+            return Ok(Step::Idle);
+        };
         self.progress.turn_of(operation);
-        self.store.transact(|txn| async move { step(&*txn, operation).await }).await?;
+        let stepped = self.store.transact(|txn| async move { step(&*txn, operation).await }).await;
+        if let Err(error) = stepped {
+            if is_damage(&error) {
+                self.damage.rest(operation, self.seams.clock.now());
+                warn!(%operation, %work, "the operation has met damage and rests");
+            }
+            return Err(error);
+        }
         info!(%operation, %work, "operation stepped");
         Ok(Step::Worked)
     }
 
-    async fn age_requests(&self) -> Result<Step, ServiceError> {
+    async fn age_requests(&self, met: &mut Vec<ServiceError>) -> Result<Step, ServiceError> {
         let key = CounterKey { counter: Counter::Generation };
         let key = &key;
         let read = |txn: Arc<S::Txn>| async move { Ok(txn.load_known(key).await?.last) };
@@ -292,21 +338,34 @@ impl<S: MetaStore> Service<S> {
             self.store.transact(raise).await?;
             return Ok(Step::Worked);
         }
-        self.store.transact(|txn| async move { forget_requests(&*txn).await }).await
+        let forget = |txn: Arc<S::Txn>| async move { forget_requests(&*txn).await };
+        let (step, damaged) = self.store.transact(forget).await?;
+        met.extend(damaged);
+        Ok(step)
     }
 
     /// The operation after the last one that was stepped, or the first, of those that need not
     /// wait.
-    async fn next_operation(&self) -> Result<Option<(OperationId, OperationWork)>, ServiceError> {
+    async fn next_operation(
+        &self,
+        met: &mut Vec<ServiceError>,
+    ) -> Result<Option<(OperationId, OperationWork)>, ServiceError> {
         let last = OperationKey { operation: self.progress.lock().last };
         let table = TypedRange::<OperationKey>::table();
         let now = self.seams.clock.now();
-        let is_due = |id, wanted| self.progress.is_due(id, wanted, now);
+        let turn_of = |id, wanted: Option<RoomWanted>| {
+            let rests = self.damage.rests(id, now)
+                || wanted.is_some_and(|wanted| !self.progress.is_due(id, wanted, now));
+            if rests { Turn::Rests } else { Turn::Ready }
+        };
         for mut range in [table.clone().after(&last.pack()), table] {
             loop {
-                let (look, is_due) = (&range, &is_due);
-                let read = |txn: Arc<S::Txn>| async move { first_ready(&*txn, look, is_due).await };
-                match self.read(read).await? {
+                let (look, turn_of) = (&range, &turn_of);
+                let read =
+                    |txn: Arc<S::Txn>| async move { first_ready(&*txn, look, turn_of).await };
+                let (found, damaged) = self.read(read).await?;
+                met.extend(damaged);
+                match found {
                     Look::Found(operation, work) => return Ok(Some((operation, work))),
                     Look::After(key) => range = range.after(&key),
                     Look::Nothing => break,

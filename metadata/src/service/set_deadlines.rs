@@ -19,12 +19,11 @@ use lunar_types::SnapshotSetId;
 use tracing::warn;
 
 use super::Service;
+use super::damage::is_damage;
 use super::operations::Step;
 use super::sets::{abort_for, abort_set};
 use crate::error::ServiceError;
-use crate::keyspace::{
-    Counter, CounterKey, Key as _, KeyedTxn, SetMemberKey, SnapshotSetKey, TypedRange,
-};
+use crate::keyspace::{Counter, CounterKey, KeyedTxn, SetMemberKey, SnapshotSetKey, TypedRange};
 use crate::store::{MetaStore, Txn};
 
 /// How long a set may be Gathering.
@@ -38,6 +37,9 @@ const ALL_PAUSED: Duration = Duration::from_millis(4500);
 const MEMBERS_PER_READ: usize = 1000;
 /// Sets that one step looks at to forget them.
 const SETS_PER_STEP: usize = 500;
+
+/// Sets that have members, by their state.
+type OpenSets = BTreeMap<SnapshotSetId, SetState>;
 
 /// What this process knows of sets.
 #[derive(Default)]
@@ -106,22 +108,31 @@ impl SetWatch {
     }
 }
 
-async fn open_sets<T: Txn>(txn: &T) -> Result<BTreeMap<SnapshotSetId, SetState>, ServiceError> {
-    let mut open = BTreeMap::new();
+/// The sets that are open, and what was met that cannot be read.
+async fn open_sets<T: Txn>(txn: &T) -> Result<(OpenSets, Vec<ServiceError>), ServiceError> {
+    let (mut open, mut met) = (OpenSets::new(), Vec::new());
     let mut range = TypedRange::<SetMemberKey>::table();
     loop {
         let read = range.first(MEMBERS_PER_READ).as_snapshot();
-        let found = txn.scan_read::<SetMemberKey>(read).await?;
-        for (SetMemberKey { set, .. }, _) in &found {
+        let found = txn.scan_sound::<SetMemberKey>(read).await?;
+        met.extend(found.damaged);
+        for (SetMemberKey { set, .. }, _) in &found.entries {
             if !open.contains_key(set) {
                 // A member without its set is damage, which the check finds: not met here.
-                let record = txn.load(&SnapshotSetKey { set: *set }).await?;
-                open.insert(*set, record.map_or(SetState::Aborted, |record| record.state));
+                let state = match txn.load(&SnapshotSetKey { set: *set }).await {
+                    Ok(record) => record.map_or(SetState::Aborted, |record| record.state),
+                    Err(error) if is_damage(&error) => {
+                        met.push(error);
+                        SetState::Aborted
+                    }
+                    Err(error) => return Err(error),
+                };
+                open.insert(*set, state);
             }
         }
-        match found.last() {
-            Some((last, _)) if found.len() >= MEMBERS_PER_READ => range = range.after(&last.pack()),
-            _ => return Ok(open),
+        match found.more_after {
+            Some(last) => range = range.after(&last),
+            None => return Ok((open, met)),
         }
     }
 }
@@ -140,32 +151,44 @@ async fn abort_if<T: Txn>(txn: &T, set: SnapshotSetId, seen: SetState) -> Result
     abort_set(txn, set, record, abort_for(reason, None)).await
 }
 
-/// A look at some sets: where to go on, and whether one was forgotten.
+/// What a look at some sets has found.
+struct Sweep {
+    /// The packed key to go on after.
+    cursor: Option<Vec<u8>>,
+    /// Whether a set was forgotten.
+    step: Step,
+    /// What cannot be read.
+    met: Vec<ServiceError>,
+}
+
 async fn forget_decided<T: Txn>(
     txn: &T,
     range: &TypedRange<SnapshotSetKey>,
     generation: u64,
-) -> Result<(Option<Vec<u8>>, Step), ServiceError> {
+) -> Result<Sweep, ServiceError> {
     let read = range.first(SETS_PER_STEP).as_snapshot();
-    let found = txn.scan_read::<SnapshotSetKey>(read).await?;
+    let found = txn.scan_sound::<SnapshotSetKey>(read).await?;
     let mut step = Step::Idle;
-    for (key, record) in &found {
+    for (key, record) in &found.entries {
         if !record.state.is_open() && record.generation.get() + 1 < generation {
             txn.remove(key);
             step = Step::Worked;
         }
     }
-    let more = found.len() >= SETS_PER_STEP;
-    Ok((found.last().filter(|_| more).map(|(key, _)| key.pack()), step))
+    Ok(Sweep { cursor: found.more_after, step, met: found.damaged })
 }
 
 impl<S: MetaStore> Service<S> {
     /// Aborts the sets whose time is over, and forgets some of those that were decided long ago.
-    pub(super) async fn step_sets(&self) -> Result<Step, ServiceError> {
-        let open = self.read(|txn| async move { open_sets(&*txn).await }).await?;
+    pub(super) async fn step_sets(
+        &self,
+        met: &mut Vec<ServiceError>,
+    ) -> Result<Step, ServiceError> {
+        let (open, damaged) = self.read(|txn| async move { open_sets(&*txn).await }).await?;
+        met.extend(damaged);
         let late = self.sets.see(open, self.seams.clock.now());
         if late.is_empty() {
-            return self.forget_sets().await;
+            return self.forget_sets(met).await;
         }
         for (set, state) in late {
             warn!(%set, %state, "a snapshot set takes too long and is aborted");
@@ -177,7 +200,7 @@ impl<S: MetaStore> Service<S> {
     }
 
     /// One part of a sweep; there is one sweep a generation.
-    async fn forget_sets(&self) -> Result<Step, ServiceError> {
+    async fn forget_sets(&self, met: &mut Vec<ServiceError>) -> Result<Step, ServiceError> {
         let key = CounterKey { counter: Counter::Generation };
         let key = &key;
         let read = |txn: Arc<S::Txn>| async move { Ok(txn.load_known(key).await?.last) };
@@ -193,7 +216,8 @@ impl<S: MetaStore> Service<S> {
         let range = &range;
         let forget =
             |txn: Arc<S::Txn>| async move { forget_decided(&*txn, range, generation).await };
-        let (cursor, step) = self.store.transact(forget).await?;
+        let Sweep { cursor, step, met: damaged } = self.store.transact(forget).await?;
+        met.extend(damaged);
         let mut seen = self.sets.lock();
         if cursor.is_none() {
             seen.swept = Some(generation);

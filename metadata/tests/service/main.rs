@@ -3,6 +3,7 @@
 #![allow(missing_docs, unreachable_pub, reason = "test names are claims")]
 
 mod attachments;
+mod background;
 mod chains;
 mod commits;
 mod damage;
