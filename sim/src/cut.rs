@@ -172,7 +172,7 @@ impl World {
     fn vote(&mut self, set: SnapshotSetId, guest: usize) -> Flow {
         self.tick()?;
         let ballot = self.ballot(set, guest);
-        let is_held_up = !self.is_quiet && self.dice.chance(60);
+        let is_held_up = !self.is_quiet && self.dice.chance(250);
         if is_held_up || !self.meta.is_up {
             if self.dice.chance(700) {
                 let due = self.moment + self.dice.below(400);
@@ -212,7 +212,15 @@ impl World {
             next_head: served.next_layer,
             replay_of: None,
         });
-        self.switch(guest, None)
+        self.switch(guest, None)?;
+        // What took the answer lasts, and a crash falls into it: the records of the next head are
+        // in the journal alone.
+        if !self.is_quiet && self.dice.chance(600) {
+            (self.meta.is_up, self.meta.down_until) = (false, self.moment + 600);
+            let steps = self.dice.between(30, 500);
+            self.luns.fuse.hasten(steps);
+        }
+        Ok(())
     }
 
     /// The engine goes on in its next head; `now` is what the service has said.

@@ -365,7 +365,10 @@ impl World {
         let soon = self.dice.chance(350);
         let within = if soon { 80 } else { self.scenario.crash_within };
         let steps = self.dice.below(within);
-        self.luns.fuse.light(at.unwrap_or(steps));
+        match at {
+            Some(at) => self.luns.fuse.pin(at),
+            None => self.luns.fuse.light(steps),
+        }
     }
 
     /// Makes the volumes of the scenario.
@@ -449,7 +452,7 @@ impl World {
     pub(crate) fn network_step(&mut self) -> Flow {
         self.tick()?;
         if !self.meta.is_up {
-            if self.is_quiet || self.dice.chance(60) {
+            if self.is_quiet || (self.moment >= self.meta.down_until && self.dice.chance(60)) {
                 self.meta.is_up = true;
                 if self.dice.chance(300) {
                     self.meta.restart().map_err(|e| Stop::Failed(format!("restart: {e}")))?;
