@@ -20,7 +20,7 @@ use super::volumes::find_volume;
 use super::{Service, foreign_outcome};
 use crate::error::ServiceError;
 use crate::keyspace::{
-    KeyedTxn, LayerKey, LayerName, Outcome, SnapshotKey, SnapshotNameKey, SnapshotRecord,
+    Kept, KeyedTxn, LayerKey, LayerName, Outcome, SnapshotKey, SnapshotNameKey, SnapshotRecord,
     TypedRange, VolumeSnapshotKey, snapshots_of,
 };
 use crate::store::{MetaStore, Txn};
@@ -67,9 +67,14 @@ pub(super) async fn snapshot_view<T: Txn>(
         }
         None => 0,
     };
+    Ok(Snapshot { owned_extents, ..snapshot_alone(id, record) })
+}
+
+/// What the record of a snapshot says by itself.
+fn snapshot_alone(id: SnapshotId, record: SnapshotRecord) -> Snapshot {
     let SnapshotRecord { name, volume, pool, layer, size, logical_block_size, set, .. } = record;
     let SnapshotRecord { created_unix_seconds, state, .. } = record;
-    Ok(Snapshot {
+    Snapshot {
         id,
         name,
         volume,
@@ -80,8 +85,8 @@ pub(super) async fn snapshot_view<T: Txn>(
         set,
         created_unix_seconds,
         state,
-        owned_extents,
-    })
+        owned_extents: 0,
+    }
 }
 
 async fn delete_snapshot<T: Txn>(
@@ -90,7 +95,9 @@ async fn delete_snapshot<T: Txn>(
 ) -> Result<Outcome, ServiceError> {
     let (snapshot, mut record) = find_snapshot(txn, &request.snapshot).await?;
     let layer = match (record.state, record.layer) {
-        (SnapshotState::Deleting, _) => return Ok(Outcome::Snapshot(snapshot)),
+        (SnapshotState::Deleting, _) => {
+            return Ok(Outcome::SnapshotDeleted(snapshot, Kept(record)));
+        }
         (SnapshotState::Ready, Some(layer)) => layer,
         (state, _) => return Err(ServiceError::SnapshotNotReady { snapshot, state }),
     };
@@ -106,7 +113,7 @@ async fn delete_snapshot<T: Txn>(
     record.state = SnapshotState::Deleting;
     txn.put(&SnapshotKey { snapshot }, &record);
     begin_operation(txn, OperationWork::DropLayer(layer)).await?;
-    Ok(Outcome::Snapshot(snapshot))
+    Ok(Outcome::SnapshotDeleted(snapshot, Kept(record)))
 }
 
 /// Takes the records of a deleted snapshot away.
@@ -123,7 +130,8 @@ pub(super) async fn forget_snapshot<T: Txn>(
 
 impl<S: MetaStore> Service<S> {
     /// Starts the deletion of a snapshot and gives it in state Deleting; its name is free at once.
-    /// A snapshot that is being deleted already is given again.
+    /// A snapshot that is being deleted already is given again; the same request is answered with
+    /// it also when it is gone.
     ///
     /// # Errors
     /// There is no such snapshot, or it is not Ready.
@@ -134,7 +142,17 @@ impl<S: MetaStore> Service<S> {
         let what = ("delete snapshot", request);
         let delete = |txn: Arc<S::Txn>| async move { delete_snapshot(&*txn, request).await };
         let outcome = self.once(request.request, &what, delete).await?;
-        self.snapshot_of(request.request, &outcome).await
+        let Outcome::SnapshotDeleted(snapshot, Kept(was)) = &outcome else {
+            // It was remembered by a service of before.
+            return self.snapshot_of(request.request, &outcome).await;
+        };
+        let look = |txn: Arc<S::Txn>| async move {
+            match txn.load(&SnapshotKey { snapshot: *snapshot }).await? {
+                Some(record) => snapshot_view(&*txn, *snapshot, record).await,
+                None => Ok(snapshot_alone(*snapshot, was.clone())),
+            }
+        };
+        self.read(look).await
     }
 
     async fn snapshot_of(

@@ -21,8 +21,9 @@ use super::sets::leave_set;
 use super::{Service, foreign_outcome};
 use crate::error::ServiceError;
 use crate::keyspace::{
-    AttachmentKey, AttachmentRecord, KeyedTxn, LayerKey, NodeKey, Outcome, PoolKey, PoolVolumeKey,
-    PoolVolumeRecord, TypedRange, VolumeKey, VolumeNameKey, VolumeNameRecord, VolumeRecord,
+    AttachmentKey, AttachmentRecord, Kept, KeyedTxn, LayerKey, NodeKey, Outcome, PoolKey,
+    PoolVolumeKey, PoolVolumeRecord, TypedRange, VolumeKey, VolumeNameKey, VolumeNameRecord,
+    VolumeRecord,
 };
 use crate::store::{MetaStore, Txn};
 
@@ -69,7 +70,13 @@ pub(super) async fn volume_view<T: Txn>(
         None => None,
     };
     let head = txn.load_known(&LayerKey { layer: record.head }).await?;
-    Ok(Volume {
+    let mapped_extents = owned_extents(txn, record.head, head.extents).await?;
+    Ok(Volume { holder, mapped_extents, ..volume_alone(id, record) })
+}
+
+/// What the record of a volume says by itself.
+fn volume_alone(id: VolumeId, record: VolumeRecord) -> Volume {
+    Volume {
         id,
         name: record.name,
         pool: record.pool,
@@ -78,9 +85,9 @@ pub(super) async fn volume_view<T: Txn>(
         head: record.head,
         epoch: record.epoch,
         state: record.state,
-        holder,
-        mapped_extents: owned_extents(txn, record.head, head.extents).await?,
-    })
+        holder: None,
+        mapped_extents: 0,
+    }
 }
 
 /// Refuses a name that a volume has.
@@ -142,7 +149,7 @@ async fn create_volume<T: Txn>(
 async fn delete_volume<T: Txn>(txn: &T, request: &DeleteVolume) -> Result<Outcome, ServiceError> {
     let (volume, mut record) = find_volume(txn, &request.volume).await?;
     if record.state == VolumeState::Deleting {
-        return Ok(Outcome::Volume(volume));
+        return Ok(Outcome::VolumeDeleted(volume, Kept(record)));
     }
     if let Some(attachment) = txn.load(&AttachmentKey { volume }).await? {
         let holder = holder_of(txn, &attachment).await?;
@@ -156,7 +163,7 @@ async fn delete_volume<T: Txn>(txn: &T, request: &DeleteVolume) -> Result<Outcom
     record.state = VolumeState::Deleting;
     txn.put(&VolumeKey { volume }, &record);
     begin_operation(txn, OperationWork::DeleteVolume(volume)).await?;
-    Ok(Outcome::Volume(volume))
+    Ok(Outcome::VolumeDeleted(volume, Kept(record)))
 }
 
 impl<S: MetaStore> Service<S> {
@@ -174,7 +181,8 @@ impl<S: MetaStore> Service<S> {
 
     /// Starts the deletion of a volume and gives it in state Deleting; its name is free at once,
     /// its space comes back in steps, that of its head after the volume is gone. A volume that is
-    /// being deleted already is given again.
+    /// being deleted already is given again; the same request is answered with it also when it is
+    /// gone.
     ///
     /// # Errors
     /// There is no such volume, or a live node holds it.
@@ -183,7 +191,17 @@ impl<S: MetaStore> Service<S> {
         let delete = |txn: Arc<S::Txn>| async move { delete_volume(&*txn, request).await };
         let outcome = self.once(request.request, &what, delete).await?;
         self.sets_changed();
-        self.volume_of(request.request, &outcome).await
+        let Outcome::VolumeDeleted(volume, Kept(was)) = &outcome else {
+            // It was remembered by a service of before.
+            return self.volume_of(request.request, &outcome).await;
+        };
+        let look = |txn: Arc<S::Txn>| async move {
+            match txn.load(&VolumeKey { volume: *volume }).await? {
+                Some(record) => volume_view(&*txn, *volume, record).await,
+                None => Ok(volume_alone(*volume, was.clone())),
+            }
+        };
+        self.read(look).await
     }
 
     pub(super) async fn volume_of(

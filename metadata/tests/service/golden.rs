@@ -106,22 +106,25 @@ fn pools(fixture: &mut Fixture) {
     fixture.add(ReservationKey { node, incarnation, pool: POOL, lun: index, group }, bits);
 }
 
+fn volume(state: VolumeState) -> VolumeRecord {
+    VolumeRecord {
+        name: name("pvc-1"),
+        pool: POOL,
+        size: VolumeSize::from_bytes(10 << 30).expect("a size"),
+        logical_block_size: LogicalBlockSize::B4096,
+        head: LayerId::new(0x0102),
+        epoch: Epoch::new(3),
+        state,
+        structure: StructureNumber::new(6),
+        set: (state == VolumeState::Ready).then_some(SET),
+    }
+}
+
 fn volumes(fixture: &mut Fixture) {
     let size = VolumeSize::from_bytes(10 << 30).expect("a size");
     let states = [VolumeState::Creating, VolumeState::Ready, VolumeState::Deleting];
     for state in states {
-        let record = VolumeRecord {
-            name: name("pvc-1"),
-            pool: POOL,
-            size,
-            logical_block_size: LogicalBlockSize::B4096,
-            head: LayerId::new(0x0102),
-            epoch: Epoch::new(3),
-            state,
-            structure: StructureNumber::new(6),
-            set: (state == VolumeState::Ready).then_some(SET),
-        };
-        fixture.add(VolumeKey { volume: VOLUME }, record);
+        fixture.add(VolumeKey { volume: VOLUME }, volume(state));
     }
     let record = VolumeNameRecord { volume: VOLUME };
     fixture.add(VolumeNameKey { name: name("pvc-1") }, record);
@@ -167,6 +170,20 @@ fn volumes(fixture: &mut Fixture) {
     fixture.add(key, SlotValue(Slot::zero(extent_size)));
 }
 
+fn snapshot(state: SnapshotState, layer: Option<LayerId>) -> SnapshotRecord {
+    SnapshotRecord {
+        name: name("monday"),
+        volume: VOLUME,
+        pool: POOL,
+        layer,
+        size: VolumeSize::from_bytes(10 << 30).expect("a size"),
+        logical_block_size: LogicalBlockSize::B4096,
+        set: SET,
+        created_unix_seconds: 0x0102_0304,
+        state,
+    }
+}
+
 fn snapshots(fixture: &mut Fixture) {
     let layer = Some(LayerId::new(0x0101));
     let states = [
@@ -175,18 +192,7 @@ fn snapshots(fixture: &mut Fixture) {
         (SnapshotState::Deleting, layer),
     ];
     for (state, layer) in states {
-        let record = SnapshotRecord {
-            name: name("monday"),
-            volume: VOLUME,
-            pool: POOL,
-            layer,
-            size: VolumeSize::from_bytes(10 << 30).expect("a size"),
-            logical_block_size: LogicalBlockSize::B4096,
-            set: SET,
-            created_unix_seconds: 0x0102_0304,
-            state,
-        };
-        fixture.add(SnapshotKey { snapshot: SNAPSHOT }, record);
+        fixture.add(SnapshotKey { snapshot: SNAPSHOT }, snapshot(state, layer));
     }
     let key = SnapshotNameKey { name: name("monday") };
     fixture.add(key, SnapshotNameRecord { snapshot: SNAPSHOT });
@@ -266,6 +272,8 @@ fn work(fixture: &mut Fixture) {
         Outcome::Snapshot(SNAPSHOT),
         Outcome::Sealed(LayerSealed { now: sealed, before: true }),
         Outcome::Pruned(pruned),
+        Outcome::VolumeDeleted(VOLUME, Kept(volume(VolumeState::Deleting))),
+        Outcome::SnapshotDeleted(SNAPSHOT, Kept(snapshot(SnapshotState::Deleting, Some(head)))),
     ];
     let request = RequestId::from_u128(0x6666_6666_6666_6666_6666_6666_6666_6666);
     for outcome in outcomes {

@@ -179,3 +179,43 @@ fn unconfirmed_commits_do_everything_once() {
         world.assert_clean();
     }
 }
+
+/// A deletion whose answer was lost is asked for again, however much of it is done by then.
+#[test]
+fn a_deletion_sent_again_is_answered_when_everything_is_gone() {
+    let mut world = World::new();
+    world.pool(64);
+    let volume = world.volume("v");
+    let snapshot = world.cut(volume.id, "s").expect("cut");
+    let delete = DeleteSnapshot { request: world.request(), snapshot: Selector::Name(name("s")) };
+    let deleting = block_on(world.service.delete_snapshot(&delete)).expect("it begins");
+    assert_eq!((deleting.id, deleting.state), (snapshot.id, SnapshotState::Deleting));
+    let by_name = Selector::Name(name("v"));
+    let delete_volume = DeleteVolume { request: world.request(), volume: by_name.clone() };
+    let going = block_on(world.service.delete_volume(&delete_volume)).expect("it begins");
+    assert_eq!((going.id, going.state), (volume.id, VolumeState::Deleting));
+    world.settle();
+    world.restart();
+    let gone = block_on(world.service.snapshot(&Selector::Id(snapshot.id)));
+    assert_eq!(kind(gone), ErrorReason::SnapshotNotFound);
+    let gone = block_on(world.service.volume(&Selector::Id(volume.id)));
+    assert_eq!(kind(gone), ErrorReason::VolumeNotFound);
+    let again = block_on(world.service.delete_snapshot(&delete)).expect("it was done");
+    assert_eq!(again, Snapshot { owned_extents: 0, ..deleting });
+    let again = block_on(world.service.delete_volume(&delete_volume)).expect("it was done");
+    assert_eq!(again, Volume { mapped_extents: 0, ..going });
+    assert_eq!(world.operations(), [], "nothing is begun again");
+    // A name that is somebody else's by now: the request means the one that it meant.
+    let other = world.volume("v");
+    let again = block_on(world.service.delete_volume(&delete_volume)).expect("it was done");
+    assert_eq!(again.id, volume.id);
+    let there = block_on(world.service.volume(&by_name)).expect("untouched");
+    assert_eq!((there.id, there.state), (other.id, VolumeState::Ready));
+    for _ in 0..3 {
+        world.clock.advance(RETENTION);
+        world.settle();
+    }
+    let late = block_on(world.service.delete_snapshot(&delete));
+    assert_eq!(kind(late), ErrorReason::SnapshotNotFound, "nobody remembers it");
+    world.assert_clean();
+}
