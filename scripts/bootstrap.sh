@@ -4,7 +4,7 @@
 set -euo pipefail
 
 # To build: a C toolchain, libclang for the bindings of libublk, OpenSSL.
-# For the lab: QEMU, and what makes its root image.
+# For the lab: QEMU, and what makes its root image. qemu-img also checks exported images.
 packages=(
     ca-certificates
     clang
@@ -18,6 +18,7 @@ packages=(
     mmdebstrap
     pkg-config
     qemu-system-x86
+    qemu-utils
     util-linux
 )
 

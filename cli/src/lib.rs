@@ -5,6 +5,7 @@
 //!   this node).
 //! - [`views`] and [`output`]: what is shown, as tables for people or JSON for programs.
 //! - [`file_system`]: what is mounted from a device, and what makes it larger.
+//! - [`export`]: the formats that snapshots are exported in.
 //! - [`doctor`]: what a host needs.
 //!
 //! Invariants: nothing is written to the standard output but the result; what goes wrong is one
@@ -16,6 +17,7 @@ pub mod commands;
 pub mod daemon;
 pub mod doctor;
 pub mod error;
+pub mod export;
 pub mod file_system;
 pub mod output;
 pub mod progress;
