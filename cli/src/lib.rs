@@ -5,7 +5,8 @@
 //!   this node).
 //! - [`views`] and [`output`]: what is shown, as tables for people or JSON for programs.
 //! - [`file_system`]: what is mounted from a device, and what makes it larger.
-//! - [`export`]: the formats that snapshots are exported in.
+//! - [`export`]: the formats that snapshots are exported in; [`block_device`]: where the bytes of
+//!   volumes are.
 //! - [`doctor`]: what a host needs.
 //!
 //! Invariants: nothing is written to the standard output but the result; what goes wrong is one
@@ -13,6 +14,7 @@
 //! Deliberately absent: any knowledge of the engine, of ublk and of the metadata store.
 
 pub mod args;
+pub mod block_device;
 pub mod commands;
 pub mod daemon;
 pub mod doctor;

@@ -4,6 +4,7 @@
 mod double;
 mod grow;
 mod snapshots;
+mod transfer;
 
 use std::process::Output;
 use std::sync::Arc;

@@ -9,6 +9,7 @@ mod pool;
 mod select;
 mod size;
 mod snapshot;
+mod transfer;
 mod volume;
 
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ pub use select::{LunReference, PoolArg, SelectorArg, SnapshotArg, VolumeArg};
 pub use snapshot::{
     CreateSnapshotArgs, DiffSnapshotsArgs, FsfreezeArg, GroupMember, SnapshotCommand,
 };
+pub use transfer::{ExportArgs, ExportFormat, FileArg, ImportArgs, VerifyArgs};
 pub use volume::{CloneArgs, DetachArgs, GrowArgs, VolumeCommand};
 
 /// Where the metadata service listens unless told otherwise.

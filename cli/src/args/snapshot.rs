@@ -7,6 +7,7 @@ use lunar_proto::domain::{Fsfreeze, SET_MEMBERS_MAX};
 use lunar_types::Name;
 
 use super::select::{SnapshotArg, VolumeArg};
+use super::transfer::{ExportArgs, ImportArgs, VerifyArgs};
 
 /// Commands on snapshots.
 #[derive(Subcommand, Debug)]
@@ -34,6 +35,12 @@ pub enum SnapshotCommand {
     },
     /// List what differs between two snapshots, or what one has allocated.
     Diff(DiffSnapshotsArgs),
+    /// Write what a snapshot has into a file or a pipe. Needs fs-core on this node.
+    Export(ExportArgs),
+    /// Make a volume of an export, or bring one up to date. Needs fs-core on this node.
+    Import(ImportArgs),
+    /// Hold an export against its checksums.
+    Verify(VerifyArgs),
     /// Delete a snapshot. Volumes that were made of it keep all they have.
     Delete {
         /// The snapshot, by name or id.

@@ -12,6 +12,7 @@ mod operation;
 mod pool;
 mod rollback;
 mod snapshot;
+mod transfer;
 mod volume;
 
 use lunar_metadata_client::{ClientError, ErrorKind, MetadataClient};

@@ -11,6 +11,7 @@ use tokio::time::sleep;
 
 use super::cut::cut;
 use super::operation::drop_of;
+use super::transfer::{export, import, verify};
 use super::{Context, unless};
 use crate::args::{CreateSnapshotArgs, DiffSnapshotsArgs, GroupMember, SnapshotCommand};
 use crate::error::{CliError, Exit};
@@ -42,6 +43,9 @@ pub(super) async fn run(
         SnapshotCommand::Show { snapshot } => show(context, &snapshot.0).await,
         SnapshotCommand::Usage { snapshot } => usage(context, &snapshot.0).await,
         SnapshotCommand::Diff(args) => diff(context, args).await,
+        SnapshotCommand::Export(args) => export::run(args, context).await,
+        SnapshotCommand::Import(args) => import::run(args, context).await,
+        SnapshotCommand::Verify(args) => verify::run(args, context).await,
         SnapshotCommand::Delete { snapshot, no_wait } => {
             delete(context, &snapshot.0, *no_wait).await
         }

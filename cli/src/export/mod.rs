@@ -1,14 +1,26 @@
-//! Export and import of snapshots: the formats of files, byte by byte.
+//! Export and import of snapshots: the formats of files, byte by byte, and how bytes are moved
+//! between them and a volume.
 //!
-//! - A format is read and written over `Read` and `Write` alone: no service, no device, no path.
+//! - No service and no daemon is known here: a volume is a [`Source`] or a [`Sink`].
 //! - What a reader hands out was checked before, and lies within the size that the file names.
+//! - [`place`] alone knows paths.
 //!
-//! Deliberately absent: where the bytes of a snapshot come from and go to.
+//! Deliberately absent: which volume it is, and what becomes of it afterwards.
 
 #[cfg(test)]
 mod golden;
+pub mod image;
+pub mod manifest;
+pub mod place;
 pub mod qcow2;
+pub mod raw;
 pub mod stream;
+#[cfg(test)]
+mod tests;
+pub mod transfer;
+pub mod window;
+
+pub use transfer::{Observer, Sink, Source, TransferError};
 
 /// CRC32C (Castagnoli), as iSCSI, ext4 and btrfs use it, over parts that come one by one.
 #[derive(Clone, Debug)]

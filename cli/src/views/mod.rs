@@ -12,6 +12,7 @@ pub mod operation;
 pub mod pool;
 pub mod snapshot;
 mod time;
+pub mod transfer;
 pub mod usage;
 pub mod volume;
 

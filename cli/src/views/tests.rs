@@ -23,6 +23,7 @@ use lunar_types::{
 
 use super::*;
 use crate::args::OutputFormat;
+use crate::export::stream::StreamHeader;
 use crate::file_system::{FileSystem, Mounted};
 use crate::output::{Report, render};
 
@@ -319,6 +320,34 @@ fn snapshot_delete_says_what_became_of_the_space() {
         let deleted = snapshot("s", 0xc, 0, SnapshotState::Deleting);
         assert_golden(&snapshot::SnapshotDeleteView::new(&deleted, deletion), file);
     }
+}
+
+#[test]
+fn exports_and_imports_are_golden() {
+    let of = |base: Option<u128>| StreamHeader {
+        snapshot: SnapshotId::from_u128(0x5),
+        base: base.map(SnapshotId::from_u128),
+        size: VolumeSize::from_bytes(10 << 30).expect("a size"),
+        logical_block: LogicalBlockSize::B4096,
+    };
+    let path = Some(Path::new("/backup/s.raw"));
+    let raw = transfer::ExportFacts::new(path, "raw", &of(None), 3 << 20, 0x1a2b);
+    let piped = transfer::ExportFacts::new(None, "stream", &of(Some(4)), 8192, 0xffff_0000);
+    let export = |export, resumed_bytes| {
+        let snapshot_name = "s".to_owned();
+        transfer::ExportView { export, snapshot_name, resumed_bytes }
+    };
+    assert_golden(&export(raw.clone(), 1 << 20), "snapshot-export");
+    assert_golden(&export(piped.clone(), 0), "snapshot-export-pipe");
+    assert_golden(&transfer::VerifyView { export: raw.clone() }, "snapshot-verify");
+    assert_golden(&transfer::VerifyView { export: piped }, "snapshot-verify-changes");
+    let import = |marker, from| {
+        let volume = volume::VolumeView::new(&volume("db", None), &pool());
+        transfer::ImportView { volume, marker, from }
+    };
+    assert_golden(&import(Some("import-5-1a2b".to_owned()), raw), "snapshot-import");
+    let foreign = transfer::ExportFacts::unverified(path, 10 << 30, 1 << 20);
+    assert_golden(&import(None, foreign), "snapshot-import-unverified");
 }
 
 #[test]

@@ -18,6 +18,9 @@ use tonic::{Request, Response, Status, transport::Server};
 /// The id that the double gives to the volume of every name; one that is given by id has that.
 pub(crate) const VOLUME_ID: &str = "6fa1c2d4-0b7e-4a52-9f57-3d1f0c6c2a10";
 
+/// The number of its node.
+pub(crate) const NODE: v1::NodeIncarnation = v1::NodeIncarnation { node: 7, incarnation: 1 };
+
 type Answer<T> = Result<Response<T>, Status>;
 
 /// What the double answers.
@@ -27,6 +30,8 @@ pub(crate) struct Script {
     pub(crate) luns: Vec<v1::LocalLun>,
     /// The names of volumes that do not exist.
     pub(crate) unknown: Vec<String>,
+    /// The device of what is attached from now on; a name of one that is not there if empty.
+    pub(crate) device: Mutex<String>,
     /// What is attached.
     pub(crate) attached: Mutex<Vec<v1::LocalAttachment>>,
 }
@@ -106,8 +111,8 @@ impl FsCore for Served {
         &self,
         _: Request<v1::GetDaemonStatusRequest>,
     ) -> Answer<v1::DaemonStatus> {
-        let node_name = "n1".to_owned();
-        Ok(Response::new(v1::DaemonStatus { node_name, ..v1::DaemonStatus::default() }))
+        let (node_name, node) = ("n1".to_owned(), Some(NODE));
+        Ok(Response::new(v1::DaemonStatus { node_name, node, ..v1::DaemonStatus::default() }))
     }
 
     async fn probe(&self, _: Request<v1::ProbeRequest>) -> Answer<v1::ProbeResponse> {
@@ -149,10 +154,11 @@ impl FsCore for Served {
     ) -> Answer<v1::LocalAttachment> {
         let volume_name = self.name_of(request.into_inner().volume)?;
         let id = volume_name.parse::<VolumeId>();
+        let device = self.0.device.lock().expect("no test panics with the lock").clone();
         let attachment = v1::LocalAttachment {
             volume_id: id.map_or_else(|_| VOLUME_ID.to_owned(), |id| id.to_string()),
             volume_name,
-            device_path: "/dev/ublkb7".to_owned(),
+            device_path: if device.is_empty() { "/dev/ublkb7".to_owned() } else { device },
             state: v1::AttachmentState::Live.into(),
             ..v1::LocalAttachment::default()
         };

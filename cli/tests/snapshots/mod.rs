@@ -31,7 +31,7 @@ fn names(list: &Value) -> Vec<&str> {
     list["snapshots"].as_array().expect("a list").iter().map(|it| text(&it["name"])).collect()
 }
 
-fn with_volumes(volumes: &[&str]) -> World {
+pub(crate) fn with_volumes(volumes: &[&str]) -> World {
     let world = World::start();
     world.json("pool create tank /dev/lun0");
     for volume in volumes {
@@ -153,7 +153,7 @@ fn a_volume_of_this_node_is_detached_rolled_back_and_attached_again() {
 }
 
 /// A node that holds `v` in the service.
-struct HolderOfV<'a> {
+pub(crate) struct HolderOfV<'a> {
     world: &'a World,
     client: MetadataClient,
     caller: NodeSession,
@@ -161,7 +161,7 @@ struct HolderOfV<'a> {
 }
 
 impl<'a> HolderOfV<'a> {
-    fn of(world: &'a World) -> Self {
+    pub(crate) fn of(world: &'a World) -> Self {
         let (client, caller, held) = world.runtime.block_on(async {
             let client =
                 MetadataClient::new(std::slice::from_ref(&world.endpoint), Policy::default());
@@ -220,7 +220,7 @@ impl<'a> HolderOfV<'a> {
     }
 
     /// Writes the first block of the first extents of the volume, as many as one commit takes.
-    fn write(&self) -> usize {
+    pub(crate) fn write(&self) -> usize {
         let Attachment { volume, epoch, pool, last_commit, .. } = &self.held;
         let (count, caller) = (u32::try_from(COMMIT_UPDATES_MAX).expect("small"), self.caller);
         let reserve = ReserveExtents { request: fresh_request_id(), caller, pool: pool.id, count };
@@ -247,7 +247,7 @@ impl<'a> HolderOfV<'a> {
         commit.updates.len()
     }
 
-    fn detach(&self) {
+    pub(crate) fn detach(&self) {
         let (request, volume, epoch) = (fresh_request_id(), self.held.volume.id, self.held.epoch);
         let (caller, mode) = (self.caller, DetachMode::Clean);
         let detach = Detach { request, volume, epoch, caller, mode };

@@ -5,14 +5,19 @@
 //!   so that an image that was cut off is no image.
 //! - A cluster is data, zeros, or not there; what is not there is the backing file's, or zeros.
 //!
-//! Deliberately absent: reading, compression, encryption, snapshots inside the image.
+//! Deliberately absent: reading what others have written, compression, encryption, snapshots inside
+//! the image.
 
+mod image;
+mod reader;
 #[cfg(test)]
 mod tests;
 mod writer;
 
 use lunar_types::VolumeSize;
 
+pub use image::Qcow2File;
+pub use reader::Qcow2Reader;
 pub use writer::Qcow2Writer;
 
 /// The unit of an image, in bytes.
@@ -27,6 +32,17 @@ const L2_ENTRIES: u64 = CLUSTER_BYTES / 8;
 const REFCOUNTS: u64 = CLUSTER_BYTES / 2;
 const BACKING_NAME_MAX: usize = 1023;
 
+const MAGIC: [u8; 4] = *b"QFI\xfb";
+const VERSION: u32 = 3;
+const HEADER_BYTES: u32 = 104;
+const REFCOUNT_ORDER: u32 = 4;
+/// Type of the header extension that names the format of the backing file.
+const BACKING_FORMAT: u32 = 0xe279_2aca;
+/// The cluster that an entry points at is used once.
+const COPIED: u64 = 1 << 63;
+/// The cluster reads as zeros.
+const ZERO: u64 = 1;
+
 /// How a backing file is to be read; QEMU refuses to guess.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BackingFormat {
@@ -37,7 +53,9 @@ pub enum BackingFormat {
 }
 
 impl BackingFormat {
-    const fn name(self) -> &'static str {
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Raw => "raw",
             Self::Qcow2 => "qcow2",

@@ -4,21 +4,12 @@
 //! table, blocks of references, their table; a sync; the header; a sync. Cut off anywhere before
 //! the header, the file begins with zeros, and QEMU refuses it.
 
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 
-use super::{BACKING_NAME_MAX, CLUSTER_BITS, CLUSTER_BYTES, Image, L2_ENTRIES, REFCOUNTS};
-
-const MAGIC: [u8; 4] = *b"QFI\xfb";
-const VERSION: u32 = 3;
-const HEADER_BYTES: u32 = 104;
-const REFCOUNT_ORDER: u32 = 4;
-/// Type of the header extension that names the format of the backing file.
-const BACKING_FORMAT: u32 = 0xe279_2aca;
-
-/// The cluster that an entry points at is used once.
-const COPIED: u64 = 1 << 63;
-/// The cluster reads as zeros.
-const ZERO: u64 = 1;
+use super::{
+    BACKING_FORMAT, BACKING_NAME_MAX, CLUSTER_BITS, CLUSTER_BYTES, COPIED, HEADER_BYTES, Image,
+    L2_ENTRIES, MAGIC, REFCOUNT_ORDER, REFCOUNTS, VERSION, ZERO,
+};
 
 /// Where the tables are, in clusters of the file.
 #[derive(Clone, Copy, Debug)]
@@ -53,11 +44,25 @@ impl<W: Write + Seek> Qcow2Writer<W> {
     /// When `output` is not empty.
     pub fn create(mut output: W, image: Image) -> io::Result<Self> {
         assert_eq!(output.seek(SeekFrom::End(0))?, 0, "an image is written into an empty file");
-        output.seek(SeekFrom::Start(CLUSTER_BYTES))?;
+        Ok(Self::over(output, image))
+    }
+
+    /// Begins an image in `output`, in which an earlier run may have left a part of it.
+    pub fn over(output: W, image: Image) -> Self {
         let l1_entries = image.size.bytes().div_ceil(CLUSTER_BYTES * L2_ENTRIES);
         let l1 = vec![0; usize::try_from(l1_entries).expect("at most 4 Mi entries")];
         let l2 = vec![0; L2_ENTRIES as usize];
-        Ok(Self { output, image, l1, l2, l2_index: 0, used: 1, behind: 0 })
+        Self { output, image, l1, l2, l2_index: 0, used: 1, behind: 0 }
+    }
+
+    /// How many bytes the file has so far.
+    pub const fn file_bytes(&self) -> u64 {
+        self.used * CLUSTER_BYTES
+    }
+
+    /// The file.
+    pub const fn output(&self) -> &W {
+        &self.output
     }
 
     /// Writes `bytes` of the volume, which begin at `offset` there.
@@ -71,7 +76,7 @@ impl<W: Write + Seek> Qcow2Writer<W> {
         self.check_place(offset, bytes.len() as u64);
         for (n, cluster) in bytes.chunks(CLUSTER_BYTES as usize).enumerate() {
             self.go_to(offset / CLUSTER_BYTES + n as u64)?;
-            let entry = COPIED | (self.used * CLUSTER_BYTES);
+            let entry = COPIED | self.file_bytes();
             self.append(cluster)?;
             self.set(offset / CLUSTER_BYTES + n as u64, entry);
         }
@@ -130,6 +135,7 @@ impl<W: Write + Seek> Qcow2Writer<W> {
 
     /// Writes at the end of the file and fills up the last cluster.
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.output.seek(SeekFrom::Start(self.file_bytes()))?;
         let length = bytes.len() as u64;
         let padding = length.next_multiple_of(CLUSTER_BYTES) - length;
         self.output.write_all(bytes)?;
@@ -158,7 +164,7 @@ impl<W: Write + Seek> Qcow2Writer<W> {
             return Ok(());
         }
         assert_eq!(self.l1[self.l2_index], 0, "a table is written once");
-        self.l1[self.l2_index] = COPIED | (self.used * CLUSTER_BYTES);
+        self.l1[self.l2_index] = COPIED | self.file_bytes();
         let bytes = big_endian(&self.l2);
         self.append(&bytes)?;
         self.l2.fill(0);
@@ -226,6 +232,53 @@ impl<W: Write + Seek> Qcow2Writer<W> {
         }
         bytes.extend([0; 8]); // the end of the extensions
         bytes
+    }
+}
+
+impl<W: Read + Write + Seek> Qcow2Writer<W> {
+    /// Reads the data that [`data`](Self::data) would write next, as an earlier run has written it
+    /// there: `bytes` of the volume, which begin at `offset`. `ahead` clusters of data come before
+    /// it that are not taken yet.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read_next(&mut self, offset: u64, ahead: u64, bytes: &mut [u8]) -> io::Result<()> {
+        // The table of the volume before comes first; what was written of it is written again.
+        self.go_to(offset / CLUSTER_BYTES)?;
+        self.output.seek(SeekFrom::Start(self.file_bytes() + ahead * CLUSTER_BYTES))?;
+        self.output.read_exact(bytes)
+    }
+
+    /// Takes what an earlier run has written as written: as [`data`](Self::data), without bytes.
+    ///
+    /// # Panics
+    /// As [`data`](Self::data), or when nothing of it was read before.
+    pub fn take_data(&mut self, offset: u64, length: u64) {
+        self.check_place(offset, length);
+        let first = offset / CLUSTER_BYTES;
+        for cluster in first..first + length.div_ceil(CLUSTER_BYTES) {
+            self.check_is_read(cluster);
+            self.set(cluster, COPIED | self.file_bytes());
+            self.used += 1;
+        }
+    }
+
+    /// As [`zero`](Self::zero), where an earlier run has said so.
+    ///
+    /// # Panics
+    /// As [`take_data`](Self::take_data).
+    pub fn take_zero(&mut self, offset: u64, length: u64) {
+        self.check_place(offset, length);
+        let first = offset / CLUSTER_BYTES;
+        for cluster in first..first + length.div_ceil(CLUSTER_BYTES) {
+            self.check_is_read(cluster);
+            self.set(cluster, ZERO);
+        }
+    }
+
+    fn check_is_read(&self, cluster: u64) {
+        let index = usize::try_from(cluster / L2_ENTRIES).expect("within the first table");
+        assert_eq!(index, self.l2_index, "what is taken was read before");
     }
 }
 

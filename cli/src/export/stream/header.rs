@@ -68,7 +68,7 @@ impl StreamHeader {
         Self::decode_fields(bytes)
     }
 
-    fn decode_fields(bytes: &[u8; HEADER_BYTES]) -> Result<Self, StreamFault> {
+    pub(in super::super) fn decode_fields(bytes: &[u8; HEADER_BYTES]) -> Result<Self, StreamFault> {
         let id_at = |at: usize| {
             SnapshotId::from_bytes(bytes[at..at + 16].try_into().expect("sixteen bytes"))
         };

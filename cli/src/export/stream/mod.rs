@@ -21,6 +21,7 @@ use lunar_types::BLOCK_BYTES;
 pub use fault::{StreamError, StreamFault};
 pub use header::{HEADER_BYTES, StreamHeader};
 pub use reader::StreamReader;
+pub(super) use reader::read_up_to;
 pub use resume::{Found, Resumed, cut, scan};
 pub use writer::StreamWriter;
 

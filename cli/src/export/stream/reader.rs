@@ -57,6 +57,11 @@ impl<R: Read> StreamReader<R> {
         &self.header
     }
 
+    /// The checksum over all checksums so far: at the end, that of the end chunk.
+    pub fn crc(&self) -> u32 {
+        self.crcs.value()
+    }
+
     /// The next chunk; nothing once the end chunk was read, was right, and nothing follows it.
     ///
     /// # Errors
@@ -137,7 +142,7 @@ fn read_whole(
 }
 
 /// Fills the buffer, or as much of it as there is before the end; how much that was.
-pub(super) fn read_up_to(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+pub(in super::super) fn read_up_to(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
         match input.read(&mut buffer[filled..]) {

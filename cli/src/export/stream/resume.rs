@@ -19,8 +19,8 @@ pub enum Found {
     Nothing,
     /// Chunks, without the end chunk.
     Part(Resumed),
-    /// All of it, and all of it holds.
-    Whole,
+    /// All of it, and all of it holds; the checksum over all.
+    Whole(u32),
 }
 
 /// A stream that was cut off, up to its last chunk that holds.
@@ -64,7 +64,7 @@ pub fn scan(mut input: impl Read, wanted: &StreamHeader) -> Result<Found, Stream
     let error = loop {
         match reader.next_chunk() {
             Ok(Some(_)) => {}
-            Ok(None) => return Ok(Found::Whole),
+            Ok(None) => return Ok(Found::Whole(reader.crc())),
             Err(error) => break error,
         }
     };

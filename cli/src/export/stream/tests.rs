@@ -269,7 +269,7 @@ fn complete(left: &[u8], all: &[Owned]) -> Vec<u8> {
     file.write_all(left).unwrap();
     file.rewind().unwrap();
     match scan(&file, &header()).expect("it can go on") {
-        Found::Whole => {}
+        Found::Whole(_) => {}
         Found::Nothing => {
             file.set_len(0).unwrap();
             file.rewind().unwrap();

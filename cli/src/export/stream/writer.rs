@@ -79,6 +79,12 @@ impl<W: Write> StreamWriter<W> {
         Ok(())
     }
 
+    /// The checksum over all checksums so far, as the end chunk has it.
+    #[must_use]
+    pub fn crc(&self) -> u32 {
+        self.crcs.value()
+    }
+
     /// Writes the end chunk and gives the output back, flushed; to make it durable is the caller's.
     ///
     /// # Errors
