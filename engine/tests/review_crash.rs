@@ -332,6 +332,25 @@ fn only_reads_go_on_in_a_claimed_extent() {
     read_all(&mut world);
 }
 
+/// A detached volume writes no more: what a copy writes could land over the next holder's blocks.
+#[test]
+fn a_volume_with_a_copy_under_way_is_not_clean() {
+    let mut world = world_of_lists();
+    world.submit(write(EXTENT, 4096), 50);
+    world.settle();
+    for _ in 0..20 {
+        world.volume.request_checkpoint(&mut Vec::new());
+        world.control(Answer::Prompt);
+        world.settle();
+    }
+    assert!(world.volume.is_clean(), "all is committed");
+    assert_eq!(world.claim(), Ok(()));
+    assert!(!world.volume.is_clean(), "a copy may begin");
+    assert!(world.go_on_with_claim());
+    assert!(world.volume.is_copying());
+    assert!(!world.volume.is_clean(), "a copy is under way");
+}
+
 /// Attack 11: what was copied before a freeze belongs to the head that is sealed, and nothing is
 /// copied at the cut.
 #[test]

@@ -461,6 +461,7 @@ impl Core {
             && self.is_committed()
             && self.round.is_idle()
             && self.limbo.is_empty()
+            && self.consolidation.claimed.is_none()
     }
 
     /// Whether the metadata service has every slot as it is. What was unmapped may still drain.

@@ -253,7 +253,8 @@ impl Volume {
         out.push(Action::WakeControl);
     }
 
-    /// Whether the committed map is the whole truth: nothing dirty, nothing under way.
+    /// Whether the committed map is the whole truth: nothing dirty, nothing under way, no extent
+    /// claimed. Whoever detaches claims nothing more and ends a claim that waits.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         !self.is_touched() && self.lock().is_clean()

@@ -47,6 +47,15 @@ pub fn table_range<K: Key>() -> KeyRange {
     range_below(&pack(&(K::TABLE,)))
 }
 
+/// The number that a key begins with.
+fn table_of(key: &[u8]) -> Option<u16> {
+    match key {
+        // The tuple encoding of a number of one byte, which all tables have.
+        [0x15, table, ..] => Some(u16::from(*table)),
+        _ => None,
+    }
+}
+
 /// A part of a key: which tuple element it is.
 trait Part: Sized {
     type Element: TuplePack + for<'a> TupleUnpack<'a>;
@@ -209,18 +218,16 @@ macro_rules! keys {
         /// # Errors
         /// What is wrong, for people.
         pub fn check_entry(key: &[u8], value: &[u8]) -> Result<&'static str, String> {
-            $(
-                if table_range::<$name>().contains(key) || key == pack(&($name::TABLE,)) {
-                    return match $name::unpack(key) {
-                        None => Err(format!("the key is none of table '{}'", $text)),
-                        Some(key) => match <$value>::decode(value) {
-                            Ok(_) => Ok($text),
-                            Err(error) => Err(format!("{key:?}: {error}")),
-                        },
-                    };
-                }
-            )+
-            Err("the key is of no table".to_owned())
+            match table_of(key) {
+                $(Some($name::TABLE) => match $name::unpack(key) {
+                    None => Err(format!("the key is none of table '{}'", $text)),
+                    Some(key) => match <$value>::decode(value) {
+                        Ok(_) => Ok($text),
+                        Err(error) => Err(format!("{key:?}: {error}")),
+                    },
+                },)+
+                _ => Err("the key is of no table".to_owned()),
+            }
         }
     };
 }
@@ -542,7 +549,11 @@ prefix!(
     /// The members of an open set.
     members_of => SetMemberKey { set: SnapshotSetId }
 );
-prefix!(
-    /// The requests of a generation.
-    requests_of => IdempotencyKey { generation: Generation }
-);
+
+/// The requests of all generations before this one.
+#[must_use]
+pub fn requests_before(generation: Generation) -> super::TypedRange<IdempotencyKey> {
+    let KeyRange { begin, .. } = table_range::<IdempotencyKey>();
+    let end = pack(&(IdempotencyKey::TABLE, generation.element()));
+    super::TypedRange::new(KeyRange::new(begin, end))
+}

@@ -28,9 +28,9 @@ use super::space::BitmapEdits;
 use super::{Service, next_number};
 use crate::error::ServiceError;
 use crate::keyspace::{
-    Counter, CounterKey, CounterRecord, GroupKey, IdempotencyKey, Key as _, KeyedTxn, LayerName,
-    MergePass, OperationKey, OperationRecord, PoolVolumeKey, Scanned, TypedRange, VolumeKey,
-    VolumeRecord, reservations_of, runs_of, stale_journals_of,
+    Counter, CounterKey, CounterRecord, Generation, GroupKey, IdempotencyKey, Key as _, KeyedTxn,
+    LayerName, MergePass, OperationKey, OperationRecord, PoolVolumeKey, Scanned, TypedRange,
+    VolumeKey, VolumeRecord, requests_before, reservations_of, runs_of, stale_journals_of,
 };
 use crate::store::{MetaStore, Txn};
 
@@ -269,14 +269,14 @@ async fn next_generation<T: Txn>(txn: &T, from: u64) -> Result<(), ServiceError>
 /// Forgets requests of generations that are neither the current one nor the one before.
 async fn forget_requests<T: Txn>(txn: &T) -> Result<(Step, Vec<ServiceError>), ServiceError> {
     let current = txn.load_known(&CounterKey { counter: Counter::Generation }).await?.last;
-    let read = TypedRange::<IdempotencyKey>::table().first(REQUESTS_PER_STEP).as_snapshot();
-    let oldest = txn.scan_sound::<IdempotencyKey>(read).await?;
-    let mut worked = Step::Idle;
-    for (key, _) in oldest.entries.iter().filter(|(key, _)| key.generation.get() + 1 < current) {
+    let range = requests_before(Generation::new(current.saturating_sub(1)));
+    let read = range.first(REQUESTS_PER_STEP).as_snapshot();
+    let forgotten = txn.scan_sound::<IdempotencyKey>(read).await?;
+    for (key, _) in &forgotten.entries {
         txn.remove(key);
-        worked = Step::Worked;
     }
-    Ok((worked, oldest.damaged))
+    let step = if forgotten.entries.is_empty() { Step::Idle } else { Step::Worked };
+    Ok((step, forgotten.damaged))
 }
 
 /// What a part of the work has done; a problem that ended it is met, and the other parts go on.
