@@ -12,6 +12,7 @@ use lunar_metadata::seams::block_on;
 use lunar_types::{JournalSeq, Name, SnapshotSetId};
 
 use crate::calls::{Answer, Call};
+use crate::oracle::Moment;
 use crate::planted::Planted;
 use crate::snapshots::{OpenMember, OpenSet};
 use crate::world::{Flow, Stop, World, failed};
@@ -22,6 +23,20 @@ const PATIENCE: u64 = 3000;
 impl World {
     /// Asks for a snapshot of volumes that are served, and of others now and then, at one moment.
     pub(crate) fn cut_set(&mut self, guests: &[usize]) -> Flow {
+        let group = self.moment;
+        if self.planted == Some(Planted::MembersCutOneByOne) {
+            for guest in guests {
+                self.cut_members(&[*guest], group)?;
+                self.meanwhile()?;
+            }
+        } else {
+            self.cut_members(guests, group)?;
+        }
+        self.learn_sets()?;
+        self.audit("a set")
+    }
+
+    fn cut_members(&mut self, guests: &[usize], group: u64) -> Flow {
         let members: Vec<OpenMember> = guests.iter().map(|guest| self.new_member(*guest)).collect();
         let create = CreateSnapshots {
             request: self.meta.fresh_request(),
@@ -37,14 +52,13 @@ impl World {
             Err(error) => return failed(format!("a set of {guests:?} was refused: {error}")),
         };
         self.note_line(&format!("{guests:?} are to be cut: {:?}", set.state));
-        self.open_sets.push(OpenSet { id: set.id, members });
+        self.open_sets.push(OpenSet { id: set.id, group, members });
         if set.state.is_open() {
             let held: Vec<usize> =
                 guests.iter().copied().filter(|guest| self.served[*guest].is_some()).collect();
             self.hold_set(set.id, &held)?;
         }
-        self.learn_sets()?;
-        self.audit("a set")
+        Ok(())
     }
 
     fn new_member(&mut self, guest: usize) -> OpenMember {
@@ -52,8 +66,9 @@ impl World {
         let number = self.next_number;
         self.next_number += 1;
         let name: Name = format!("snap-{number}").parse().expect("a valid name");
-        let cut = self.guests[guest].cut(self.moment);
-        OpenMember { guest, name, cut, is_live: self.served[guest].is_some() }
+        let cut_at = self.moment;
+        let cut = self.guests[guest].cut(cut_at);
+        OpenMember { guest, name, cut, cut_at, is_live: self.served[guest].is_some() }
     }
 
     fn asked_for(&self, member: &OpenMember) -> NewMember {
@@ -114,18 +129,23 @@ impl World {
         let open = self.open_sets.iter_mut().find(|open| open.id == set);
         let members = &mut open.expect("it was stored").members;
         let member = members.iter_mut().find(|member| member.guest == guest);
-        member.expect("it is a member").cut = cut;
+        let member = member.expect("it is a member");
+        (member.cut, member.cut_at) = (cut, moment);
         let served = self.serving(guest);
         if served.volume.poison().is_some() || served.volume.freeze().is_err() {
             self.fail_member(set, guest)?;
             return Ok(false);
         }
+        let early = self.vote_early(set, guest);
         let patience = if self.dice.chance(100) { self.dice.below(60) } else { PATIENCE };
         for _ in 0..patience {
             let served = self.serving(guest);
             if served.pending_seal.is_none() && served.call.is_none() && served.volume.is_settled()
             {
-                served.voting = true;
+                served.voting = early.is_none();
+                if early.is_some() {
+                    self.switch(guest, early)?;
+                }
                 return Ok(true);
             }
             if served.volume.poison().is_some() {
@@ -136,6 +156,18 @@ impl World {
         self.thaw(guest)?;
         self.fail_member(set, guest)?;
         Ok(false)
+    }
+
+    /// The planted bug: the vote of a member that has not settled.
+    fn vote_early(&mut self, set: SnapshotSetId, guest: usize) -> Option<SealedHead> {
+        if self.planted != Some(Planted::SealBeforeDrain) {
+            return None;
+        }
+        let ballot = self.ballot(set, guest);
+        match self.meta.carry_out(&Call::Paused(ballot)) {
+            Ok(Answer::Voted(Vote::Sealed(now))) => Some(now),
+            _ => None,
+        }
     }
 
     fn fail_member(&mut self, set: SnapshotSetId, guest: usize) -> Flow {
@@ -225,11 +257,14 @@ impl World {
 
     /// The engine goes on in its next head; `now` is what the service has said.
     fn switch(&mut self, guest: usize, now: Option<SealedHead>) -> Flow {
-        let mut out = Vec::new();
+        let (mut out, planted) = (Vec::new(), self.planted);
         let served = self.serving(guest);
         served.voting = false;
         served.layer = served.next_layer;
         served.volume.switch(served.layer, &mut out);
+        if planted == Some(Planted::ThresholdNotRaised) {
+            served.volume.merged_down_to(served.layer, served.below, &mut out);
+        }
         if let Some(now) = now {
             self.seal_is_known(guest, now)?;
         }
@@ -278,6 +313,7 @@ impl World {
                                 member.name
                             ));
                         }
+                        self.joins(open.group, member.guest, member.cut_at)?;
                         self.snapshot_was_cut(member, snapshot);
                     }
                 }
@@ -285,6 +321,32 @@ impl World {
         }
         self.open_sets = left;
         Ok(())
+    }
+
+    /// A member was cut: with the others of its group it shows what one moment could show.
+    fn joins(&mut self, group: u64, guest: usize, cut_at: Moment) -> Flow {
+        let others = self.groups.entry(group).or_default();
+        others.push((guest, cut_at));
+        let others = others.clone();
+        for other in others {
+            self.shows_one_moment((guest, cut_at), other)?;
+            self.shows_one_moment(other, (guest, cut_at))?;
+        }
+        Ok(())
+    }
+
+    /// What a cut does not show must not have ended before something began that the later cut of
+    /// another volume shows: who wrote that may have seen the end.
+    fn shows_one_moment(&self, (one, at): (usize, Moment), other: (usize, Moment)) -> Flow {
+        let (other, later) = other;
+        let Some(ended) = self.guests[one].changed_between(at, later) else { return Ok(()) };
+        if self.guests[other].changed_between(ended, later).is_none() {
+            return Ok(());
+        }
+        failed(format!(
+            "the cut of v{one} at {at} misses what had ended at {ended}, and that of v{other} in \
+             the same set shows what began later: no moment had both"
+        ))
     }
 
     /// Has every open set end: nobody is in the middle of one.

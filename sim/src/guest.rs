@@ -56,10 +56,14 @@ pub struct Guest {
     oracle: Oracle,
     /// Requests so far.
     requests: u64,
+    /// Beginning and end of each change that ended well.
+    changes: Vec<(Moment, Moment)>,
     /// While it is attached.
     pub device: Option<Device>,
     /// Whether nobody will use it any more.
     pub is_deleted: bool,
+    /// Whether its user only reads: it shows what it began as.
+    pub is_read_only: bool,
     /// Whether its daemon has said that it takes no more writes, which a kill must not undo.
     pub is_poisoned: bool,
 }
@@ -77,6 +81,12 @@ impl Cut {
     #[must_use]
     pub fn uid(&self) -> u32 {
         *self.lineage.last().expect("a volume is of its own lineage")
+    }
+
+    /// A volume that began as this and only read has shown it: of several contents that were
+    /// possible the one that was seen stays.
+    pub fn is_seen_as(&mut self, seen: &Self) {
+        self.oracle = seen.oracle.first(self.oracle.granules());
     }
 
     /// Whether both began as the same volume.
@@ -179,8 +189,10 @@ impl Guest {
             granule,
             oracle,
             requests: 0,
+            changes: Vec::new(),
             device: None,
             is_deleted: false,
+            is_read_only: false,
             is_poisoned: false,
         }
     }
@@ -276,6 +288,9 @@ impl Guest {
             return Err(format!("#{} {:?} failed: {error:?}", request.number, request.op));
         }
         let is_ok = result.is_ok();
+        if is_ok && !matches!(request.op, IoOp::Read { .. } | IoOp::Flush) {
+            self.changes.push((request.began, now));
+        }
         match request.op {
             IoOp::Read { offset, .. } if is_ok => self.judge(offset, &request, now),
             IoOp::Read { .. } => Ok(()),
@@ -295,6 +310,14 @@ impl Guest {
                 Ok(())
             }
         }
+    }
+
+    /// When a change had ended that began after this moment, if that was before the other one:
+    /// a cut of this volume at the first moment does not show it.
+    #[must_use]
+    pub fn changed_between(&self, after: Moment, before: Moment) -> Option<Moment> {
+        let left_out = self.changes.iter().filter(|(began, end)| *began > after && *end < before);
+        left_out.map(|(_, end)| *end).min()
     }
 
     /// No read under way began before this.
@@ -396,6 +419,7 @@ fn is_excused(error: IoError, op: IoOp, excuses: Excuses) -> bool {
 pub fn draw_op(guest: &Guest, extent_bytes: u64, is_wide: bool, dice: &mut Dice) -> IoOp {
     let weights = if is_wide { [80, 10, 1, 1, 1, 1] } else { [38, 26, 8, 10, 10, 4] };
     let kind = dice.weighted(&weights).expect("weights are there");
+    let kind = if guest.is_read_only { 1 } else { kind };
     if kind == 2 {
         return IoOp::Flush;
     }

@@ -125,6 +125,22 @@ impl Oracle {
         settled
     }
 
+    /// How many granules it has.
+    #[must_use]
+    pub fn granules(&self) -> u64 {
+        self.granules.len() as u64
+    }
+
+    /// The first so many granules.
+    #[must_use]
+    pub fn first(&self, granules: u64) -> Self {
+        let mut first = self.clone();
+        first.granules.truncate(granules as usize);
+        first.is_unsettled.truncate(granules as usize);
+        first.unsettled.retain(|granule| u64::from(*granule) < granules);
+        first
+    }
+
     /// With more granules, which are zeros.
     #[must_use]
     pub fn grown_to(&self, granules: u64) -> Self {

@@ -38,6 +38,20 @@ pub enum Planted {
     ClaimWithoutGrace,
     /// A device grows before the engine serves what is new.
     DeviceGrowsFirst,
+    /// An attachment reads its layers the highest first.
+    ChainReadTopDown,
+    /// Of what was merged into one layer, that which came last lies on top.
+    OrderByArrival,
+    /// What was merged into a layer hides nothing below it but by its own blocks.
+    OpaqueLostInMerge,
+    /// A loading engine leaves out what several slots above hide together.
+    HiddenSlotForgotten,
+    /// Each member of a set is cut for itself.
+    MembersCutOneByOne,
+    /// A volume goes on to write in place into what its seal has taken from it.
+    ThresholdNotRaised,
+    /// A vote is sent while writes of before the freeze are under way.
+    SealBeforeDrain,
 }
 
 impl Planted {
@@ -49,7 +63,7 @@ impl Planted {
     }
 
     /// Every planted bug.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 23] = [
         Self::CommitBeforeDataFlush,
         Self::FlushMissesOtherQueue,
         Self::ExtentReusedEarly,
@@ -66,5 +80,12 @@ impl Planted {
         Self::DiffWithoutZero,
         Self::ClaimWithoutGrace,
         Self::DeviceGrowsFirst,
+        Self::ChainReadTopDown,
+        Self::OrderByArrival,
+        Self::OpaqueLostInMerge,
+        Self::HiddenSlotForgotten,
+        Self::MembersCutOneByOne,
+        Self::ThresholdNotRaised,
+        Self::SealBeforeDrain,
     ];
 }

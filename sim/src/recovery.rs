@@ -402,6 +402,7 @@ impl World {
             epoch: attachment.epoch,
             layer: attachment.volume.head,
             next_layer: attachment.next_head,
+            below: attachment.layers.first().and_then(|head| head.parent),
             voting: false,
             chain_news: None,
             last_prune: None,

@@ -9,6 +9,7 @@ use lunar_metadata::seams::block_on;
 use lunar_types::{LogicalBlockSize, Name, SnapshotId, SnapshotSetId, VolumeId, VolumeSize};
 
 use crate::guest::{Cut, Guest};
+use crate::oracle::Moment;
 use crate::world::{Flow, Stop, World, failed};
 
 /// Snapshots at a time.
@@ -30,6 +31,8 @@ pub(crate) struct Snapshot {
 /// A set that was asked for.
 pub(crate) struct OpenSet {
     pub(crate) id: SnapshotSetId,
+    /// Sets of one group were asked for as one.
+    pub(crate) group: u64,
     pub(crate) members: Vec<OpenMember>,
 }
 
@@ -41,6 +44,8 @@ pub(crate) struct OpenMember {
     pub(crate) name: Name,
     /// What it shows, if the set comes about.
     pub(crate) cut: Cut,
+    /// When that was settled.
+    pub(crate) cut_at: Moment,
     /// Whether the volume is served.
     pub(crate) is_live: bool,
 }
@@ -62,6 +67,7 @@ impl World {
         }
         let index = self.dice.below(self.snapshots.len() as u64) as usize;
         match kind {
+            5 if self.dice.chance(400) => self.look_at(index)?,
             4 | 5 => {
                 let alive = self.guests.iter().filter(|guest| !guest.is_deleted).count();
                 if alive < self.scenario.volumes + CLONES_MAX {
@@ -75,7 +81,8 @@ impl World {
                     self.roll_back(guest, index)?;
                 }
             }
-            8 | 9 => {
+            8 => self.delete_beneath(index)?,
+            9 => {
                 self.delete_snapshot(index)?;
                 self.merge_meanwhile()?;
             }
@@ -93,6 +100,20 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Deletes a snapshot, and attaches its volume at once: the service merges meanwhile.
+    fn delete_beneath(&mut self, index: usize) -> Flow {
+        let origin = self.snapshots[index].origin;
+        let guest = self.guests.iter().position(|guest| guest.id == origin && !guest.is_deleted);
+        if let Some(guest) = guest.filter(|guest| self.served[*guest].is_some()) {
+            self.detach(guest)?;
+        }
+        self.delete_snapshot(index)?;
+        match guest {
+            Some(guest) if self.served[guest].is_none() => self.attach(guest),
+            _ => Ok(()),
+        }
     }
 
     /// A set was sealed with this member.
@@ -198,13 +219,28 @@ impl World {
     pub(crate) fn sweep_snapshots(&mut self) -> Flow {
         for index in 0..self.snapshots.len() {
             self.compare_snapshots(index)?;
-            let Some(clone) = self.clone_of(index)? else { continue };
-            self.attach_all()?;
-            self.sweep(clone)?;
-            self.detach(clone)?;
-            self.delete(clone)?;
+            self.look_at(index)?;
         }
         Ok(())
+    }
+
+    /// Reads a snapshot through a clone: what it shows now it shows for ever.
+    fn look_at(&mut self, index: usize) -> Flow {
+        let Some(clone) = self.clone_of(index)? else { return Ok(()) };
+        self.guests[clone].is_read_only = true;
+        if self.is_quiet {
+            self.attach_all()?
+        } else {
+            self.attach(clone)?
+        }
+        if self.served[clone].is_some() {
+            self.sweep(clone)?;
+            self.detach(clone)?;
+            let cut = self.guests[clone].cut(self.moment);
+            self.snapshots[index].cut.is_seen_as(&cut);
+            self.counters.looks += 1;
+        }
+        if self.served[clone].is_none() { self.delete(clone) } else { Ok(()) }
     }
 
     /// Deletes everything: no extent is left. Nothing is attached.

@@ -82,6 +82,8 @@ pub(crate) struct Served {
     pub(crate) layer: LayerId,
     /// The one after it.
     pub(crate) next_layer: LayerId,
+    /// For a planted bug: what the head stood on when it was attached.
+    pub(crate) below: Option<LayerId>,
     /// It is paused for a cut, and its vote may be on its way.
     pub(crate) voting: bool,
     /// What the service has said of its chain, on its way: a head, and what lies below it.
@@ -206,6 +208,8 @@ pub struct Counters {
     pub compared: u64,
     /// Times that volumes became larger.
     pub grown: u64,
+    /// Snapshots that were read whole.
+    pub looks: u64,
     /// Bits of everything that happened, to compare runs.
     pub fingerprint: u64,
 }
@@ -241,6 +245,7 @@ impl Counters {
         self.rollbacks += other.rollbacks;
         self.compared += other.compared;
         self.grown += other.grown;
+        self.looks += other.looks;
         self.fingerprint ^= other.fingerprint;
     }
 }
@@ -259,6 +264,8 @@ pub(crate) struct World {
     pub(crate) snapshots: Vec<Snapshot>,
     /// Those of which it is not known whether they came about.
     pub(crate) open_sets: Vec<OpenSet>,
+    /// Volumes that were cut as one, by group: which, and when what they show was settled.
+    pub(crate) groups: BTreeMap<u64, Vec<(usize, Moment)>>,
     /// By guest.
     pub(crate) served: Vec<Option<Served>>,
     pub(crate) tmpfs: Tmpfs,
@@ -310,6 +317,7 @@ impl World {
             guests: Vec::new(),
             snapshots: Vec::new(),
             open_sets: Vec::new(),
+            groups: BTreeMap::new(),
             served: Vec::new(),
             tmpfs: Tmpfs::default(),
             boot: BootId::from_u128(100),
