@@ -26,7 +26,7 @@ LONG_STAGES := bootstrap toolchain unit-long simulator-long lab-long
 
 .PHONY: help
 help: ## Print this help
-	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 16
 
 .PHONY: demo
 demo: stage-bootstrap stage-toolchain ## Set up, build, and show the product at work; ends with "demo: ok"
@@ -38,13 +38,18 @@ test: ## Set up and run every test; non-zero if one failed or could not run
 	@$(call run_stages,$(TEST_STAGES))
 
 .PHONY: test-long
-test-long: ## More cases, more seeds, the lab three times with 60 power cuts in all
+test-long: ## More cases, more seeds, the lab three times with more cuts, kills and moments
 	@$(call run_stages,$(LONG_STAGES))
 
 .PHONY: crash-sweep
 crash-sweep: stage-toolchain ## Recover every crash state of short sequences: a million and more
 	@$(CARGO) build --release --workspace --bin sim
 	@$(TARGET_DIR)/release/sim crash-sweep
+
+.PHONY: bench-recovery
+bench-recovery: stage-toolchain ## Measure how long I/O stands still when fs-core is killed
+	@$(CARGO) build --release --workspace --bins
+	@$(TARGET_DIR)/release/bench-recovery
 
 .PHONY: lint
 lint: stage-toolchain stage-fmt stage-clippy stage-doc stage-tidy ## Check format, lints, documentation and the tree
@@ -110,7 +115,11 @@ stage-simulator-long: stage-compile
 	@$(TARGET_DIR)/release/sim --seeds 0..50000 --keep-going
 
 stage-lab-long:
-	@for run in 1 2 3; do LUNAR_POWER_CUTS=20 $(MAKE) stage-lab || exit 1; done
+	@for run in 1 2 3; do \
+	  LUNAR_POWER_CUTS=20 LUNAR_KILLS=60 LUNAR_KILL_SEED=$$run LUNAR_LOG_MOMENTS=40 \
+	    LUNAR_LOG_SEED=$$run $(MAKE) stage-lab || exit 1; \
+	done
+	@$(MAKE) bench-recovery
 
 # Runs stages in order, each with a log; a stage that fails does not hide the later ones, but
 # without packages or a toolchain none of them can run. A stage of tests that ran no test failed.

@@ -17,11 +17,13 @@ pub struct Places {
     pub store: String,
     /// Further LUNs for fs-core: files, where there are no devices.
     pub luns: Vec<String>,
+    /// Whether fs-core looks for LUNs among all devices.
+    pub scan: bool,
 }
 
 impl Default for Places {
     fn default() -> Self {
-        Self { store: "/var/lib/lunar/metadata.redb".to_owned(), luns: Vec::new() }
+        Self { store: "/var/lib/lunar/metadata.redb".to_owned(), luns: Vec::new(), scan: true }
     }
 }
 
@@ -63,6 +65,9 @@ impl<'m> Product<'m> {
     /// When it does not come up.
     pub fn start_fs_core(&mut self) -> Result<(), MachineError> {
         let mut argv = vec!["fs-core", "serve"];
+        if !self.places.scan {
+            argv.push("--scan-luns=false");
+        }
         for lun in &self.places.luns {
             argv.extend(["--lun", lun]);
         }

@@ -7,42 +7,12 @@ use std::time::Duration;
 
 use lunar_e2e::main_job::device_of;
 use lunar_e2e::session::Session;
-use lunar_lab::{Job, LunSpec, Node};
+use lunar_lab::LunSpec;
+use support::fio::Fio;
 use support::{GIB, lab, make_pool, must, product, session, volume};
 
 const LIMIT: Duration = Duration::from_secs(120);
 const VOLUMES: [(&str, &str); 2] = [("e", "mkfs.ext4 -q"), ("x", "mkfs.xfs -q")];
-
-/// Writes a file over and over, reads it back and verifies it, until it is told to stop.
-fn load(node: &Node, volume: &str) -> Job {
-    let load = node.spawn(&[
-        "fio",
-        "--name=load",
-        &format!("--filename=/mnt/{volume}/load"),
-        "--direct=1",
-        "--ioengine=libaio",
-        "--bs=4k-64k",
-        "--rw=randwrite",
-        "--iodepth=8",
-        "--size=64M",
-        "--fsync=64",
-        "--verify=crc32c",
-        "--verify_backlog=256",
-        "--verify_fatal=1",
-        "--time_based",
-        "--runtime=1200",
-        "--verify_state_save=0",
-    ]);
-    load.expect("fio starts")
-}
-
-fn end_load(load: Job) {
-    load.kill(lunar_lab::Signal::SIGINT).expect("fio is running");
-    load.wait(LIMIT).expect("fio ends");
-    let output = format!("{}{}", load.stdout(), load.stderr());
-    assert!(output.contains("err= 0"), "fio reported an error:\n{output}");
-    assert!(!output.contains("verify:"), "fio found a mismatch:\n{output}");
-}
 
 fn number(session: &Session<'_>, command: &str) -> u64 {
     let text = session.quiet(command).unwrap_or_else(|error| panic!("{error}"));
@@ -73,7 +43,8 @@ fn volumes_grow_with_their_file_systems_under_load() {
         let keep = format!("cd /mnt/{name} && cp -a /etc etc && sync -f .");
         must(&daemons, session.quiet(&keep));
     }
-    let loads: Vec<Job> = VOLUMES.iter().map(|(name, _)| load(node, name)).collect();
+    let load = |(name, _): &(&str, &str)| Fio::start(node, &format!("/mnt/{name}/load"), &[]);
+    let loads: Vec<Fio> = VOLUMES.iter().map(load).collect();
     for step in 1..=4_u64 {
         for (name, _) in VOLUMES {
             let bytes = (1 + step) * GIB;
@@ -90,14 +61,14 @@ fn volumes_grow_with_their_file_systems_under_load() {
             must(&daemons, session.quiet(&grow));
             assert_size(&session, name, bytes);
         }
-        assert!(loads.iter().all(Job::is_running), "a load has ended at step {step}");
+        assert!(loads.iter().all(Fio::is_running), "a load has ended at step {step}");
     }
     for (name, _) in VOLUMES {
         let said = must(&daemons, session.refused(&format!("lunar volume grow {name} 1GiB"), 4));
         assert!(said.contains("cannot be made smaller"), "{said}");
         assert_size(&session, name, 5 * GIB);
     }
-    loads.into_iter().for_each(end_load);
+    loads.into_iter().for_each(|load| load.stop(LIMIT));
     for (name, _) in VOLUMES {
         let same = format!("diff -r --no-dereference /etc /mnt/{name}/etc && umount /mnt/{name}");
         must(&daemons, session.quiet(&same));

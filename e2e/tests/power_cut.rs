@@ -10,31 +10,17 @@ use lunar_e2e::main_job::attach;
 use lunar_e2e::product::Product;
 use lunar_e2e::session::Session;
 use lunar_lab::{Lab, LunSpec};
-use support::{GIB, lab, make_pool, must, product, session, volume};
+use support::recorder::{BLOCKS, Recorder, Rounds};
+use support::{GIB, lab, make_pool, must, product, session, setting, volume};
 
 /// How often, unless `LUNAR_POWER_CUTS` says otherwise.
 const CUTS: u64 = 10;
-const BLOCKS: u64 = 20_000;
 const LIMIT: Duration = Duration::from_secs(60);
-
-/// The last round that the recorder said was flushed.
-fn last_flushed(output: &str) -> u64 {
-    let round = |line: &str| line.strip_prefix("flushed ")?.parse().ok();
-    output.lines().rev().find_map(round).unwrap_or(0)
-}
-
-fn cuts() -> u64 {
-    match std::env::var("LUNAR_POWER_CUTS") {
-        Ok(count) => count.parse().expect("LUNAR_POWER_CUTS is a number"),
-        Err(_) => CUTS,
-    }
-}
 
 /// A snapshot that was taken under load: what it is called and the rounds that it may show.
 struct Taken {
     name: String,
-    at_least: u64,
-    at_most: u64,
+    rounds: Rounds,
 }
 
 /// One life of the machine: a volume of its own that is written, snapshots of it, a cut.
@@ -45,8 +31,8 @@ struct Cycle<'l> {
 }
 
 impl Cycle<'_> {
-    fn recorder(&self, device: &str, mode: &str) -> String {
-        format!("flush-recorder {device} --seed {} --blocks {BLOCKS} {mode}", self.number)
+    const fn recorder(&self) -> Recorder {
+        Recorder { seed: self.number, blocks: BLOCKS }
     }
 
     /// Writes until the power goes; gives the last round that was flushed, and the snapshot.
@@ -55,27 +41,22 @@ impl Cycle<'_> {
         let node = self.lab.node(0);
         let volume_name = format!("v{}", self.number);
         let device = must(daemons, volume(self.session, &volume_name, "1536MiB"));
-        let write = self.recorder(&device, "write");
-        let words: Vec<&str> = write.split(' ').collect();
-        let writer = node.spawn(&words).expect("the recorder starts");
-        let flushed = |rounds: u64| {
-            writer.wait_for_output(&format!("flushed {rounds}\n"), LIMIT).expect("it flushes");
-        };
+        let writer = self.recorder().start(node, &device, 0);
         // A different depth each time; a checkpoint of the map in the middle of some.
         let rounds = 10 * (1 + (self.number - 1) % 10);
-        flushed(rounds);
+        writer.wait_for(rounds, LIMIT);
         if self.number.is_multiple_of(3) {
             let checkpoint = format!("lunar volume map {volume_name} --checkpoint");
             must(daemons, self.session.quiet(&checkpoint));
         }
         let taken = (!self.number.is_multiple_of(2)).then(|| {
-            let (name, at_least) = (format!("s{}", self.number), last_flushed(&writer.stdout()));
+            let (name, at_least) = (format!("s{}", self.number), writer.flushed());
             let create = format!("lunar snapshot create {volume_name} {name}");
             must(daemons, self.session.quiet(&create));
-            Taken { name, at_least, at_most: last_flushed(&writer.stdout()) + 2 }
+            Taken { name, rounds: Rounds { at_least, at_most: writer.begun() } }
         });
         if taken.is_some() {
-            flushed(last_flushed(&writer.stdout()) + 10);
+            writer.wait_for(writer.flushed() + 10, LIMIT);
         }
         // The power goes while a snapshot is cut, or one is deleted and merged: with what outcome
         // is all the same, as long as there is one.
@@ -87,7 +68,7 @@ impl Cycle<'_> {
         std::thread::sleep(Duration::from_millis(150 * (self.number % 7)));
         node.cut().expect("the machine can be cut");
         drop(under_way);
-        let last = last_flushed(&writer.stdout());
+        let last = writer.flushed();
         assert!(last >= rounds, "the recorder had flushed {last} rounds");
         (last, taken)
     }
@@ -95,16 +76,15 @@ impl Cycle<'_> {
     fn after_boot(&self, daemons: &Product<'_>, flushed: u64, taken: Option<&Taken>) {
         let (session, name) = (self.session, format!("v{}", self.number));
         let device = must(daemons, attach(session, &name));
-        let verify = self.recorder(&device, &format!("verify --flushed {flushed}"));
-        must(daemons, session.quiet(&verify));
+        // The last lines may have been lost with the power.
+        let rounds = Rounds { at_least: flushed, at_most: flushed + 200 };
+        must(daemons, self.recorder().verify(session, &device, rounds));
         must(daemons, session.quiet(&format!("lunar volume detach {name}")));
         let is_there = |name: &str| session.quiet(&format!("lunar snapshot show {name}")).is_ok();
         if let Some(taken) = taken.filter(|taken| is_there(&taken.name)) {
             must(daemons, session.quiet(&format!("lunar volume clone {} clone", taken.name)));
             let clone = must(daemons, attach(session, "clone"));
-            let ahead = taken.at_most - taken.at_least;
-            let mode = format!("verify --flushed {} --ahead {ahead}", taken.at_least);
-            must(daemons, session.quiet(&self.recorder(&clone, &mode)));
+            must(daemons, self.recorder().verify(session, &clone, taken.rounds));
             must(daemons, session.quiet("lunar volume detach clone"));
             must(daemons, session.quiet("lunar volume delete clone"));
         }
@@ -132,7 +112,7 @@ fn power_cut() {
     let mut daemons = product(&lab);
     let session = session(&lab);
     must(&daemons, make_pool(&session, &lab));
-    for number in 1..=cuts() {
+    for number in 1..=setting("LUNAR_POWER_CUTS", CUTS) {
         // A volume of its own for each cut: what was never written must read as zeros, although
         // its extents held the data of the volumes before it.
         let cycle = Cycle { lab: &lab, session: &session, number };

@@ -74,13 +74,14 @@ impl<'n> Command<'n> {
     pub fn run(mut self) -> Result<Output> {
         self.spec.timeout_ms = Some(milliseconds(self.limit));
         let what = self.spec.argv.join(" ");
+        let begun = crate::progress::now();
         let channel = self.start(&what)?;
         if self.spec.stdin {
             channel.remote().input_from(Cursor::new(self.stdin));
         }
         let result = collect(&channel, self.limit + GRACE);
         let result = result.map_err(|error| self.node.explain(error));
-        self.node.record(&what, &result);
+        self.node.record(&what, begun.elapsed(), &result);
         result
     }
 

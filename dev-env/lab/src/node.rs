@@ -357,8 +357,10 @@ impl Node {
         Ok((file("stdout"), file("stderr")))
     }
 
-    /// Adds a command and its result to the node's record, for whoever looks into a failure.
-    pub(crate) fn record(&self, command: &str, result: &Result<Output>) {
+    /// Adds a command, its result and how long it took to the node's record, for whoever looks into
+    /// a failure or into what a test spends its time on.
+    pub(crate) fn record(&self, command: &str, took: Duration, result: &Result<Output>) {
+        let took = took.as_secs_f64();
         let text = match result {
             Ok(output) => {
                 let clip = |bytes: &[u8]| {
@@ -366,9 +368,9 @@ impl Node {
                     String::from_utf8_lossy(&bytes[..end]).into_owned()
                 };
                 let (stdout, stderr) = (clip(&output.stdout), clip(&output.stderr));
-                format!("$ {command}\n{stdout}{stderr}[{}]\n", output.outcome)
+                format!("$ {command}\n{stdout}{stderr}[{}, {took:.2} s]\n", output.outcome)
             }
-            Err(error) => format!("$ {command}\n[{error}]\n"),
+            Err(error) => format!("$ {command}\n[{error}, {took:.2} s]\n"),
         };
         let path = self.directory.join("commands.log");
         let file = OpenOptions::new().create(true).append(true).open(path);

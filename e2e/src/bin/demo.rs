@@ -71,7 +71,7 @@ fn on_host() -> Result<(), Box<dyn Error>> {
         luns.push(path.display().to_string());
     }
     let store = folder.join("metadata.redb").display().to_string();
-    let done = main_job(&host, Places { store, luns: luns.clone() }, &luns);
+    let done = main_job(&host, Places { store, luns: luns.clone(), scan: true }, &luns);
     match done {
         Ok(()) => std::fs::remove_dir_all(&folder)?,
         Err(error) => return Err(format!("{error}\nLUNs and logs: {}", folder.display()).into()),

@@ -42,6 +42,9 @@ enum Command {
         /// Rounds to write at the most.
         #[arg(long, default_value_t = u64::MAX)]
         rounds: u64,
+        /// Blocks of before that are read back and compared after each flush.
+        #[arg(long, default_value_t = 0)]
+        reread: usize,
     },
     /// Verify that everything up to this round is there.
     Verify {
@@ -54,9 +57,16 @@ enum Command {
     },
 }
 
+/// Blocks that are verified with one read: a request each would be most of the time.
+const BATCH: usize = 32;
+
 /// A block in memory that O_DIRECT takes.
 #[repr(C, align(4096))]
 struct Block([u8; BLOCK]);
+
+/// Blocks that are read at once.
+#[repr(C, align(4096))]
+struct Blocks([u8; BATCH * BLOCK]);
 
 /// One write: where, and its number.
 #[derive(Clone, Copy)]
@@ -75,13 +85,15 @@ impl Stamp {
     }
 
     /// The stamp of a block, if every byte of it belongs to one write.
-    fn read(seed: u64, from: &Block) -> Option<Self> {
-        let word = |n: usize| u64::from_le_bytes(from.0[n * 8..n * 8 + 8].try_into().ok()?).into();
-        let (block, number): (Option<u64>, Option<u64>) = (word(2), word(3));
-        let stamp = Self { block: block?, number: number? };
+    fn read(seed: u64, from: &[u8]) -> Option<Self> {
+        let word = |n: usize| {
+            let bytes = from.get(n * 8..n * 8 + 8)?;
+            Some(u64::from_le_bytes(bytes.try_into().ok()?))
+        };
+        let stamp = Self { block: word(2)?, number: word(3)? };
         let mut expected = Block([0; BLOCK]);
         stamp.fill(seed, &mut expected);
-        (expected.0 == from.0).then_some(stamp)
+        (expected.0 == from).then_some(stamp)
     }
 }
 
@@ -99,41 +111,85 @@ fn open(device: &str, write: bool) -> Result<File, Box<dyn Error>> {
     Ok(options.open(device).map_err(|error| format!("cannot open {device}: {error}"))?)
 }
 
-fn write(arguments: &Arguments, rounds: u64) -> Result<(), Box<dyn Error>> {
+fn write(arguments: &Arguments, rounds: u64, reread: usize) -> Result<(), Box<dyn Error>> {
     let device = open(&arguments.device, true)?;
     let mut block = Block([0; BLOCK]);
+    let mut written = Written::default();
     for round in 1..=rounds {
         for stamp in round_writes(arguments.seed, round, arguments.blocks) {
             stamp.fill(arguments.seed, &mut block);
             device.write_all_at(&block.0, stamp.block * BLOCK as u64)?;
+            written.note(stamp);
         }
         device.sync_data()?;
         writeln!(std::io::stdout(), "flushed {round}")?;
         std::io::stdout().flush()?;
+        for stamp in written.some(arguments.seed ^ round, reread) {
+            device.read_exact_at(&mut block.0, stamp.block * BLOCK as u64)?;
+            let found = Stamp::read(arguments.seed, &block.0);
+            if found.is_none_or(|found| (found.block, found.number) != (stamp.block, stamp.number))
+            {
+                let (at, number) = (stamp.block, stamp.number);
+                let found = found.map(|found| (found.block, found.number));
+                let said = format!("after round {round} block {at} holds {found:?}");
+                return Err(format!("{said}, but write {number} was the last one to it").into());
+            }
+        }
     }
     Ok(())
 }
 
-fn verify(arguments: &Arguments, flushed: u64, ahead: u64) -> Result<(), Box<dyn Error>> {
-    let mut newest_flushed: HashMap<u64, u64> = HashMap::new();
-    let mut later: HashMap<u64, Vec<u64>> = HashMap::new();
-    for round in 1..=flushed + ahead {
-        for stamp in round_writes(arguments.seed, round, arguments.blocks) {
-            if round <= flushed {
-                newest_flushed.insert(stamp.block, stamp.number);
-            } else {
-                later.entry(stamp.block).or_default().push(stamp.number);
-            }
+/// What was written so far: the newest write of each block.
+#[derive(Default)]
+struct Written {
+    newest: HashMap<u64, u64>,
+    blocks: Vec<u64>,
+}
+
+impl Written {
+    fn note(&mut self, stamp: Stamp) {
+        if self.newest.insert(stamp.block, stamp.number).is_none() {
+            self.blocks.push(stamp.block);
         }
     }
-    let device = open(&arguments.device, false)?;
-    let mut block = Block([0; BLOCK]);
-    for at in 0..arguments.blocks {
-        device.read_exact_at(&mut block.0, at * BLOCK as u64)?;
-        let later = later.get(&at).map_or(&[][..], Vec::as_slice);
-        let expected = newest_flushed.get(&at).copied();
-        let is_blank = block.0.iter().all(|byte| *byte == 0);
-        let found = Stamp::read(arguments.seed, &block);
+
+    /// The newest writes of some blocks.
+    fn some(&self, seed: u64, count: usize) -> impl Iterator<Item = Stamp> {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        (0..count).map(move |_| {
+            let block = self.blocks[random.random_range(0..self.blocks.len())];
+            Stamp { block, number: self.newest[&block] }
+        })
+    }
+}
+
+/// What blocks may hold.
+struct Expected {
+    newest_flushed: HashMap<u64, u64>,
+    later: HashMap<u64, Vec<u64>>,
+}
+
+impl Expected {
+    fn new(arguments: &Arguments, flushed: u64, ahead: u64) -> Self {
+        let mut newest_flushed: HashMap<u64, u64> = HashMap::new();
+        let mut later: HashMap<u64, Vec<u64>> = HashMap::new();
+        for round in 1..=flushed + ahead {
+            for stamp in round_writes(arguments.seed, round, arguments.blocks) {
+                if round <= flushed {
+                    newest_flushed.insert(stamp.block, stamp.number);
+                } else {
+                    later.entry(stamp.block).or_default().push(stamp.number);
+                }
+            }
+        }
+        Self { newest_flushed, later }
+    }
+
+    fn check(&self, seed: u64, at: u64, block: &[u8]) -> Result<(), String> {
+        let later = self.later.get(&at).map_or(&[][..], Vec::as_slice);
+        let expected = self.newest_flushed.get(&at).copied();
+        let is_blank = block.iter().all(|byte| *byte == 0);
+        let found = if is_blank { None } else { Stamp::read(seed, block) };
         let holds = match found {
             None => is_blank && expected.is_none(),
             Some(stamp) => {
@@ -141,14 +197,30 @@ fn verify(arguments: &Arguments, flushed: u64, ahead: u64) -> Result<(), Box<dyn
                 stamp.block == at && is_known
             }
         };
-        if !holds {
-            let found = found.map(|stamp| (stamp.block, stamp.number));
-            return Err(format!(
-                "block {at} holds {found:?} (blank: {is_blank}, first bytes {:02x?}), but write \
-                 {expected:?} was flushed and {later:?} came later",
-                &block.0[..32]
-            )
-            .into());
+        if holds {
+            return Ok(());
+        }
+        let found = found.map(|stamp| (stamp.block, stamp.number));
+        Err(format!(
+            "block {at} holds {found:?} (blank: {is_blank}, first bytes {:02x?}), but write \
+             {expected:?} was flushed and {later:?} came later",
+            &block[..32]
+        ))
+    }
+}
+
+fn verify(arguments: &Arguments, flushed: u64, ahead: u64) -> Result<(), Box<dyn Error>> {
+    let expected = Expected::new(arguments, flushed, ahead);
+    let device = open(&arguments.device, false)?;
+    let mut batch = Box::new(Blocks([0; BATCH * BLOCK]));
+    let mut at = 0;
+    while at < arguments.blocks {
+        let count = (arguments.blocks - at).min(BATCH as u64);
+        let bytes = &mut batch.0[..count as usize * BLOCK];
+        device.read_exact_at(bytes, at * BLOCK as u64)?;
+        for block in bytes.chunks_exact(BLOCK) {
+            expected.check(arguments.seed, at, block)?;
+            at += 1;
         }
     }
     writeln!(std::io::stdout(), "verified {} blocks", arguments.blocks)?;
@@ -158,7 +230,7 @@ fn verify(arguments: &Arguments, flushed: u64, ahead: u64) -> Result<(), Box<dyn
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.command {
-        Command::Write { rounds } => write(&arguments, rounds),
+        Command::Write { rounds, reread } => write(&arguments, rounds, reread),
         Command::Verify { flushed, ahead } => verify(&arguments, flushed, ahead),
     };
     match done {

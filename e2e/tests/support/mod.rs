@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "each test program uses its own part")]
 
+pub(crate) mod fio;
+pub(crate) mod recorder;
+
 use std::path::{Path, PathBuf};
 
 use lunar_e2e::machine::MachineError;
@@ -11,6 +14,20 @@ use lunar_lab::{Lab, Lun, LunSpec};
 
 pub(crate) const GIB: u64 = 1 << 30;
 pub(crate) const MIB: u64 = 1 << 20;
+
+/// A number that the environment may set.
+pub(crate) fn setting(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")),
+        Err(_) => default,
+    }
+}
+
+/// Adds a line to the test's output.
+#[allow(clippy::print_stdout, reason = "what a test has seen is its record")]
+pub(crate) fn say(line: &str) {
+    println!("{line}");
+}
 
 /// The folder of the programs that were built with this test.
 pub(crate) fn programs() -> PathBuf {
