@@ -60,6 +60,9 @@ pub(super) async fn check<T: Txn>(
 /// needed by something that does not say so.
 const MAPS_IN_DOUBT: &[FindingKind] = &[
     FindingKind::VolumeHeadInvalid,
+    FindingKind::HeadShared,
+    FindingKind::NextHeadShared,
+    FindingKind::DeletingAttached,
     FindingKind::OperationMismatch,
     FindingKind::LayerOrphan,
     FindingKind::LayerOrder,
@@ -70,6 +73,7 @@ const MAPS_IN_DOUBT: &[FindingKind] = &[
     FindingKind::LayerCount,
     FindingKind::LayerDigest,
     FindingKind::BirthOutOfRange,
+    FindingKind::BirthOrder,
     FindingKind::CounterBehind,
     FindingKind::SlotOrphan,
     FindingKind::SlotOutOfRange,
@@ -87,23 +91,32 @@ fn needs_operation(name: LayerName, children: usize) -> bool {
     }
 }
 
-/// For each layer the one that all births in it are above: the highest one below it that is not
-/// being merged into it. A layer that is dropped and has one child may have given it slots already.
-pub(super) fn births_above(all: &Inventory) -> BTreeMap<LayerId, LayerId> {
+/// The layers that are being merged, by the one that each is merged into: dropped ones with one
+/// child, which may have given it slots already.
+pub(super) fn merges(all: &Inventory) -> BTreeMap<LayerId, LayerId> {
     let mut children: BTreeMap<LayerId, usize> = BTreeMap::new();
     for parent in all.layers.values().filter_map(|record| record.parent) {
         *children.entry(parent).or_default() += 1;
     }
+    let is_merging = |parent: &LayerId| {
+        all.layers.get(parent).is_some_and(|below| {
+            matches!(below.name, LayerName::Nameless | LayerName::DeletedSnapshot(_))
+                && children.get(parent) == Some(&1)
+        })
+    };
+    let stands = all.layers.iter().filter_map(|(layer, it)| Some((*layer, it.parent?)));
+    stands.filter(|(_, parent)| is_merging(parent)).collect()
+}
+
+/// For each layer the one that all births in it are above: the highest one below it that is not
+/// being merged into it.
+pub(super) fn births_above(all: &Inventory) -> BTreeMap<LayerId, LayerId> {
+    let merges = merges(all);
     let mut floors: BTreeMap<LayerId, LayerId> = BTreeMap::new();
     for (layer, record) in &all.layers {
-        let parent = record.parent.unwrap_or_default();
-        let merges = all.layers.get(&parent).is_some_and(|below| {
-            matches!(below.name, LayerName::Nameless | LayerName::DeletedSnapshot(_))
-                && children.get(&parent) == Some(&1)
-        });
         // Parents are older than their children, so they have their floor already.
-        let floor = if merges { floors.get(&parent).copied() } else { None };
-        floors.insert(*layer, floor.unwrap_or(parent));
+        let floor = merges.get(layer).and_then(|parent| floors.get(parent)).copied();
+        floors.insert(*layer, floor.unwrap_or(record.parent.unwrap_or_default()));
     }
     floors
 }

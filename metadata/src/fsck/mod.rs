@@ -13,6 +13,7 @@
 
 mod inventory;
 mod layers;
+mod merging;
 mod objects;
 mod repair;
 mod report;
@@ -52,6 +53,7 @@ async fn examine<T: Txn>(
     // In this order: whether a repair is safe depends on what was found before. Entries decide on
     // everything; what takes a layer away needs maps and space to be sound.
     slots::check(txn, &inventory, &mut report).await?;
+    merging::check(txn, &inventory, &mut report).await?;
     space::check(txn, &inventory, &mut report).await?;
     objects::check(txn, &inventory, &mut report).await?;
     sets::check(txn, &inventory, &mut report).await?;

@@ -23,9 +23,11 @@ pub(super) async fn check<T: Txn>(
     check_names(txn, all, report).await?;
     check_luns(txn, all, report).await?;
     check_volumes(all, report);
+    check_heads(all, report);
     check_pool_volumes(txn, all, report).await?;
     check_sessions(all, report);
     check_attachments(all, report);
+    check_next_heads(all, report);
     check_node_lists(txn, all, report).await?;
     check_operations(txn, all, report).await?;
     check_counters(txn, all, report).await
@@ -165,6 +167,50 @@ fn check_volumes(all: &Inventory, report: &mut Report<'_>) {
             let facts: &[(&str, &dyn ToString)] = &[("volume", volume), ("layer", &record.head)];
             report.find(FindingKind::VolumeHeadInvalid, message, facts);
         }
+    }
+}
+
+/// A head is one volume's, and what is being deleted is held by nobody.
+fn check_heads(all: &Inventory, report: &mut Report<'_>) {
+    let mut heads: BTreeMap<LayerId, VolumeId> = BTreeMap::new();
+    for (volume, record) in &all.volumes {
+        if let Some(first) = heads.insert(record.head, *volume) {
+            let head = record.head;
+            let message = format!(
+                "layer {head} is the head of volume {first} and of volume {volume}: each would \
+                 write over the other"
+            );
+            let facts: &[(&str, &dyn ToString)] =
+                &[("layer", &head), ("volume", volume), ("other_volume", &first)];
+            report.find(FindingKind::HeadShared, message, facts);
+        }
+        let held = all.attachments.get(volume);
+        let Some(held) = held.filter(|_| record.state == VolumeState::Deleting) else { continue };
+        let message = format!(
+            "volume {volume} is Deleting, and {} holds it under epoch {}",
+            held.node, held.epoch
+        );
+        let facts: &[(&str, &dyn ToString)] =
+            &[("volume", volume), ("node", &held.node), ("epoch", &held.epoch)];
+        report.find(FindingKind::DeletingAttached, message, facts);
+    }
+}
+
+/// Each grant has a next head of its own, also when it has become a stale journal.
+fn check_next_heads(all: &Inventory, report: &mut Report<'_>) {
+    let current = all.attachments.iter().map(|(volume, it)| (it.next_head, *volume, it.epoch));
+    let stale = all.stale_journals.iter();
+    let stale = stale.map(|((volume, epoch), it)| (it.next_head, *volume, *epoch));
+    let mut given: BTreeMap<LayerId, (VolumeId, Epoch)> = BTreeMap::new();
+    for (next_head, volume, epoch) in current.chain(stale) {
+        let Some((other, other_epoch)) = given.insert(next_head, (volume, epoch)) else { continue };
+        let message = format!(
+            "layer {next_head} is the next head of volume {other} under epoch {other_epoch}, and \
+             of volume {volume} under epoch {epoch}"
+        );
+        let facts: &[(&str, &dyn ToString)] =
+            &[("next_head", &next_head), ("volume", &volume), ("other_volume", &other)];
+        report.find(FindingKind::NextHeadShared, message, facts);
     }
 }
 

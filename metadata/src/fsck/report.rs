@@ -50,6 +50,12 @@ kinds! {
     VolumePoolUnknown = "volume-pool-unknown",
     /// The head of a volume is missing, sealed, or another volume's.
     VolumeHeadInvalid = "volume-head-invalid",
+    /// A layer is the head of several volumes.
+    HeadShared = "head-shared",
+    /// Two grants or journals have the same next head: one would write into the other's layer.
+    NextHeadShared = "next-head-shared",
+    /// A volume is being deleted, and somebody holds it.
+    DeletingAttached = "deleting-attached",
     /// A volume is Deleting and nothing deletes it, or an operation works on the wrong thing.
     OperationMismatch = "operation-mismatch",
     /// A layer is needed by no volume, snapshot or operation, or stands on one that is missing.
@@ -76,6 +82,9 @@ kinds! {
     LayerDigest = "layer-digest",
     /// A part was born in its own layer or above it, or too far below it to have come by a merge.
     BirthOutOfRange = "birth-out-of-range",
+    /// A slot is not older than one of the same logical extent in a layer above it, into which its
+    /// layer is being merged.
+    BirthOrder = "birth-order",
     /// An attachment or stale journal is of an unknown volume.
     AttachmentOrphan = "attachment-orphan",
     /// An attachment or stale journal and its node's list disagree.

@@ -28,9 +28,10 @@ use super::space::BitmapEdits;
 use super::{Service, next_number};
 use crate::error::ServiceError;
 use crate::keyspace::{
-    Counter, CounterKey, CounterRecord, Generation, GroupKey, IdempotencyKey, Key as _, KeyedTxn,
-    LayerName, MergePass, OperationKey, OperationRecord, PoolVolumeKey, Scanned, TypedRange,
-    VolumeKey, VolumeRecord, requests_before, reservations_of, runs_of, stale_journals_of,
+    AttachmentKey, Counter, CounterKey, CounterRecord, Generation, GroupKey, IdempotencyKey,
+    Key as _, KeyedTxn, LayerName, MergePass, OperationKey, OperationRecord, PoolVolumeKey,
+    Scanned, TypedRange, VolumeKey, VolumeRecord, requests_before, reservations_of, runs_of,
+    stale_journals_of,
 };
 use crate::store::{MetaStore, Txn};
 
@@ -142,6 +143,11 @@ async fn step_delete<T: Txn>(
     volume: VolumeId,
 ) -> Result<(), ServiceError> {
     let record = txn.load_known(&VolumeKey { volume }).await?;
+    if let Some(held) = txn.load(&AttachmentKey { volume }).await? {
+        let (node, epoch) = (held.node, held.epoch);
+        let problem = format!("it is being deleted, and {node} holds it under epoch {epoch}");
+        return Err(ServiceError::corrupt(format!("volume {volume}"), problem));
+    }
     if free_journals(txn, volume, &record).await? == Step::Worked {
         return Ok(());
     }

@@ -133,6 +133,29 @@ fn an_operation_that_meets_damage_rests_while_others_go_on() {
     assert_eq!(world.operations().len(), 1, "it is still there");
 }
 
+/// Who holds it would write into what is freed.
+#[test]
+fn a_volume_that_is_held_is_not_taken_away() {
+    let world = World::new();
+    world.pool(64);
+    let volume = world.volume("v");
+    world.delete(volume.id).expect("it begins");
+    let (node, other) = (world.node("a"), world.volume("other"));
+    world.attach(other.id, node).expect("granted");
+    let (from, to) = (other.id, volume.id);
+    let moved = world.service.store().transact(|txn| async move {
+        let held = txn.load_known(&AttachmentKey { volume: from }).await?;
+        txn.put(&AttachmentKey { volume: to }, &held);
+        Ok::<_, ServiceError>(())
+    });
+    block_on(moved).expect("moved");
+    assert_told(&told(&world), "holds it under epoch 1");
+    assert_eq!(world.operations().len(), 1);
+    block_on(world.service.volume(&Selector::Id(volume.id))).expect("it is there");
+    let kinds: Vec<_> = world.findings().into_iter().map(|finding| finding.kind).collect();
+    assert!(kinds.contains(&"deleting-attached".to_owned()), "{kinds:?}");
+}
+
 /// The counter of generations: neither sets nor requests are forgotten, and the rest goes on.
 #[test]
 fn a_counter_that_cannot_be_read_stops_what_needs_it_alone() {

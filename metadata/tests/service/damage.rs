@@ -134,6 +134,18 @@ impl Sound {
         });
     }
 
+    /// Puts a ZERO slot at logical extent 3 of a layer: its own one, or a part of this birth.
+    pub fn put_zero(&self, layer: LayerId, birth: LayerId) {
+        let (at, value) = (LogicalExtent::new(3), SlotValue(Slot::zero(ExtentSize::DEFAULT)));
+        self.damage(|txn| {
+            if birth == layer {
+                txn.put(&SlotKey { layer, at }, &value);
+            } else {
+                txn.put(&PartKey { layer, at, birth }, &value);
+            }
+        });
+    }
+
     /// Puts a chain of layers below the head of the volume that is being deleted.
     pub fn put_chain(&self, first: u64, count: u64) {
         let head = LayerId::new(first + count);
@@ -238,6 +250,9 @@ const NAMES_AND_INDICES: &[Damage] = &[
     (FindingKind::VolumeHeadInvalid, |it| {
         it.alter(LayerKey { layer: it.volume.head }, |layer| layer.sealed = true);
     }),
+    (FindingKind::HeadShared, |it| {
+        it.alter(VolumeKey { volume: it.deleting }, |volume| volume.head = it.volume.head);
+    }),
     (FindingKind::OperationMismatch, |it| {
         it.damage(|txn| txn.remove(&OperationKey { operation: OperationId::new(1) }));
     }),
@@ -277,6 +292,25 @@ const NAMES_AND_INDICES: &[Damage] = &[
     (FindingKind::BirthOutOfRange, |it| it.put_part(it.volume.head.get(), 0, 1)),
     (FindingKind::BirthOutOfRange, |it| it.put_part(it.volume.head.get() + 1, 0, 1)),
     (FindingKind::BirthOutOfRange, |it| it.put_part(0, 0, 1)),
+    (FindingKind::BirthOrder, |it| {
+        // What is merged has its slot still, and so has the layer above.
+        let below = it.dropped.layer.expect("it has one");
+        it.put_zero(below, below);
+        it.put_zero(it.ready.layer.expect("it has one"), below);
+    }),
+    (FindingKind::BirthOrder, |it| {
+        // One part in both.
+        it.put_zero(it.dropped.layer.expect("it has one"), LayerId::new(1));
+        it.put_zero(it.ready.layer.expect("it has one"), LayerId::new(1));
+    }),
+    (FindingKind::BirthOrder, |it| {
+        // The layer between has nothing there.
+        it.world.delete_snapshot(it.ready.id).expect("it begins");
+        let below = it.dropped.layer.expect("it has one");
+        it.put_zero(below, below);
+        let head = it.load(&VolumeKey { volume: it.ready.volume }).head;
+        it.put_zero(head, below);
+    }),
     (FindingKind::LayerOrder, |it| {
         it.alter(LayerKey { layer: it.volume.head }, |layer| layer.parent = Some(LayerId::new(9)));
     }),
@@ -377,6 +411,11 @@ const GRANTS: &[Damage] = &[
         let key = AttachmentKey { volume: VolumeId::from_u128(5) };
         it.damage(|txn| txn.put(&key, &record));
     }),
+    (FindingKind::DeletingAttached, |it| {
+        it.alter(VolumeKey { volume: it.volume.id }, |volume| {
+            volume.state = VolumeState::Deleting;
+        });
+    }),
     (FindingKind::AttachmentIndexMismatch, |it| {
         let key = NodeAttachmentKey {
             node: it.node.node,
@@ -444,6 +483,14 @@ const NEXT_HEADS: &[Damage] = &[
     (FindingKind::LayerOrder, |it| {
         let key = StaleJournalKey { volume: it.volume.id, epoch: Epoch::new(1) };
         it.alter(key, |stale| stale.next_head = LayerId::new(0));
+    }),
+    (FindingKind::NextHeadShared, |it| {
+        let key = AttachmentKey { volume: it.member };
+        it.alter(key, |held| held.next_head = it.held.next_head);
+    }),
+    (FindingKind::NextHeadShared, |it| {
+        let key = StaleJournalKey { volume: it.volume.id, epoch: Epoch::new(1) };
+        it.alter(key, |stale| stale.next_head = it.held.next_head);
     }),
     (FindingKind::CounterBehind, |it| {
         let key = AttachmentKey { volume: it.member };

@@ -485,6 +485,7 @@ fn no_repair_frees_an_extent_or_changes_a_map() {
             let has_stale = dump(&sound.world).iter().any(|(found, _)| *found == key);
             let needs_stale = [
                 FindingKind::EpochInversion,
+                FindingKind::NextHeadShared,
                 FindingKind::LayerOrder,
                 FindingKind::AttachmentIndexMismatch,
                 FindingKind::ReservationStuck,
