@@ -193,8 +193,11 @@ impl<S: MetaStore> Service<S> {
         for (set, state) in late {
             warn!(%set, %state, "a snapshot set takes too long and is aborted");
             let abort = |txn: Arc<S::Txn>| async move { abort_if(&*txn, set, state).await };
-            self.store.transact(abort).await?;
-            self.sets_changed();
+            // Whoever waits for the others is not to wait for this one.
+            match self.store.transact(abort).await {
+                Ok(()) => self.sets_changed(),
+                Err(error) => met.push(error),
+            }
         }
         Ok(Step::Worked)
     }

@@ -97,6 +97,29 @@ fn a_set_that_cannot_be_read_stops_nothing_else() {
     assert_told(&does_its_work(&world), "SnapshotSetKey");
 }
 
+/// Of several sets that are late, the first one cannot be aborted.
+#[test]
+fn a_late_set_that_cannot_be_aborted_keeps_no_other_open() {
+    let world = World::new();
+    world.pool(64);
+    let node = world.node("a");
+    let sets = ["v", "w", "x"].map(|volume| {
+        let volume = world.volume(volume);
+        world.attach(volume.id, node).expect("granted");
+        let snapshot = format!("of-{}", volume.name);
+        (volume.id, world.cut_set(&[(volume.id, &snapshot)]).expect("stored").id)
+    });
+    let first = sets.iter().min_by_key(|(_, set)| *set).expect("three");
+    spoil(&world, &VolumeKey { volume: first.0 });
+    assert_eq!(told(&world), [""; 0]);
+    world.clock.advance(Duration::from_secs(30));
+    assert_told(&told(&world), "VolumeKey");
+    for (_, set) in &sets {
+        let is_open = world.set(*set).state.is_open();
+        assert_eq!(is_open, *set == first.1, "only the damaged one is left");
+    }
+}
+
 #[test]
 fn a_request_that_cannot_be_read_stops_nothing_else() {
     let world = World::new();
