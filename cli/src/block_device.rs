@@ -5,7 +5,7 @@
 //! - Buffers begin at a multiple of 4 KiB; offsets and lengths are whole blocks.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Seek, SeekFrom};
 use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
@@ -86,6 +86,14 @@ impl BlockDevice {
         Ok(Self { file, buffer: AlignedBuffer::new(BUFFER_BYTES) })
     }
 
+    /// How many bytes it has.
+    ///
+    /// # Errors
+    /// When it does not tell.
+    pub fn size_bytes(&mut self) -> io::Result<u64> {
+        self.file.seek(SeekFrom::End(0))
+    }
+
     /// Makes everything durable that was written.
     ///
     /// # Errors
@@ -148,6 +156,7 @@ mod tests {
         device.write_at(4096, &bytes).expect("written");
         device.zero(8192, 4096).expect("zeroed");
         device.sync().expect("durable");
+        assert_eq!(device.size_bytes().expect("told"), 4 << 20);
         let mut read = vec![0; bytes.len()];
         device.read_at(4096, &mut read).expect("read");
         assert_eq!(read[..4096], bytes[..4096]);

@@ -164,6 +164,18 @@ fn killed(scene: &Scene<'_>, format: &str, second: &str) -> (u64, u64) {
     (kills, done["resumed_bytes"].as_u64().expect("a number"))
 }
 
+/// A device of another volume becomes the snapshot, whatever it had.
+fn overwritten(scene: &Scene<'_>, first: &str) {
+    let device = must(scene.daemons, volume(scene.session, "over", "512MiB"));
+    scene.fill(&device, 0, 8);
+    scene.fill(&device, 200, 8);
+    let export = format!("lunar snapshot export s1 --format raw --to {device}");
+    scene.refused(&export, 4);
+    scene.run(&format!("{export} --overwrite-device"));
+    assert_eq!(scene.sha256(&device), first);
+    scene.run("lunar volume detach over");
+}
+
 /// A target without room is an error that says so, and the export goes on when there is room.
 fn filled(scene: &Scene<'_>, second: &str) {
     scene.mount("small", "256MiB");
@@ -213,6 +225,7 @@ fn exports_come_back_the_same_whatever_happens_to_them() {
     }
     assert!(all_resumed > 0, "no kill has come in the middle of the data");
     scene.assert_nothing_left();
+    overwritten(&scene, &first);
     filled(&scene, &second);
     // The volume went on being attached all the time, and both snapshots are what they were.
     assert_eq!(scene.sha256(&device), second);

@@ -56,6 +56,7 @@ fn every_command_of_the_manual_is_understood() {
         "lunar snapshot export s --format raw --to /tmp/s.raw",
         "lunar snapshot export t --base s --format qcow2 --base-file s.qcow2 --to t.qcow2 --resume",
         "lunar snapshot export t --base s --format stream --to - -o json",
+        "lunar snapshot export s --format raw --to /dev/sdz --overwrite-device",
         "lunar snapshot import s.raw v --pool p",
         "lunar snapshot import disk.img v --pool p --unverified",
         "lunar snapshot import - --onto v",
@@ -142,6 +143,10 @@ fn missing_and_contradicting_arguments_are_refused() {
         (
             "lunar snapshot export s --format raw --to f --base-file g",
             ErrorKind::MissingRequiredArgument,
+        ),
+        (
+            "lunar snapshot export s --format raw --to /dev/sdz --overwrite-device --resume",
+            ErrorKind::ArgumentConflict,
         ),
         ("lunar snapshot import f", ErrorKind::MissingRequiredArgument),
         ("lunar snapshot import f v", ErrorKind::MissingRequiredArgument),

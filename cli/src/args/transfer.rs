@@ -91,6 +91,9 @@ pub struct ExportArgs {
     /// from, and which is the backing file of a qcow2 export.
     #[arg(long, value_name = "PATH", requires = "base")]
     pub base_file: Option<PathBuf>,
+    /// PATH is a block device: write the raw bytes over all that it has, up to the snapshot's size.
+    #[arg(long, conflicts_with_all = ["resume", "base"])]
+    pub overwrite_device: bool,
     /// Go on with an export to the same file that was broken off; begin anew if there is none.
     #[arg(long)]
     pub resume: bool,

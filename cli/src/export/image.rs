@@ -3,8 +3,10 @@
 //! Crash order: the bytes of a window go to the file, then its record to the manifest. A kill
 //! leaves records of whole windows; a power cut may leave a record whose bytes never reached the
 //! disk, and its checksum tells. Whoever goes on reads back every window that has a record, keeps
-//! those up to the first that does not hold, and throws all behind it away.
+//! those up to the first that does not hold, and throws all behind it away. That is no help after a
+//! sync that failed: the kernel may show bytes that are on no disk. Then nothing is kept.
 
+use std::fs::File;
 use std::io;
 
 use lunar_types::VolumeSize;
@@ -88,6 +90,39 @@ pub fn holds(sum: &Sum, size: VolumeSize, bytes: &[u8]) -> bool {
     sum.window.crc(size, bytes) == sum.crc
 }
 
+/// A sync that failed: what was written may be lost although it can still be read.
+#[derive(Debug, thiserror::Error)]
+#[error("make it durable: {0}")]
+pub struct NotDurable(io::Error);
+
+/// Makes durable what was written.
+///
+/// # Errors
+/// [`NotDurable`], in an error of the same kind.
+pub fn sync(file: &File) -> io::Result<()> {
+    file.sync_all().map_err(|error| io::Error::new(error.kind(), NotDurable(error)))
+}
+
+/// Whether a sync failed.
+#[must_use]
+pub fn is_not_durable(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<NotDurable>())
+}
+
 pub(super) fn invalid(what: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_sync_is_told_from_a_failed_write() {
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        let failed = io::Error::new(full().kind(), NotDurable(full()));
+        assert!(is_not_durable(&failed) && !is_not_durable(&full()));
+        assert_eq!(failed.kind(), io::ErrorKind::StorageFull);
+        assert!(failed.to_string().starts_with("make it durable: "), "{failed}");
+    }
 }

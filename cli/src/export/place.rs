@@ -114,21 +114,31 @@ impl Place {
         with_suffix(&self.path, ".lunar")
     }
 
+    /// Looks whether an export may be written here; nothing is made.
+    ///
+    /// # Errors
+    /// When something is there.
+    pub fn check(&self, begin: Begin, sums: Sums) -> Result<(), PlaceError> {
+        refuse_existing(&self.path)?;
+        if begin == Begin::Anew {
+            let partial = self.partial();
+            if partial.symlink_metadata().is_ok() {
+                return Err(PlaceError::Unfinished { path: partial });
+            }
+            if sums == Sums::Manifest {
+                refuse_existing(&self.manifest())?;
+            }
+        }
+        Ok(())
+    }
+
     /// Opens the files to be written.
     ///
     /// # Errors
     /// When something is there, or they cannot be opened.
     pub fn open(&self, begin: Begin, sums: Sums) -> Result<Files, PlaceError> {
+        self.check(begin, sums)?;
         let (partial, manifest) = (self.partial(), self.manifest());
-        refuse_existing(&self.path)?;
-        if begin == Begin::Anew {
-            if partial.symlink_metadata().is_ok() {
-                return Err(PlaceError::Unfinished { path: partial });
-            }
-            if sums == Sums::Manifest {
-                refuse_existing(&manifest)?;
-            }
-        }
         let file = open_at(&partial, begin)?;
         match file.try_lock() {
             Ok(()) => {}

@@ -9,7 +9,7 @@ use lunar_types::{BLOCK_BYTES, VolumeSize};
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 
-use super::image::{ImageReader, ImageWriter, invalid};
+use super::image::{ImageReader, ImageWriter, invalid, sync};
 use super::manifest::Sum;
 use super::window::{Clusters, WINDOW_BYTES, Window, is_zero, windows_of};
 
@@ -82,7 +82,7 @@ impl ImageWriter for RawWriter {
     }
 
     fn finish(self: Box<Self>) -> io::Result<()> {
-        self.file.sync_all()
+        sync(&self.file)
     }
 }
 

@@ -15,7 +15,9 @@ use super::manifest::{ImageFormat, Manifest, ManifestHeader, ManifestWriter};
 use super::qcow2::{Backing, BackingFormat, Image, Qcow2File, Qcow2Reader};
 use super::raw::{RawReader, RawWriter};
 use super::stream::{Found, StreamHeader, StreamReader, StreamWriter, cut, scan};
-use super::transfer::{FileExport, Finished, Zeros, read_file, read_stream, write_stream};
+use super::transfer::{
+    FileExport, Finished, Zeros, read_file, read_stream, write_device, write_stream,
+};
 use super::window::{CLUSTER_BYTES, WINDOW_BYTES, windows_of};
 use super::*;
 
@@ -140,13 +142,13 @@ impl Target<'_> {
     fn writer(&self) -> Box<dyn ImageWriter> {
         let file = open(&self.folder.join(self.name));
         match self.format {
-            ImageFormat::Raw => Box::new(RawWriter::new(file, size()).unwrap()),
+            ImageFormat::Raw => Box::new(RawWriter::new(file, self.of.size).unwrap()),
             ImageFormat::Qcow2 => {
                 let backing = self.backing.map(|path| {
                     let (path, format) = (path.to_owned(), BackingFormat::Qcow2);
                     Backing { path, format }
                 });
-                Box::new(Qcow2File::new(file, Image::new(size(), backing).unwrap()))
+                Box::new(Qcow2File::new(file, Image::new(self.of.size, backing).unwrap()))
             }
         }
     }
@@ -154,8 +156,8 @@ impl Target<'_> {
     fn reader(&self) -> io::Result<Box<dyn ImageReader + Send>> {
         let file = File::open(self.folder.join(self.name))?;
         Ok(match self.format {
-            ImageFormat::Raw => Box::new(RawReader::new(file, size())?),
-            ImageFormat::Qcow2 => Box::new(Qcow2Reader::open(file, size())?),
+            ImageFormat::Raw => Box::new(RawReader::new(file, self.of.size)?),
+            ImageFormat::Qcow2 => Box::new(Qcow2Reader::open(file, self.of.size)?),
         })
     }
 
@@ -195,13 +197,13 @@ impl Target<'_> {
             left -= 1;
             if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let windows = windows_of(runs, size());
+        let windows = windows_of(runs, self.of.size);
         let export = FileExport {
             source: &mut source,
             base,
             image,
             manifest,
-            size: size(),
+            size: self.of.size,
             buffer: &mut bytes,
         };
         export.run(&windows, from, &mut watch).map(|_| kept)
@@ -467,4 +469,43 @@ fn holes_stay_holes() {
     assert_eq!(found.len(), SIZE);
     assert!(found.blocks() * 512 < 2 << 20, "{} B are allocated", found.blocks() * 512);
     assert_same(&Memory(fs::read(folder.path().join("raw")).unwrap()), &volume, "raw");
+}
+
+#[test]
+fn a_device_is_overwritten_up_to_the_end_of_the_volume_and_no_further() {
+    let (mut volume, runs) = three_windows();
+    let mut device = Memory(vec![0xaa; SIZE as usize + 8192]);
+    let windows = windows_of(&runs, size());
+    write_device(&mut volume, &mut device, &windows, size(), &mut buffer(), &mut on()).unwrap();
+    let (written, behind) = device.0.split_at(SIZE as usize);
+    assert_same(&Memory(written.to_vec()), &volume, "device");
+    assert!(behind.iter().all(|byte| *byte == 0xaa));
+    let mut device = Memory(vec![0xaa; SIZE as usize]);
+    write_device(&mut empty(), &mut device, &[], size(), &mut buffer(), &mut on()).unwrap();
+    assert_same(&device, &empty(), "nothing is allocated");
+}
+
+/// The last cluster of the base has one block; behind it there is something now, or zeros.
+#[test]
+fn a_base_that_was_smaller_is_under_a_volume_that_has_grown() {
+    let folder = tempfile::tempdir().unwrap();
+    let small = VolumeSize::from_bytes(WINDOW_BYTES + CLUSTER_BYTES + BLOCK).unwrap();
+    let of = StreamHeader { size: small, ..identity(1, None) };
+    let mut before = Memory(vec![0; small.bytes() as usize]);
+    let last = small.bytes() - BLOCK;
+    let first = Change { run: run(last, BLOCK, DiffKind::Data), byte: 3 };
+    let runs = apply(&mut before, &[first]);
+    let base = Target { of, ..target(folder.path(), "base", ImageFormat::Raw) };
+    base.export(&before, &runs, None, usize::MAX).unwrap();
+    for more in [0, 1] {
+        let mut after = empty();
+        after.0[..before.0.len()].copy_from_slice(&before.0);
+        let grown = Change { run: run(2 * WINDOW_BYTES, BLOCK, DiffKind::Data), byte: 5 };
+        let runs = apply(&mut after, &[grown][..more]);
+        let name = format!("after.{more}");
+        let next = target(folder.path(), &name, ImageFormat::Raw);
+        next.export(&after, &runs, Some(base.base()), usize::MAX).unwrap();
+        assert_same(&Memory(fs::read(folder.path().join(&name)).unwrap()), &after, &name);
+        next.import(&mut empty(), Zeros::Skipped).unwrap();
+    }
 }

@@ -11,7 +11,7 @@ use std::ops::ControlFlow;
 use lunar_proto::domain::{DiffKind, DiffRun};
 use lunar_types::VolumeSize;
 
-use super::image::{ImageReader, ImageWriter, holds};
+use super::image::{ImageReader, ImageWriter, holds, is_not_durable, sync};
 use super::manifest::{Manifest, ManifestWriter, Sum};
 use super::stream::{CHUNK_BYTES_MAX, Chunk, StreamError, StreamReader, StreamWriter};
 use super::window::{Clusters, Window};
@@ -90,6 +90,18 @@ pub enum TransferError {
     /// The stream is damaged or cannot be read.
     #[error("{0}")]
     Stream(StreamError),
+}
+
+impl TransferError {
+    /// Whether what was written to the file may be lost although it can still be read: then
+    /// nothing of it may be gone on with.
+    #[must_use]
+    pub fn is_not_durable(&self) -> bool {
+        match self {
+            Self::WriteFile(error) | Self::WriteManifest(error) => is_not_durable(error),
+            _ => false,
+        }
+    }
 }
 
 fn read_volume(
@@ -177,7 +189,7 @@ impl FileExport<'_> {
         }
         self.image.finish().map_err(TransferError::WriteFile)?;
         let (manifest, crc) = self.manifest.finish().map_err(TransferError::WriteManifest)?;
-        manifest.sync_all().map_err(TransferError::WriteManifest)?;
+        sync(&manifest).map_err(TransferError::WriteManifest)?;
         Ok(crc)
     }
 
@@ -205,6 +217,37 @@ impl FileExport<'_> {
         self.manifest.window(sum).map_err(TransferError::WriteManifest)?;
         Ok(sum)
     }
+}
+
+/// Writes windows to a device, and zeros everywhere else up to the end of the volume.
+///
+/// # Errors
+/// See [`TransferError`].
+pub fn write_device(
+    source: &mut dyn Source,
+    device: &mut dyn Sink,
+    windows: &[Window],
+    size: VolumeSize,
+    buffer: &mut [u8],
+    observer: Observer<'_>,
+) -> Result<(), TransferError> {
+    let mut behind = 0;
+    for window in windows {
+        for span in window.spans(DiffKind::Data, size) {
+            if behind < span.offset {
+                device.zero(behind, span.offset - behind).map_err(TransferError::WriteFile)?;
+            }
+            let bytes = &mut buffer[span.place()];
+            read_volume(source, span.offset, bytes)?;
+            device.write_at(span.offset, bytes).map_err(TransferError::WriteFile)?;
+            behind = span.offset + span.length;
+        }
+        tell(observer, window.data_bytes(size))?;
+    }
+    if behind < size.bytes() {
+        device.zero(behind, size.bytes() - behind).map_err(TransferError::WriteFile)?;
+    }
+    Ok(())
 }
 
 /// Writes what is in `runs` from offset `from` on into a stream, and ends it; the output and the

@@ -60,6 +60,12 @@ impl ExportFacts {
         }
     }
 
+    /// The same without a checksum: there is nothing to be held against it.
+    #[must_use]
+    pub fn without_checksum(self) -> Self {
+        Self { crc32c: None, ..self }
+    }
+
     fn place(&self) -> &str {
         self.path.as_deref().unwrap_or("the pipe")
     }
@@ -67,7 +73,7 @@ impl ExportFacts {
     fn amount(&self) -> String {
         let sum = match &self.crc32c {
             Some(crc) => format!("checksum {crc}"),
-            None => "not verified".to_owned(),
+            None => "without checksums".to_owned(),
         };
         format!(
             "{}, {} of data of {}, {sum}",

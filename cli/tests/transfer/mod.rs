@@ -394,6 +394,7 @@ fn what_cannot_be_is_refused_before_anything_is_done() {
         ("snapshot export t --base s --format raw --to @x", 2, "--base-file"),
         ("snapshot export t --base s --format stream --base-file @s.raw --to @x", 2, "leave it"),
         ("snapshot export t --base t --format stream --to @x", 2, "its own base"),
+        ("snapshot export t --format raw --to @x --overwrite-device", 2, "no block device"),
         ("snapshot export none --format stream --to @x", 3, "'none'"),
         ("snapshot export t --format raw --to @s.raw", 4, "is there already"),
         ("snapshot export t --base s --format raw --base-file @t.qcow2 --to @x", 4, "it is of"),

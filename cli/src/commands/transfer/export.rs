@@ -5,53 +5,35 @@
 //! then on they may be deleted. The clone is deleted however the export ends.
 
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom};
+use std::io;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use lunar_metadata_client::{ErrorReason, fresh_request_id};
 use lunar_proto::domain::{
     CloneVolume, DiffKind, DiffRun, Selector, Snapshot, SnapshotState, Volume,
 };
-use lunar_types::{ByteCount, VolumeSize};
+use lunar_types::ByteCount;
 
 use super::super::Context;
-use super::opened::open_image;
 use super::own::{Here, Purpose, after_removal};
-use super::{Stop, on_thread, place_failed, transfer_failed, usage};
+use super::target::{Target, Under};
+use super::work::{Work, cannot_open};
+use super::{Stop, on_thread, place_failed, usage};
 use crate::args::{ExportArgs, ExportFormat};
-use crate::block_device::{Access, AlignedBuffer, BlockDevice};
+use crate::block_device::{Access, BlockDevice};
 use crate::error::{CliError, Exit};
-use crate::export::image::{ImageWriter, take_back};
-use crate::export::manifest::{ImageFormat, Manifest, ManifestHeader, ManifestWriter};
-use crate::export::place::{Begin, Files, Place, Sums};
-use crate::export::qcow2::{Backing, BackingFormat, Image, Qcow2File};
-use crate::export::raw::RawWriter;
-use crate::export::stream::{Found, StreamHeader, StreamWriter, cut, scan};
-use crate::export::transfer::{FileExport, Finished, write_stream};
-use crate::export::window::{WINDOW_BYTES, Window, windows_of};
-use crate::export::{Source, TransferError};
+use crate::export::TransferError;
+use crate::export::manifest::ManifestHeader;
+use crate::export::place::{Place, Sums};
+use crate::export::stream::StreamHeader;
+use crate::export::window::windows_of;
 use crate::output;
 use crate::progress::{Moving, Waiting};
-use crate::views::transfer::{ExportFacts, ExportView};
-
-/// Where the bytes go.
-enum Target {
-    Standard,
-    Stream { place: Place, file: File },
-    Image { place: Place, files: Files, format: ImageFormat, under: Under },
-}
-
-/// What is under what changed.
-enum Under {
-    Nothing,
-    /// Copied from where nothing changed.
-    Copied(Finished),
-    /// Named by the image.
-    Backing(Backing),
-}
+use crate::views::transfer::ExportView;
 
 pub(in super::super) async fn run(
     args: &ExportArgs,
@@ -88,6 +70,21 @@ pub(in super::super) async fn run(
 
 fn check_usage(step: &str, args: &ExportArgs) -> Result<(), CliError> {
     let is_stream = args.format == ExportFormat::Stream;
+    if args.overwrite_device {
+        let is_device =
+            |path: &Path| path.metadata().is_ok_and(|it| it.file_type().is_block_device());
+        return match args.format == ExportFormat::Raw && args.to.path().is_some_and(is_device) {
+            true => Ok(()),
+            false => {
+                let why = format!(
+                    "--overwrite-device writes raw bytes, and {} is no block device or \
+                     the format is another",
+                    args.to
+                );
+                Err(usage(step, &why, "choose --format raw and the path of a block device"))
+            }
+        };
+    }
     if args.to.path().is_none() {
         if !is_stream {
             let why = format!("{} cannot be written to a pipe", args.format.name());
@@ -184,9 +181,11 @@ async fn copy(
     done
 }
 
-/// Says that the same command may be given again.
+/// Says that the same command may be given again, where that helps.
 fn resumable(args: &ExportArgs, error: CliError) -> CliError {
-    if args.to.path().is_none() || error.exit == Exit::Usage {
+    let helps = ["INTERRUPTED", "TARGET_FULL", "TARGET", "VOLUME_READ"];
+    let partial = args.to.path().map(|path| Place::new(path).partial());
+    if !helps.contains(&error.reason.as_str()) || !partial.is_some_and(|it| it.exists()) {
         return error;
     }
     let again = "what is written is kept: the same command with --resume goes on with it";
@@ -207,85 +206,6 @@ fn show(context: &Context<'_>, args: &ExportArgs, view: ExportView) -> Result<Ex
     Ok(Exit::Ok)
 }
 
-impl Target {
-    fn open(step: &str, args: &ExportArgs, base: Option<&Snapshot>) -> Result<Self, CliError> {
-        let Some(path) = args.to.path() else { return Ok(Self::Standard) };
-        let begin = if args.resume { Begin::OrResume } else { Begin::Anew };
-        let format = match args.format {
-            ExportFormat::Stream => {
-                let place = Place::new(path);
-                let files = place.open(begin, Sums::Inside);
-                let file = files.map_err(|error| place_failed(step, &error))?.partial;
-                return Ok(Self::Stream { place, file });
-            }
-            ExportFormat::Raw => ImageFormat::Raw,
-            ExportFormat::Qcow2 => ImageFormat::Qcow2,
-        };
-        let under = match (base, &args.base_file) {
-            (Some(base), Some(file)) => under(step, format, path, base, file)?,
-            _ => Under::Nothing,
-        };
-        let place = Place::new(path);
-        let files = place.open(begin, Sums::Manifest);
-        let files = files.map_err(|error| place_failed(step, &error))?;
-        Ok(Self::Image { place, files, format, under })
-    }
-}
-
-/// The finished export of the base at `file`.
-fn under(
-    step: &str,
-    format: ImageFormat,
-    path: &Path,
-    base: &Snapshot,
-    file: &Path,
-) -> Result<Under, CliError> {
-    let refuse = |why: String| {
-        let message = format!("{step}: --base-file {}: {why}", file.display());
-        CliError::new(Exit::Refused, "BASE_FILE_MISMATCH", message).advise(format!(
-            "name the finished raw or qcow2 export of snapshot '{}', with its manifest next to it",
-            base.name
-        ))
-    };
-    let Some(found) = open_image(step, file)? else {
-        return Err(refuse("it has no manifest, so nobody knows what it is of".to_owned()));
-    };
-    let of = found.manifest.header.of;
-    if of.snapshot != base.id {
-        return Err(refuse(format!("it is of snapshot {}, not of {}", of.snapshot, base.id)));
-    }
-    match (format, found.manifest.header.format) {
-        (ImageFormat::Raw, ImageFormat::Raw) => Ok(Under::Copied(found)),
-        (ImageFormat::Raw, ImageFormat::Qcow2) => {
-            Err(refuse("it is qcow2, and a raw export needs a raw one".to_owned()))
-        }
-        (ImageFormat::Qcow2, base) => {
-            let format = match base {
-                ImageFormat::Raw => BackingFormat::Raw,
-                ImageFormat::Qcow2 => BackingFormat::Qcow2,
-            };
-            let path = backing_path(path, file).map_err(|error| refuse(error.to_string()))?;
-            Ok(Under::Backing(Backing { path, format }))
-        }
-    }
-}
-
-/// The name of a backing file as the image has it: without folders where both are in one.
-fn backing_path(image: &Path, file: &Path) -> io::Result<String> {
-    let folder = |path: &Path| match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder.canonicalize(),
-        _ => Path::new(".").canonicalize(),
-    };
-    let same = folder(image)? == folder(file)?;
-    let name = file.file_name().filter(|_| same).map(PathBuf::from);
-    let path = match name {
-        Some(name) => name,
-        None => file.canonicalize()?,
-    };
-    let text = path.into_os_string().into_string();
-    text.map_err(|_| io::Error::other("its path is not UTF-8, and qcow2 needs that"))
-}
-
 impl Job {
     /// How many bytes of the volume are read at most.
     fn total(&self) -> u64 {
@@ -299,7 +219,13 @@ impl Job {
                 };
                 base + of.iter().map(|window| window.data_bytes(self.of.size)).sum::<u64>()
             }
-            _ => self.runs.iter().filter(data).map(|run| run.length).sum(),
+            Target::Device { .. } => {
+                let windows = windows_of(&self.runs, self.of.size);
+                windows.iter().map(|window| window.data_bytes(self.of.size)).sum()
+            }
+            Target::Standard | Target::Stream { .. } => {
+                self.runs.iter().filter(data).map(|run| run.length).sum()
+            }
         }
     }
 
@@ -322,14 +248,21 @@ impl Job {
                 let (_, export) = work.stream(None, out, &runs)?;
                 export
             }
-            Target::Stream { place, file } => {
+            Target::Device { path } => work.device(&path, &windows_of(&runs, of.size))?,
+            Target::Stream { place, begin } => {
+                let files = place.open(begin, Sums::Inside);
+                let file = files.map_err(|error| place_failed(step, &error))?.partial;
                 let (file, export) = work.stream(Some(&place), file, &runs)?;
-                let synced = file.sync_all();
-                synced.map_err(|error| work.failed(TransferError::WriteFile(error)))?;
+                work.sync(&file)?;
                 place.finish().map_err(|error| place_failed(step, &error))?;
                 export
             }
-            Target::Image { place, files, format, under } => {
+            Target::Image { place, begin, format, under } => {
+                let files = place.open(begin, Sums::Manifest);
+                let files = files.map_err(|error| place_failed(step, &error))?;
+                // The lock is held until the file has its name.
+                let lock = files.partial.try_clone();
+                let _lock = lock.map_err(|error| work.failed(TransferError::WriteFile(error)))?;
                 let header = ManifestHeader { of, format };
                 let windows = windows_of(&runs, of.size);
                 let export = work.image(&place, files, header, under, &windows)?;
@@ -339,193 +272,4 @@ impl Job {
         };
         Ok(ExportView { export, snapshot_name: String::new(), resumed_bytes: work.resumed })
     }
-}
-
-fn cannot_open(step: &str, device: &Path, error: &io::Error) -> CliError {
-    let message = format!("{step}: open {}: {error}", device.display());
-    CliError::new(Exit::Failed, "DEVICE", message)
-        .advise("run this as root on the node of fs-core, and see what uses the device")
-}
-
-/// What the thread that moves the data has.
-struct Work<'a> {
-    step: &'a str,
-    of: StreamHeader,
-    source: &'a mut dyn Source,
-    stop: &'a Stop,
-    counter: &'a Arc<AtomicU64>,
-    /// Data that an earlier run had written.
-    resumed: u64,
-}
-
-impl Work<'_> {
-    fn failed(&self, error: TransferError) -> CliError {
-        transfer_failed(self.step, &error)
-    }
-
-    fn moved(&self) -> u64 {
-        self.counter.load(Ordering::Relaxed)
-    }
-
-    fn keep(&mut self, bytes: u64) {
-        self.resumed = bytes;
-        self.counter.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Writes a stream into a pipe, or into a file that may have a part of it.
-    fn stream(
-        &mut self,
-        place: Option<&Place>,
-        mut file: File,
-        runs: &[DiffRun],
-    ) -> Result<(File, ExportFacts), CliError> {
-        let found = match place {
-            None => Found::Nothing,
-            Some(place) => {
-                let input = io::BufReader::with_capacity(1 << 20, &file);
-                let step = format!("{}: {}", self.step, place.partial().display());
-                let found = scan(input, &self.of);
-                found.map_err(|error| transfer_failed(&step, &TransferError::Stream(error)))?
-            }
-        };
-        let failed = |error| transfer_failed(self.step, &TransferError::WriteFile(error));
-        let (writer, from) = match found {
-            Found::Nothing => {
-                if place.is_some() {
-                    begin_anew(&mut file).map_err(failed)?;
-                }
-                (StreamWriter::create(file, self.of).map_err(failed)?, 0)
-            }
-            Found::Part(part) => {
-                cut(&mut file, &part).map_err(failed)?;
-                let from = part.next_offset();
-                self.keep(data_before(runs, from));
-                (StreamWriter::resume(file, part), from)
-            }
-            Found::Whole(crc) => {
-                self.keep(data_before(runs, self.of.size.bytes()));
-                return Ok((file, self.facts(place, "stream", crc)));
-            }
-        };
-        let mut buffer = AlignedBuffer::new(WINDOW_BYTES as usize);
-        let mut observer = self.stop.observer(Arc::clone(self.counter));
-        let written = write_stream(self.source, runs, from, writer, &mut buffer, &mut observer);
-        let (file, crc) = written.map_err(|error| self.failed(error))?;
-        Ok((file, self.facts(place, "stream", crc)))
-    }
-
-    fn facts(&self, place: Option<&Place>, format: &'static str, crc: u32) -> ExportFacts {
-        ExportFacts::new(place.map(Place::path), format, &self.of, self.moved(), crc)
-    }
-
-    /// Writes a file of bytes, of which there may be a part.
-    fn image(
-        &mut self,
-        place: &Place,
-        files: Files,
-        header: ManifestHeader,
-        under: Under,
-        windows: &[Window],
-    ) -> Result<ExportFacts, CliError> {
-        let mut sums = files.manifest.expect("a file of bytes has a manifest");
-        let (backing, base) = match under {
-            Under::Nothing => (None, None),
-            Under::Backing(backing) => (Some(backing), None),
-            Under::Copied(base) => (None, Some(base)),
-        };
-        let size = self.of.size;
-        let mut image = self.writer(header.format, files.partial, backing)?;
-        let mut buffer = AlignedBuffer::new(WINDOW_BYTES as usize);
-        let kept = self.kept(place, &mut sums, &header, image.as_mut(), &mut buffer)?;
-        let from = kept.last().map_or(0, |last| last.window.index + 1);
-        self.keep(kept.iter().map(|sum| sum.window.data_bytes(size)).sum());
-        let manifest = match kept.is_empty() {
-            true => ManifestWriter::create(sums, &header)
-                .map_err(|error| self.failed(TransferError::WriteManifest(error)))?,
-            false => ManifestWriter::resume(sums, &header, &kept),
-        };
-        let buffer = &mut buffer[..];
-        let source = &mut *self.source;
-        let export = FileExport { source, base, image, manifest, size, buffer };
-        let mut observer = self.stop.observer(Arc::clone(self.counter));
-        let crc = export.run(windows, from, &mut observer);
-        let crc = crc.map_err(|error| self.failed(error))?;
-        Ok(self.facts(Some(place), header.format.name(), crc))
-    }
-
-    fn writer(
-        &self,
-        format: ImageFormat,
-        file: File,
-        backing: Option<Backing>,
-    ) -> Result<Box<dyn ImageWriter>, CliError> {
-        let size: VolumeSize = self.of.size;
-        match format {
-            ImageFormat::Raw => match RawWriter::new(file, size) {
-                Ok(writer) => Ok(Box::new(writer)),
-                Err(error) => Err(self.failed(TransferError::WriteFile(error))),
-            },
-            ImageFormat::Qcow2 => match Image::new(size, backing) {
-                Ok(image) => Ok(Box::new(Qcow2File::new(file, image))),
-                Err(error) => Err(usage(self.step, &error.to_string(), "")),
-            },
-        }
-    }
-
-    /// The windows of an earlier run that hold; the manifest stands behind them.
-    fn kept(
-        &self,
-        place: &Place,
-        sums: &mut File,
-        header: &ManifestHeader,
-        image: &mut dyn ImageWriter,
-        buffer: &mut [u8],
-    ) -> Result<Vec<crate::export::manifest::Sum>, CliError> {
-        let failed = |error| self.failed(TransferError::WriteManifest(error));
-        let found = Manifest::read(io::BufReader::new(&*sums));
-        let Ok(mut found) = found else {
-            // Not even a header: a kill came before it. Only our own beginning is thrown away.
-            let length = sums.metadata().map_err(failed)?.len();
-            if length >= Manifest::bytes_of(0) {
-                return Err(self.other_manifest(place, "it is no manifest of this version"));
-            }
-            image.cut().map_err(|error| self.failed(TransferError::WriteFile(error)))?;
-            begin_anew(sums).map_err(failed)?;
-            return Ok(Vec::new());
-        };
-        if found.header != *header {
-            let of = found.header.of;
-            let base = of.base.map_or("no base".to_owned(), |base| format!("base {base}"));
-            let why = format!(
-                "it is of snapshot {} with {base} as {}",
-                of.snapshot,
-                found.header.format.name()
-            );
-            return Err(self.other_manifest(place, &why));
-        }
-        let kept = take_back(image, &found, buffer);
-        let kept = kept.map_err(|error| self.failed(TransferError::ReadFile(error)))?;
-        found.sums.truncate(kept);
-        let length = if kept == 0 { 0 } else { Manifest::bytes_of(kept) };
-        sums.set_len(length).map_err(failed)?;
-        sums.seek(SeekFrom::Start(length)).map_err(failed)?;
-        Ok(found.sums)
-    }
-
-    fn other_manifest(&self, place: &Place, why: &str) -> CliError {
-        let message = format!("{}: {}: {why}", self.step, place.manifest().display());
-        CliError::new(Exit::Refused, "TARGET_OF_OTHER_EXPORT", message)
-            .advise("name the file of this export, or another one without --resume")
-    }
-}
-
-fn begin_anew(file: &mut File) -> io::Result<()> {
-    file.set_len(0)?;
-    file.seek(SeekFrom::Start(0)).map(drop)
-}
-
-/// How much data there is before this offset.
-fn data_before(runs: &[DiffRun], offset: u64) -> u64 {
-    let before = |run: &DiffRun| run.end().min(offset).saturating_sub(run.offset);
-    runs.iter().filter(|run| run.kind == DiffKind::Data).map(before).sum()
 }

@@ -5,7 +5,9 @@ pub(super) mod export;
 pub(super) mod import;
 mod opened;
 mod own;
+mod target;
 pub(super) mod verify;
+mod work;
 
 use std::io;
 use std::ops::ControlFlow;
@@ -82,6 +84,8 @@ async fn on_thread<T: Send + 'static>(
     }
 }
 
+const ROOM: &str = "make room where the file is; a file system with smaller files takes a stream";
+
 fn is_full(problem: &io::Error) -> bool {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     matches!(problem.kind(), StorageFull | QuotaExceeded | FileTooLarge)
@@ -94,10 +98,15 @@ fn transfer_failed(step: &str, error: &TransferError) -> CliError {
     };
     match error {
         TransferError::Interrupted => interrupted(step),
+        error if error.is_not_durable() => failed(
+            "TARGET_NOT_DURABLE",
+            "see to the file system of the target; nothing of the file can be relied on, so \
+             --resume begins anew",
+        ),
         TransferError::WriteFile(problem) | TransferError::WriteManifest(problem)
             if is_full(problem) =>
         {
-            failed("TARGET_FULL", "make room where the file is")
+            failed("TARGET_FULL", ROOM)
         }
         TransferError::WriteFile(_) | TransferError::WriteManifest(_) => {
             failed("TARGET", "see to the file system or the program that the export goes to")
@@ -139,9 +148,7 @@ fn place_failed(step: &str, error: &PlaceError) -> CliError {
             "go on with it by --resume, or remove it and its manifest",
         ),
         PlaceError::Busy { .. } => (Exit::Refused, "TARGET_BUSY", "wait for it to end"),
-        PlaceError::Io { problem, .. } if is_full(problem) => {
-            (Exit::Failed, "TARGET_FULL", "make room where the file is")
-        }
+        PlaceError::Io { problem, .. } if is_full(problem) => (Exit::Failed, "TARGET_FULL", ROOM),
         PlaceError::Io { .. } => (Exit::Failed, "TARGET", "see to the folder of the file"),
     };
     CliError::new(exit, reason, format!("{step}: {error}")).advise(advice)

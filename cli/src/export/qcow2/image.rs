@@ -6,7 +6,7 @@ use std::io;
 use lunar_proto::domain::DiffKind;
 use lunar_types::VolumeSize;
 
-use super::super::image::ImageWriter;
+use super::super::image::{ImageWriter, sync};
 use super::super::window::Window;
 use super::{CLUSTER_BYTES, Image, Qcow2Writer};
 
@@ -65,6 +65,6 @@ impl ImageWriter for Qcow2File {
     }
 
     fn finish(self: Box<Self>) -> io::Result<()> {
-        self.writer.finish(|file| file.sync_all()).map(drop)
+        self.writer.finish(|file| sync(file)).map(drop)
     }
 }
