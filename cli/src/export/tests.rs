@@ -335,6 +335,24 @@ fn a_file_that_was_broken_off_is_gone_on_with_to_the_same_bytes() {
     }
 }
 
+/// A power cut after the header was written, which some of the windows did not survive.
+#[test]
+fn an_image_that_is_cut_again_has_no_header_until_it_is_finished() {
+    let (volume, runs) = three_windows();
+    let folder = tempfile::tempdir().unwrap();
+    let image = target(folder.path(), "image", ImageFormat::Qcow2);
+    image.export(&volume, &runs, None, usize::MAX).unwrap();
+    let good = fs::read(folder.path().join("image")).unwrap();
+    open(&image.manifest_path()).set_len(Manifest::bytes_of(2)).unwrap();
+    let kept = take_back(image.writer().as_mut(), &image.manifest(), &mut buffer()).unwrap();
+    assert_eq!(kept, 2);
+    let cut = fs::read(folder.path().join("image")).unwrap();
+    assert!(window::is_zero(&cut[..CLUSTER_BYTES as usize]), "it would be taken for an image");
+    assert!(cut.len() < good.len());
+    image.export(&volume, &runs, None, usize::MAX).unwrap();
+    assert!(fs::read(folder.path().join("image")).unwrap() == good);
+}
+
 #[test]
 fn what_a_power_cut_has_lost_is_written_anew() {
     let (volume, runs) = three_windows();

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 
 use lunar_proto::domain::DiffKind;
 use lunar_types::VolumeSize;
@@ -9,6 +10,9 @@ use lunar_types::VolumeSize;
 use super::super::image::{ImageWriter, sync};
 use super::super::window::Window;
 use super::{CLUSTER_BYTES, Image, Qcow2Writer};
+
+/// More than the header with its extensions and the path of a backing file.
+const HEADER_MAX: usize = 4096;
 
 /// An image in a file.
 #[derive(Debug)]
@@ -61,7 +65,15 @@ impl ImageWriter for Qcow2File {
     }
 
     fn cut(&mut self) -> io::Result<()> {
-        self.writer.output().set_len(self.writer.file_bytes())
+        let file = self.writer.output();
+        file.set_len(self.writer.file_bytes())?;
+        // An earlier run may have come as far as the header, whose tables are cut off now.
+        let mut begin = [0; HEADER_MAX];
+        file.read_exact_at(&mut begin, 0)?;
+        match begin.iter().all(|byte| *byte == 0) {
+            true => Ok(()),
+            false => file.write_all_at(&[0; HEADER_MAX], 0),
+        }
     }
 
     fn finish(self: Box<Self>) -> io::Result<()> {
