@@ -86,7 +86,7 @@ pub trait Background {
     /// # Errors
     /// When it does not end within the limit.
     fn wait(&mut self, limit: Duration) -> Result<(), MachineError>;
-    /// What it logged so far.
+    /// What it logged so far, since it was started.
     fn log(&self) -> String;
 }
 
@@ -144,6 +144,8 @@ pub struct Host {
 struct HostProgram {
     child: Child,
     log: PathBuf,
+    /// Where its part of the log begins: after that of its predecessors.
+    log_from: u64,
 }
 
 impl Machine for Host {
@@ -167,6 +169,7 @@ impl Machine for Host {
         let log = self.logs.join(format!("{}.log", argv[0]));
         let file = std::fs::File::options().create(true).append(true).open(&log);
         let file = file.map_err(failed)?;
+        let log_from = file.metadata().map_err(failed)?.len();
         let child = Command::new(argv[0])
             .args(&argv[1..])
             .stdin(Stdio::null())
@@ -174,7 +177,7 @@ impl Machine for Host {
             .stderr(file)
             .spawn()
             .map_err(failed)?;
-        Ok(Box::new(HostProgram { child, log }))
+        Ok(Box::new(HostProgram { child, log, log_from }))
     }
 }
 
@@ -202,7 +205,9 @@ impl Background for HostProgram {
     }
 
     fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
+        let log = std::fs::read(&self.log).unwrap_or_default();
+        let from = usize::try_from(self.log_from).unwrap_or(usize::MAX);
+        String::from_utf8_lossy(log.get(from..).unwrap_or_default()).into_owned()
     }
 }
 

@@ -65,13 +65,24 @@ pub fn attach(session: &Session<'_>, volume: &str) -> Result<String, MachineErro
     device_of(session, volume)
 }
 
+/// Attaches a volume without showing it, by one command: each is a third of a second in the lab.
+///
+/// # Errors
+/// When it fails.
+pub fn attach_quietly(session: &Session<'_>, volume: &str) -> Result<String, MachineError> {
+    device_in(&session.json(&format!("volume attach {volume}"))?, "/device_path")
+}
+
 /// The device of a volume that is attached here.
 ///
 /// # Errors
 /// When it is not.
 pub fn device_of(session: &Session<'_>, volume: &str) -> Result<String, MachineError> {
-    let shown = session.json(&format!("volume show {volume}"))?;
-    let device = shown.pointer("/attachment/device_path").and_then(Value::as_str);
+    device_in(&session.json(&format!("volume show {volume}"))?, "/attachment/device_path")
+}
+
+fn device_in(shown: &Value, path: &str) -> Result<String, MachineError> {
+    let device = shown.pointer(path).and_then(Value::as_str);
     let device = device.filter(|path| path.starts_with("/dev/ublkb")).map(str::to_owned);
     device.ok_or_else(|| MachineError::Unexpected(format!("no ublk device in {shown}")))
 }

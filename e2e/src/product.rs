@@ -9,6 +9,9 @@ use crate::session::wait_until;
 
 /// Starts and stops within this, on an emulated processor too.
 const LIMIT: Duration = Duration::from_secs(60);
+/// What the daemons log once they answer. To ask them costs a second in the lab each time.
+const METADATA_READY: &str = " serving ";
+const FS_CORE_READY: &str = "requests are let in";
 
 /// Where the product keeps what it keeps.
 #[derive(Clone, Debug)]
@@ -36,7 +39,7 @@ pub struct Product<'m> {
 }
 
 impl<'m> Product<'m> {
-    /// Starts both and waits until they answer.
+    /// Starts both and waits until each says that it answers.
     ///
     /// # Errors
     /// When one does not come up; its log is in the message.
@@ -54,9 +57,7 @@ impl<'m> Product<'m> {
     pub fn start_metadata(&mut self) -> Result<(), MachineError> {
         let argv = ["metadata-service", "serve", "--store", &self.places.store];
         let daemon = self.metadata.insert(self.machine.start(&argv)?);
-        let answers = || Ok(self.machine.sh("lunar node list", LIMIT)?.code == 0);
-        wait_until("the metadata service answers", LIMIT, answers)
-            .map_err(|error| with_log(error, daemon.as_ref()))
+        until_ready("the metadata service", daemon.as_ref(), METADATA_READY)
     }
 
     /// Starts fs-core.
@@ -72,9 +73,7 @@ impl<'m> Product<'m> {
             argv.extend(["--lun", lun]);
         }
         let daemon = self.fs_core.insert(self.machine.start(&argv)?);
-        let answers = || Ok(self.machine.sh("lunar lun list", LIMIT)?.code == 0);
-        wait_until("fs-core answers", LIMIT, answers)
-            .map_err(|error| with_log(error, daemon.as_ref()))
+        until_ready("fs-core", daemon.as_ref(), FS_CORE_READY)
     }
 
     /// Stops the metadata service as an init system would.
@@ -123,6 +122,11 @@ impl<'m> Product<'m> {
         self.metadata = None;
         self.fs_core = None;
     }
+}
+
+fn until_ready(what: &str, daemon: &dyn Background, line: &str) -> Result<(), MachineError> {
+    let answers = || Ok(daemon.log().contains(line));
+    wait_until(&format!("{what} answers"), LIMIT, answers).map_err(|error| with_log(error, daemon))
 }
 
 fn with_log(error: MachineError, daemon: &dyn Background) -> MachineError {

@@ -12,6 +12,9 @@ pub const LIMIT: Duration = Duration::from_secs(240);
 /// What takes longer than this gets a line that says how long it took.
 const SLOW: Duration = Duration::from_secs(2);
 
+/// Between two looks at what is waited for.
+const PAUSE: Duration = Duration::from_millis(50);
+
 /// Whether commands and their output are shown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Echo {
@@ -118,7 +121,7 @@ pub fn wait_until(
         if start.elapsed() > limit {
             return Err(MachineError::TimedOut { what: what.to_owned(), limit });
         }
-        std::thread::sleep(Duration::from_millis(100));
+        std::thread::sleep(PAUSE);
     }
     Ok(())
 }

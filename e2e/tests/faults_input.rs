@@ -167,7 +167,7 @@ fn odd_names_sizes_and_states_are_refused() {
     must(&daemons, session.quiet("echo kept > /mnt/file && sync -f /mnt"));
     must(&daemons, session.quiet("lunar volume detach v --force"));
     must(&daemons, session.quiet("umount -l /mnt || true"));
-    let device = must(&daemons, lunar_e2e::main_job::attach(&session, "v"));
+    let device = must(&daemons, lunar_e2e::main_job::attach_quietly(&session, "v"));
     let content = session.quiet(&format!("mount {device} /mnt && cat /mnt/file && umount /mnt"));
     assert_eq!(must(&daemons, content), "kept\n", "what was flushed survives a forced detach");
     must(&daemons, session.quiet("lunar volume detach v"));

@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use lunar_e2e::main_job::attach;
+use lunar_e2e::main_job::attach_quietly;
 use lunar_e2e::session::wait_until;
 use lunar_lab::{Lab, LunSpec};
 use support::{MIB, devices, lab, must, product, session, volume};
@@ -12,7 +12,7 @@ use support::{MIB, devices, lab, must, product, session, volume};
 const LIMIT: Duration = Duration::from_secs(120);
 /// How long the slow LUN takes for a write; a takeover without I/O under way takes far less.
 const DELAY_S: u64 = 15;
-const CYCLES: usize = 25;
+const CYCLES: usize = 12;
 const LUN_BYTES: u64 = 512 * MIB;
 /// It may be tried again.
 const UNAVAILABLE: i32 = 5;
@@ -155,7 +155,7 @@ fn a_lun_that_hangs_is_named_and_its_volume_goes_on_when_it_answers_again() {
     let ended = write.wait(LIMIT).expect("the write ends");
     assert!(matches!(ended, lunar_lab::Outcome::Exited(_)), "{ended:?}");
     must(&daemons, session.quiet("lunar volume detach v --force"));
-    let device = must(&daemons, attach(&session, "v"));
+    let device = must(&daemons, attach_quietly(&session, "v"));
     read_is_answered(&lab, &device);
 
     lab.node(0).sh("dmsetup suspend --noflush --nolockfs lun").expect("the LUN hangs");
@@ -183,7 +183,7 @@ fn attaching_and_detaching_over_and_over_leaves_nothing_behind() {
     let mut seen = vec![first];
     for _ in 0..CYCLES {
         for name in ["v", "w"] {
-            let device = must(&daemons, attach(&session, name));
+            let device = must(&daemons, attach_quietly(&session, name));
             assert!(!seen.contains(&device), "{device} is used for another attachment");
             read_is_answered(&lab, &device);
             seen.push(device);

@@ -6,7 +6,7 @@ mod support;
 use std::os::unix::fs::FileExt;
 
 use lunar_e2e::machine::Machine;
-use lunar_e2e::main_job::attach;
+use lunar_e2e::main_job::attach_quietly;
 use lunar_lab::LunSpec;
 use support::{GIB, MIB, devices, lab, make_pool, must, product, session, volume};
 
@@ -161,7 +161,7 @@ fn a_failing_lun_is_eio_a_failed_flush_poisons_and_flushed_data_survives() {
     let read = format!("dd if={device} of=/dev/null bs=1M count=8 iflag=direct");
     must(&daemons, session.quiet(&read));
     must(&daemons, session.quiet("lunar volume detach v --force"));
-    let device = must(&daemons, attach(&session, "v"));
+    let device = must(&daemons, attach_quietly(&session, "v"));
     must(
         &daemons,
         session.quiet(&format!(

@@ -73,7 +73,7 @@ fn volumes_grow_with_their_file_systems_under_load() {
         let same = format!("diff -r --no-dereference /etc /mnt/{name}/etc && umount /mnt/{name}");
         must(&daemons, session.quiet(&same));
         must(&daemons, session.quiet(&format!("lunar volume detach {name}")));
-        let device = must(&daemons, lunar_e2e::main_job::attach(&session, name));
+        let device = must(&daemons, lunar_e2e::main_job::attach_quietly(&session, name));
         let size = number(&session, &format!("blockdev --getsize64 {device}"));
         assert_eq!(size, 5 * GIB, "{name} attached again");
         must(&daemons, session.quiet(&format!("lunar volume detach {name}")));

@@ -8,7 +8,7 @@ mod support;
 use std::time::Duration;
 
 use lunar_e2e::machine::MachineError;
-use lunar_e2e::main_job::{attach, device_of, mapped_bytes};
+use lunar_e2e::main_job::{attach_quietly, device_of, mapped_bytes};
 use lunar_e2e::product::Product;
 use lunar_e2e::session::{Session, wait_until};
 use lunar_lab::{Job, LunSpec, Node, Outcome};
@@ -192,7 +192,7 @@ impl World<'_> {
         let Cut { name, rounds } = clone;
         let attached = wait_until("the clone is attached", LIMIT, || {
             // A half attachment of the killed daemon is undone first, which may take a moment.
-            Ok(device_of(self.session, name).is_ok() || attach(self.session, name).is_ok())
+            Ok(device_of(self.session, name).is_ok() || attach_quietly(self.session, name).is_ok())
         });
         self.must(attached);
         let device = self.must(device_of(self.session, name));

@@ -12,7 +12,7 @@ mod support;
 
 use std::time::Duration;
 
-use lunar_e2e::main_job::{attach, device_of};
+use lunar_e2e::main_job::{attach_quietly, device_of};
 use lunar_e2e::product::{Places, Product};
 use lunar_e2e::session::Session;
 use lunar_lab::{Job, Lab, LunSpec, Node};
@@ -224,7 +224,7 @@ fn verify(lab: &Lab, moment: &Moment) {
     must(&daemons, session.quiet("lunar fsck"));
     for (fs, rounds) in FILE_SYSTEMS.iter().zip(moment.marked) {
         let name = fs.volume;
-        let device = must(&daemons, attach(&session, name));
+        let device = must(&daemons, attach_quietly(&session, name));
         assert_eq!(must(&daemons, device_of(&session, name)), device);
         // The mount replays the file system's own journal; only then is a check worth something.
         let verify =

@@ -6,7 +6,7 @@ mod support;
 
 use std::time::Duration;
 
-use lunar_e2e::main_job::attach;
+use lunar_e2e::main_job::attach_quietly;
 use lunar_e2e::product::Product;
 use lunar_e2e::session::Session;
 use lunar_lab::{Lab, LunSpec};
@@ -75,7 +75,7 @@ impl Cycle<'_> {
 
     fn after_boot(&self, daemons: &Product<'_>, flushed: u64, taken: Option<&Taken>) {
         let (session, name) = (self.session, format!("v{}", self.number));
-        let device = must(daemons, attach(session, &name));
+        let device = must(daemons, attach_quietly(session, &name));
         // The last lines may have been lost with the power.
         let rounds = Rounds { at_least: flushed, at_most: flushed + 200 };
         must(daemons, self.recorder().verify(session, &device, rounds));
@@ -83,7 +83,7 @@ impl Cycle<'_> {
         let is_there = |name: &str| session.quiet(&format!("lunar snapshot show {name}")).is_ok();
         if let Some(taken) = taken.filter(|taken| is_there(&taken.name)) {
             must(daemons, session.quiet(&format!("lunar volume clone {} clone", taken.name)));
-            let clone = must(daemons, attach(session, "clone"));
+            let clone = must(daemons, attach_quietly(session, "clone"));
             must(daemons, self.recorder().verify(session, &clone, taken.rounds));
             must(daemons, session.quiet("lunar volume detach clone"));
             must(daemons, session.quiet("lunar volume delete clone"));

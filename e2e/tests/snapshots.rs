@@ -5,7 +5,7 @@ mod support;
 
 use std::time::Duration;
 
-use lunar_e2e::main_job::attach;
+use lunar_e2e::main_job::attach_quietly;
 use lunar_e2e::product::Product;
 use lunar_e2e::session::Session;
 use lunar_lab::LunSpec;
@@ -83,7 +83,7 @@ fn snapshots_under_load_hold_what_was_flushed_and_never_change() {
 
     for (n, expected) in (1..=SNAPSHOTS).zip(&rounds) {
         must(&daemons, session.quiet(&format!("lunar volume clone s{n} c{n}")));
-        let clone = must(&daemons, attach(&session, &format!("c{n}")));
+        let clone = must(&daemons, attach_quietly(&session, &format!("c{n}")));
         must(&daemons, RECORDER.verify(&session, &clone, *expected));
         // What is written to a clone is nobody else's.
         must(&daemons, session.quiet(&format!("blkdiscard --zeroout --length 16M {clone}")));

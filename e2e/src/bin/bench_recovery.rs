@@ -64,7 +64,27 @@ fn steps(log: &str) -> String {
         let last = times.next_back().map(after).or(first);
         text += &format!(" {name} {} to {}", first.unwrap_or(0), last.unwrap_or(0));
     }
-    text
+    text + &medians(log)
+}
+
+/// The median of each step of the takeovers: "steps_ms=\"drain 12, load 40\"".
+fn medians(log: &str) -> String {
+    let mut all: Vec<(String, Vec<u64>)> = Vec::new();
+    let lists = log.lines().filter_map(|line| line.split_once("steps_ms=\"")?.1.split_once('"'));
+    for step in lists.flat_map(|(list, _)| list.split(", ")) {
+        let Some((name, Ok(time))) = step.split_once(' ').map(|(name, ms)| (name, ms.parse()))
+        else {
+            continue;
+        };
+        match all.iter_mut().find(|(known, _)| known == name) {
+            Some((_, times)) => times.push(time),
+            None => all.push((name.to_owned(), vec![time])),
+        }
+    }
+    all.iter_mut().fold(String::new(), |text, (name, times)| {
+        times.sort_unstable();
+        format!("{text}, {name} {}", times[times.len() / 2])
+    })
 }
 
 /// Kills the fs-core that runs, and gives what the probe and its successor say.
@@ -125,8 +145,9 @@ mod tests {
         let log = "2026-11-23T23:59:58.500000Z  INFO fs_core: fs-core starts\n\
                    2026-11-23T23:59:58.700000Z  INFO x: joined node=1\n\
                    2026-11-23T23:59:59.100000Z  INFO x: taken over volume=\"v\"\n\
-                   2026-11-23T23:59:59.600000Z  INFO x: taken over volume=\"w\"\n";
-        assert_eq!(steps(log), " joined 200 to 200 taken over 600 to 1100");
+                   2026-11-23T23:59:59.600000Z  INFO x: taken over steps_ms=\"a 1, b 2\" w=\"w\"\n\
+                   2026-11-23T23:59:59.600000Z  INFO x: taken over steps_ms=\"a 3\"\n";
+        assert_eq!(steps(log), " joined 200 to 200 taken over 600 to 1100, a 3, b 2");
         assert_eq!(steps("nothing"), "no log");
     }
 }

@@ -89,5 +89,5 @@ pub(crate) fn volume(
     size: &str,
 ) -> Result<String, MachineError> {
     session.quiet(&format!("lunar volume create {name} --pool tank --size {size}"))?;
-    lunar_e2e::main_job::attach(session, name)
+    lunar_e2e::main_job::attach_quietly(session, name)
 }

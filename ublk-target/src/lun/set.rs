@@ -4,12 +4,15 @@
 //! - a LUN is open once in the process, claimed, however many volumes use it;
 //! - the label was read through the very descriptor that is used, after it was claimed;
 //! - a LUN is closed when the last volume on it is gone;
-//! - a pool's LUNs only grow in number while a volume has them; all holders see the new ones.
+//! - a pool's LUNs only grow in number while a volume has them; all holders see the new ones;
+//! - the host's devices are looked at by one at a time, as long as that one gets on: a daemon that
+//!   takes many volumes over at once reads each label once, not once a volume.
 
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, Weak};
+use std::time::Duration;
 
 use lunar_engine::journal::LunSet;
 use lunar_engine::label::{self, LabelError};
@@ -19,6 +22,10 @@ use lunar_types::{ClusterId, LunId, LunIndex};
 
 use super::inventory::{Depth, LocalLun, Search, find_luns};
 use super::open::{self, Access, OpenError};
+
+/// How long one who needs a LUN waits for another one who looks for LUNs. A device that hangs
+/// keeps who looks at it, and for this long who comes next, but nobody for ever.
+const SEARCH_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A LUN that is open and claimed.
 #[derive(Debug)]
@@ -160,13 +167,35 @@ impl LunSet for PoolLuns {
 pub struct LunOpener {
     search: Search,
     open: Mutex<HashMap<LunId, Weak<OpenLun>>>,
+    is_searching: Mutex<bool>,
+    searched: Condvar,
+    patience: Duration,
 }
+
+/// A search of the host's devices; the next one may begin when it is dropped.
+struct SearchTurn<'o> {
+    opener: &'o LunOpener,
+    /// False for one who has lost patience with another's search: that one is still under way.
+    is_first: bool,
+}
+
+impl Drop for SearchTurn<'_> {
+    fn drop(&mut self) {
+        if self.is_first {
+            *self.opener.is_searching.lock().expect(UNPOISONED) = false;
+            self.opener.searched.notify_all();
+        }
+    }
+}
+
+const UNPOISONED: &str = "a panic ends the process";
 
 impl LunOpener {
     /// Nothing is open yet.
     #[must_use]
     pub fn new(search: Search) -> Self {
-        Self { search, open: Mutex::new(HashMap::new()) }
+        let (open, is_searching) = (Mutex::default(), Mutex::new(false));
+        Self { search, open, is_searching, searched: Condvar::new(), patience: SEARCH_PATIENCE }
     }
 
     /// Where it looks.
@@ -191,20 +220,18 @@ impl LunOpener {
     /// # Errors
     /// When one is missing or does not hold what it should; the others were added.
     pub fn extend(&self, luns: &PoolLuns, pool: &Pool) -> Result<(), LunSetError> {
-        let mut first_problem = Ok(());
-        let mut absent = Vec::new();
-        for lun in pool.luns.iter().filter(|lun| luns.get(lun.index).is_none()) {
-            match self.shared(lun.id) {
-                Some(shared) => {
-                    first_problem = first_problem.and(luns.add(lun, pool, shared));
-                }
-                None => absent.push(lun),
-            }
+        let (absent, problem) = self.add_shared(luns, pool);
+        if absent.is_empty() {
+            return problem;
         }
+        let _turn = self.search_turn();
+        // Who was searching has perhaps opened them meanwhile.
+        let (absent, mut first_problem) = self.add_shared(luns, pool);
         if absent.is_empty() {
             return first_problem;
         }
-        // Devices are read without the lock: one that hangs keeps nobody else.
+        // Devices are read without the lock of what is open: one that hangs keeps nobody who needs
+        // only LUNs that are.
         let all = find_luns(&self.search, Some(luns.cluster), Depth::Labels);
         let all = all.map_err(LunSetError::List)?;
         for lun in absent {
@@ -215,12 +242,39 @@ impl LunOpener {
         first_problem
     }
 
+    /// Adds the pool's LUNs that are open already. Gives those that have to be opened, and the
+    /// first problem with the others.
+    fn add_shared<'p>(
+        &self,
+        luns: &PoolLuns,
+        pool: &'p Pool,
+    ) -> (Vec<&'p Lun>, Result<(), LunSetError>) {
+        let (mut absent, mut first_problem) = (Vec::new(), Ok(()));
+        for lun in pool.luns.iter().filter(|lun| luns.get(lun.index).is_none()) {
+            match self.shared(lun.id) {
+                Some(shared) => first_problem = first_problem.and(luns.add(lun, pool, shared)),
+                None => absent.push(lun),
+            }
+        }
+        (absent, first_problem)
+    }
+
+    /// Waits until nobody else is searching, but not for ever.
+    fn search_turn(&self) -> SearchTurn<'_> {
+        let others = self.is_searching.lock().expect(UNPOISONED);
+        let waited = self.searched.wait_timeout_while(others, self.patience, |is| *is);
+        let (mut is_searching, _) = waited.expect(UNPOISONED);
+        let is_first = !*is_searching;
+        *is_searching = true;
+        SearchTurn { opener: self, is_first }
+    }
+
     fn shared(&self, lun: LunId) -> Option<Arc<OpenLun>> {
         self.lock().get(&lun).and_then(Weak::upgrade)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<LunId, Weak<OpenLun>>> {
-        self.open.lock().expect("a panic ends the process")
+        self.open.lock().expect(UNPOISONED)
     }
 
     fn open_shared(
@@ -310,6 +364,34 @@ mod tests {
         drop((first, second));
         let open = opener.open.lock().expect("not poisoned");
         assert!(open.values().all(|lun| lun.strong_count() == 0));
+    }
+
+    #[test]
+    fn who_needs_a_lun_waits_for_the_search_of_another_but_not_for_ever() {
+        let file = labelled_file(OURS, 7);
+        let there = Search { scan: false, paths: vec![file.path().to_owned()] };
+        let wanted = pool(&[(7, 0, SIZE)]);
+        // Its own search would find nothing: it gets what the other one has opened.
+        let mut opener = LunOpener::new(Search { scan: false, paths: Vec::new() });
+        opener.patience = Duration::MAX;
+        let turn = opener.search_turn();
+        let opened = std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| opener.open_pool(&wanted, OURS));
+            let all = find_luns(&there, Some(OURS), Depth::Labels).expect("found");
+            let shared = opener.open_shared(&wanted.luns[0], &wanted, &all).expect("opened");
+            drop(turn);
+            (waiting.join().expect("no panic").expect("opened"), shared)
+        });
+        assert_eq!(opened.0.iter().count(), 1);
+        assert!(!*opener.is_searching.lock().expect(UNPOISONED));
+
+        let mut opener = LunOpener::new(there);
+        opener.patience = Duration::from_millis(1);
+        let hangs = opener.search_turn();
+        assert_eq!(opener.open_pool(&wanted, OURS).expect("opened").iter().count(), 1);
+        assert!(*opener.is_searching.lock().expect(UNPOISONED), "the first one still searches");
+        drop(hangs);
+        assert!(!*opener.is_searching.lock().expect(UNPOISONED));
     }
 
     #[test]

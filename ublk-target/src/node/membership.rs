@@ -113,6 +113,7 @@ impl Node {
     /// Lets requests in: what has to be done first has been done.
     pub fn open_to_requests(&self, member: Membership) {
         self.membership.send_replace(Some(member));
+        info!(node = %member.node, "requests are let in");
     }
 
     /// Remembers that a journal of this incarnation is left to be replayed.

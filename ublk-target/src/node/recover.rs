@@ -37,6 +37,25 @@ const RETRY: Duration = Duration::from_secs(2);
 /// How long file systems of a device that serves may take to be thawed.
 const THAW_LIMIT: Duration = Duration::from_secs(5);
 
+/// How long the steps of a takeover took: each from the end of the one before.
+struct Laps {
+    since: Instant,
+    steps: String,
+}
+
+impl Laps {
+    fn begin() -> Self {
+        Self { since: Instant::now(), steps: String::new() }
+    }
+
+    fn step(&mut self, name: &str) {
+        let took = self.since.elapsed();
+        self.since += took;
+        let gap = if self.steps.is_empty() { "" } else { ", " };
+        self.steps += &format!("{gap}{name} {}", took.as_millis());
+    }
+}
+
 /// How an attempt to take over a volume ended.
 enum Outcome {
     /// It is served again.
@@ -169,7 +188,7 @@ impl Node {
     }
 
     async fn take_over(&self, slot: &Arc<Slot>, record: &Record, member: &Membership) -> Outcome {
-        let begun = Instant::now();
+        let (begun, mut laps) = (Instant::now(), Laps::begin());
         if record.holder != member.node {
             return self.discard(record, "this node has a new incarnation").await;
         }
@@ -189,10 +208,12 @@ impl Node {
                 return Outcome::Later(NodeError::Metadata { what, source });
             }
         };
-        match self.take_over_device(slot, record, &attachment, member).await {
+        laps.step("resume");
+        match self.take_over_device(slot, record, (&attachment, member), &mut laps).await {
             Ok(outcome) => {
-                let elapsed_ms = begun.elapsed().as_millis();
-                info!(volume = record.name, epoch = %record.epoch, elapsed_ms, "taken over");
+                let (elapsed_ms, steps_ms) = (begun.elapsed().as_millis(), laps.steps);
+                let (volume, epoch) = (&record.name, record.epoch);
+                info!(volume, %epoch, elapsed_ms, steps_ms, "taken over");
                 outcome
             }
             Err(error) => Outcome::Later(error),
@@ -215,8 +236,8 @@ impl Node {
         &self,
         slot: &Arc<Slot>,
         record: &Record,
-        attachment: &Attachment,
-        member: &Membership,
+        (attachment, member): (&Attachment, &Membership),
+        laps: &mut Laps,
     ) -> Result<Outcome, NodeError> {
         let (id, token) = (record.device, record.token);
         let found = blocking(move || device::find(id, token)).await;
@@ -231,14 +252,20 @@ impl Node {
             let stopped = blocking(move || device::stop(id, device::StopMode::Always)).await;
             stopped.map_err(device_error("stop", &record.name))?;
         }
+        laps.step("drain");
         let loader = self.loader(member);
         let loaded = watched(&record.name, "load", loader.resume(attachment)).await;
         let loaded = loaded.map_err(|source| load_error(attachment, source))?;
         self.desk.exempt(attachment.volume.pool, &loaded.used_extents());
         let queues = waiting.map_or(1, |info| info.queues);
         let served = serve(loaded, queues)?;
+        laps.step("load");
         match waiting {
-            Some(info) => self.resume_device(slot, record, &info, served).await,
+            Some(info) => {
+                let resumed = self.resume_device(slot, record, &info, served).await;
+                laps.step("start");
+                resumed
+            }
             None => {
                 warn!(volume = record.name, device = %id, "its device is gone: it is detached");
                 Ok(Outcome::Headless(self.go_live(slot, record.clone(), served, None)))
