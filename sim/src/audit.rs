@@ -1,10 +1,10 @@
 //! What must hold at any time, whatever the content: the metadata service's own check, no extent
 //! in two hands, and none ready for use that something still reads or writes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lunar_engine::dirty::{DirtyIdentity, DirtyTable};
-use lunar_types::{ExtentAddress, Slot};
+use lunar_types::{ExtentAddress, ExtentRun, Slot};
 
 use crate::world::{Flow, Served, Stop, TableMemory, World, failed};
 
@@ -20,9 +20,15 @@ impl World {
     }
 
     fn audit_reserves(&mut self, after: &str) -> Flow {
-        let Some(node) = self.node else { return Ok(()) };
-        let reserved = self.meta.reserved_by(node.node);
-        let reserved = reserved.map_err(|error| Stop::Failed(error.to_string()))?;
+        let mut reserved = Vec::new();
+        for host in &self.hosts {
+            let Some(node) = host.node else {
+                reserved.push(BTreeSet::new());
+                continue;
+            };
+            let of_node = self.meta.reserved_by(node.node);
+            reserved.push(of_node.map_err(|error| Stop::Failed(error.to_string()))?);
+        }
         let mut hands: BTreeMap<ExtentAddress, String> = BTreeMap::new();
         let mut take = |extent: ExtentAddress, hand: String| match hands.insert(extent, hand) {
             None => Ok(()),
@@ -34,14 +40,16 @@ impl World {
             }
         };
         let mut reserves = Vec::new();
-        for extent in &self.quarantine {
-            take(*extent, "the quarantine".into())?;
+        for host in &self.hosts {
+            for extent in &host.quarantine {
+                take(*extent, format!("the quarantine of {}", host.name))?;
+            }
         }
         for (guest, served) in self.served() {
             let reserve = served.volume.take_reserve(usize::MAX);
             for extent in &reserve {
                 take(*extent, format!("the reserve of v{guest}"))?;
-                if !reserved.contains(extent) {
+                if !reserved[served.host].contains(extent) {
                     let what = "is in a reserve, but not in the reservation of the node";
                     return failed(format!("after {after}: extent {extent} {what}"));
                 }
@@ -56,9 +64,19 @@ impl World {
             take(extent, "a dirty table".into())?;
         }
         for (guest, reserve) in reserves {
-            self.give(guest, &reserve)?;
+            self.put_back(guest, &reserve)?;
         }
         Ok(())
+    }
+
+    /// Gives a reserve back that was looked at: no step, so no crash falls here.
+    fn put_back(&mut self, guest: usize, reserve: &[ExtentAddress]) -> Flow {
+        let runs: Vec<ExtentRun> = reserve.iter().map(|at| ExtentRun::new(*at, 1)).collect();
+        let mut out = Vec::new();
+        let served = self.serving(guest);
+        let control = served.queues.len() - 1;
+        served.volume.give_reserve(&runs, &mut out);
+        out.into_iter().try_for_each(|action| self.run_action(guest, control, action))
     }
 
     fn is_awaited_in(&self, served: &Served, extent: ExtentAddress) -> bool {
@@ -72,7 +90,11 @@ impl World {
         let mut extents = Vec::new();
         for (guest, served) in self.served() {
             let key = (self.guests[guest].id, served.epoch);
-            let memory = self.tmpfs.tables.get(&key).expect("a served volume has a table");
+            let memory = self.hosts[served.host]
+                .tmpfs
+                .tables
+                .get(&key)
+                .expect("a served volume has a table");
             extents.extend(table_extents(memory, served.table)?);
         }
         Ok(extents)

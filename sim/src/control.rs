@@ -71,10 +71,12 @@ impl World {
         if self.dice.chance(500) && self.planted.is_none() {
             let source = Source { volume: guest as u32, queue: control as u16 };
             let luns = OpenLuns::new(&self.luns, source);
+            self.acting.push(self.host_of(guest));
             let served = self.serving(guest);
             let queue = &mut served.queues[control];
             blocking::run_round(&served.volume, queue, &luns, &mut out);
             self.survived()?;
+            self.acting.pop();
             if self.serving(guest).volume.poison().is_some() {
                 let moment = self.moment;
                 self.guests[guest].distrust(moment);
@@ -89,7 +91,7 @@ impl World {
     fn ask_for_extents(&mut self, guest: usize, count: u32) {
         let fresh = ReserveExtents {
             request: self.meta.fresh_request(),
-            caller: self.caller(),
+            caller: self.holder(guest),
             pool: self.meta.pool,
             count,
         };
@@ -125,7 +127,7 @@ impl World {
             number = number.next();
             CommitMap {
                 request: self.meta.fresh_request(),
-                caller: self.caller(),
+                caller: self.holder(guest),
                 volume: self.guests[guest].id,
                 epoch: self.serving(guest).epoch,
                 number,
@@ -249,7 +251,8 @@ impl World {
             runs.into_iter().partition(|run| run.iter().all(|at| table.contains(at)));
         if !unknown.is_empty() {
             let (request, pool) = (self.meta.fresh_request(), self.meta.pool);
-            let release = ReleaseExtents { request, caller: self.caller(), pool, runs: unknown };
+            let release =
+                ReleaseExtents { request, caller: self.holder(guest), pool, runs: unknown };
             self.insist("a release", |service| block_on(service.release_extents(&release)))?;
         }
         Ok(if known.is_empty() { WorkDone::PoolFull } else { WorkDone::Reserved(known) })

@@ -80,7 +80,7 @@ impl World {
     fn hold_set(&mut self, set: SnapshotSetId, held: &[usize]) -> Flow {
         for guest in held {
             let ready = MemberReady {
-                caller: self.caller(),
+                caller: self.holder(*guest),
                 set,
                 volume: self.guests[*guest].id,
                 epoch: self.serving(*guest).epoch,
@@ -106,7 +106,7 @@ impl World {
             return Ok(());
         }
         // Whoever has voted waits, while the others vote.
-        for _ in 0..2 {
+        for _ in 0..self.dice.between(1, 2) {
             for guest in held {
                 if self.serving(*guest).voting {
                     self.vote(set, *guest)?;
@@ -136,6 +136,7 @@ impl World {
             self.fail_member(set, guest)?;
             return Ok(false);
         }
+        served.is_paused = true;
         let early = self.vote_early(set, guest);
         let patience = if self.dice.chance(100) { self.dice.below(60) } else { PATIENCE };
         for _ in 0..patience {
@@ -172,7 +173,7 @@ impl World {
 
     fn fail_member(&mut self, set: SnapshotSetId, guest: usize) -> Flow {
         let fails = MemberFailed {
-            caller: self.caller(),
+            caller: self.holder(guest),
             set,
             volume: self.guests[guest].id,
             epoch: self.serving(guest).epoch,
@@ -187,7 +188,7 @@ impl World {
     }
 
     fn ballot(&mut self, set: SnapshotSetId, guest: usize) -> MemberPaused {
-        let (caller, volume) = (self.caller(), self.guests[guest].id);
+        let (caller, volume) = (self.holder(guest), self.guests[guest].id);
         let served = self.serving(guest);
         MemberPaused {
             caller,
@@ -204,7 +205,7 @@ impl World {
     fn vote(&mut self, set: SnapshotSetId, guest: usize) -> Flow {
         self.tick()?;
         let ballot = self.ballot(set, guest);
-        let is_held_up = !self.is_quiet && self.dice.chance(250);
+        let is_held_up = !self.is_quiet && self.dice.chance(120);
         if is_held_up || !self.meta.is_up {
             if self.dice.chance(700) {
                 let due = self.moment + self.dice.below(400);
@@ -228,11 +229,12 @@ impl World {
     fn go_on_undecided(&mut self, guest: usize) -> Flow {
         self.note_line(&format!("v{guest} goes on without an answer"));
         self.counters.undecided += 1;
+        self.outage_now_and_then();
         if self.planted == Some(Planted::WritesInOldHead) {
             return self.thaw(guest);
         }
         let request = self.meta.fresh_request();
-        let (caller, volume) = (self.caller(), self.guests[guest].id);
+        let (caller, volume) = (self.holder(guest), self.guests[guest].id);
         let served = self.serving(guest);
         served.pending_seal = Some(SealLayer {
             request,
@@ -244,13 +246,29 @@ impl World {
             next_head: served.next_layer,
             replay_of: None,
         });
-        self.switch(guest, None)?;
-        // What took the answer lasts, and a crash falls into it: the records of the next head are
-        // in the journal alone.
-        if !self.is_quiet && self.dice.chance(600) {
-            (self.meta.is_up, self.meta.down_until) = (false, self.moment + 600);
-            let steps = self.dice.between(30, 500);
-            self.luns.fuse.hasten(steps);
+        self.switch(guest, None)
+    }
+
+    /// Why no answer came: the service has gone away, and the power goes soon after.
+    fn outage_now_and_then(&mut self) {
+        if self.is_quiet || !self.dice.chance(500) {
+            return;
+        }
+        self.meta.is_up = false;
+        if self.luns.fuse.is_lit() && !self.is_crash_fixed && self.dice.chance(500) {
+            self.luns.fuse.light(self.dice.below(400));
+        }
+    }
+
+    /// A crash elsewhere ended the cut that these were in: who has settled may have voted.
+    pub(crate) fn survivors_go_on(&mut self) -> Flow {
+        for guest in 0..self.served.len() {
+            let Some(served) = &self.served[guest] else { continue };
+            if served.voting {
+                self.go_on_undecided(guest)?;
+            } else if served.is_paused {
+                self.thaw(guest)?;
+            }
         }
         Ok(())
     }
@@ -259,7 +277,7 @@ impl World {
     fn switch(&mut self, guest: usize, now: Option<SealedHead>) -> Flow {
         let (mut out, planted) = (Vec::new(), self.planted);
         let served = self.serving(guest);
-        served.voting = false;
+        (served.voting, served.is_paused) = (false, false);
         served.layer = served.next_layer;
         served.volume.switch(served.layer, &mut out);
         if planted == Some(Planted::ThresholdNotRaised) {
@@ -275,7 +293,7 @@ impl World {
     fn thaw(&mut self, guest: usize) -> Flow {
         let mut out = Vec::new();
         let served = self.serving(guest);
-        served.voting = false;
+        (served.voting, served.is_paused) = (false, false);
         served.volume.thaw(&mut out);
         let control = served.queues.len() - 1;
         self.run_actions(guest, control, out)

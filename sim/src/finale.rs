@@ -1,5 +1,4 @@
-//! How a life of the world goes on between crashes, and how a run ends: no more faults, so
-//! everything must come to its end and everything must be there.
+//! How a run ends: no more faults, so everything must come to its end and everything must be there.
 
 use lunar_engine::io::IoOp;
 
@@ -13,18 +12,8 @@ const CHUNK: u64 = 64 << 10;
 const BOUND: u64 = 20_000;
 
 impl World {
-    /// From the start of the daemon to a crash, or to the end of the run.
-    pub(crate) fn live(&mut self, moments: u64) -> Flow {
-        self.start_daemon()?;
-        while self.moment < moments {
-            self.step()?;
-        }
-        self.luns.fuse.put_out();
-        self.finale()
-    }
-
     /// Everything comes to rest; then all content is read, before and after a clean detachment.
-    fn finale(&mut self) -> Flow {
+    pub(crate) fn finale(&mut self) -> Flow {
         self.is_quiet = true;
         self.is_busy = true;
         self.luns.rates.set(FaultRates::default());

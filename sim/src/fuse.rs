@@ -11,8 +11,6 @@ use std::cell::Cell;
 pub struct Fuse {
     steps: Cell<u64>,
     blows_at: Cell<Option<u64>>,
-    /// The crash is wanted at this step and no other.
-    is_pinned: Cell<bool>,
     is_blown: Cell<bool>,
 }
 
@@ -20,21 +18,6 @@ impl Fuse {
     /// Sets the crash `steps` steps from now.
     pub fn light(&self, steps: u64) {
         self.blows_at.set(Some(self.steps.get() + steps));
-        self.is_pinned.set(false);
-    }
-
-    /// Sets the crash `steps` steps from now, where it stays.
-    pub fn pin(&self, steps: u64) {
-        self.light(steps);
-        self.is_pinned.set(true);
-    }
-
-    /// Brings a crash that is coming nearer: at most `steps` steps from now.
-    pub fn hasten(&self, steps: u64) {
-        if !self.is_pinned.get() {
-            let sooner = self.steps.get() + steps;
-            self.blows_at.set(self.blows_at.get().map(|at| at.min(sooner)));
-        }
     }
 
     /// Takes the crash away, after it has happened or because none is wanted.

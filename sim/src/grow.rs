@@ -71,12 +71,13 @@ impl World {
 
     /// The daemon of a volume has heard of another structure.
     fn follow_growth(&mut self, guest: usize) -> Flow {
+        self.acting.push(self.host_of(guest));
         if self.planted == Some(Planted::DeviceGrowsFirst) {
             let size = self.guests[guest].granted;
             self.guests[guest].device_has_grown(size);
             self.meanwhile()?;
         }
-        let (epoch, caller) = (self.serving(guest).epoch, self.caller());
+        let (epoch, caller) = (self.serving(guest).epoch, self.holder(guest));
         let request = ResumeAttachment { volume: self.guests[guest].id, epoch, caller };
         let held = self.must("a look", |s| block_on(s.resume_attachment(request)))?;
         self.tick()?;
@@ -85,6 +86,7 @@ impl World {
         self.meanwhile()?;
         self.tick()?;
         self.device_follows(guest);
+        self.acting.pop();
         Ok(())
     }
 

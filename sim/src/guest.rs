@@ -60,6 +60,8 @@ pub struct Guest {
     changes: Vec<(Moment, Moment)>,
     /// While it is attached.
     pub device: Option<Device>,
+    /// The host of its device, or of the last one.
+    pub host: Option<usize>,
     /// Whether nobody will use it any more.
     pub is_deleted: bool,
     /// Whether its user only reads: it shows what it began as.
@@ -191,6 +193,7 @@ impl Guest {
             requests: 0,
             changes: Vec::new(),
             device: None,
+            host: None,
             is_deleted: false,
             is_read_only: false,
             is_poisoned: false,

@@ -16,6 +16,7 @@ mod calls;
 mod chain;
 mod consolidate;
 mod control;
+mod crash;
 mod cut;
 pub mod dice;
 mod diffs;

@@ -21,7 +21,7 @@ use crate::guest::Guest;
 use crate::planted::Planted;
 use crate::recovery::LunTrouble;
 use crate::service::{SimService, all_pages};
-use crate::world::{Flow, Served, Stop, Tmpfs, World, failed, new_disk};
+use crate::world::{Flow, Served, Stop, World, failed, new_disk};
 
 /// Steps within which a request ends, with the metadata service there.
 const BOUND: u64 = 40_000;
@@ -30,15 +30,15 @@ const LUNS_MAX: usize = 24;
 
 impl World {
     /// The daemon starts: it joins, and goes on with what a killed predecessor held.
-    pub(crate) fn start_daemon(&mut self) -> Flow {
+    pub(crate) fn start_daemon(&mut self, host: usize) -> Flow {
         self.is_busy = true;
         if self.moment > 1 && self.dice.chance(self.scenario.quiet_hours) {
             self.rest()?;
         }
-        let resume = self.tmpfs.incarnation.map(|node| node.incarnation);
-        let name = format!("node-{}", self.node_names);
+        self.acting.push(host);
+        let resume = self.hosts[host].tmpfs.incarnation.map(|node| node.incarnation);
         let joined = loop {
-            let join = self.new_join(&name, resume)?;
+            let join = self.new_join(host, resume)?;
             match self.make_call(Call::Join(join))? {
                 Ok(Answer::Joined(joined)) => break joined,
                 Ok(other) => unreachable!("a join is answered {other:?}"),
@@ -51,18 +51,19 @@ impl World {
         if resume.is_some() && !joined.resumed {
             return failed("a daemon killed on this boot could not resume its incarnation");
         }
-        self.node = Some(joined.session);
-        self.tmpfs.incarnation = Some(joined.session.node);
+        self.hosts[host].node = Some(joined.session);
+        self.hosts[host].tmpfs.incarnation = Some(joined.session.node);
         if joined.resumed {
-            self.resume_attachments(joined.session)?;
+            self.resume_attachments(host, joined.session)?;
         }
+        self.acting.pop();
         self.is_busy = false;
         self.audit("the start of the daemon")
     }
 
     /// The join of a process that has just started: it looks first who was there last.
-    fn new_join(&mut self, name: &str, resume: Option<Incarnation>) -> Flow<Join> {
-        let name: Name = name.parse().expect("a valid name");
+    fn new_join(&mut self, host: usize, resume: Option<Incarnation>) -> Flow<Join> {
+        let name: Name = self.hosts[host].name.parse().expect("a valid name");
         let selector = Selector::Name(name.clone());
         let last_session = match self.ask(|service| block_on(service.node(&selector)))? {
             Ok(node) => node.session,
@@ -70,15 +71,10 @@ impl World {
             Err(error) => return failed(format!("the node could not be looked up: {error}")),
         };
         let request = self.meta.fresh_request();
-        Ok(Join { request, name, boot: self.boot, resume, last_session })
+        Ok(Join { request, name, boot: self.hosts[host].boot, resume, last_session })
     }
 
-    /// The daemon as its calls name it.
-    pub(crate) fn caller(&self) -> NodeSession {
-        self.node.expect("the daemon runs")
-    }
-
-    fn resume_attachments(&mut self, caller: NodeSession) -> Flow {
+    fn resume_attachments(&mut self, host: usize, caller: NodeSession) -> Flow {
         let node = caller.node;
         let held = self.must("the list of attachments", |service| {
             all_pages(|page| block_on(service.attachments(node, page)))
@@ -94,7 +90,7 @@ impl World {
         let mut quarantine = self.reserved_now(node)?;
         for attachment in &attachments {
             let key = (attachment.volume.id, attachment.epoch);
-            let Some(memory) = self.tmpfs.tables.get(&key) else { continue };
+            let Some(memory) = self.hosts[host].tmpfs.tables.get(&key) else { continue };
             for extent in table_extents(memory, self.table_identity(attachment))? {
                 quarantine.remove(&extent);
             }
@@ -104,18 +100,29 @@ impl World {
             let guest = guest.expect("attachments are of volumes that were made");
             self.resume_or_bring_up(guest, attachment)?;
         }
-        self.quarantine = quarantine;
+        self.hosts[host].quarantine = quarantine;
         self.forget_mapped_quarantine()?;
         self.lift_quarantine()
     }
 
     /// What a replay has mapped has left the reservation: it is the volume's now.
     pub(crate) fn forget_mapped_quarantine(&mut self) -> Flow {
-        if !self.quarantine.is_empty() {
-            let reserved = self.reserved_now(self.caller().node)?;
-            self.quarantine.retain(|extent| reserved.contains(extent));
+        for host in 0..self.hosts.len() {
+            let Some(node) = self.hosts[host].node else { continue };
+            if !self.hosts[host].quarantine.is_empty() {
+                let reserved = self.reserved_now(node.node)?;
+                self.hosts[host].quarantine.retain(|extent| reserved.contains(extent));
+            }
         }
         Ok(())
+    }
+
+    /// No journal of this volume is left that was given back with it.
+    pub(crate) fn journals_are_gone(&mut self, guest: usize) {
+        let id = self.guests[guest].id;
+        for host in &mut self.hosts {
+            host.tmpfs.kept_journals.remove(&id);
+        }
     }
 
     fn reserved_now(&self, node: NodeIncarnation) -> Flow<BTreeSet<ExtentAddress>> {
@@ -133,7 +140,7 @@ impl World {
                 let request = ResumeAttachment {
                     volume: attachment.volume.id,
                     epoch: attachment.epoch,
-                    caller: self.caller(),
+                    caller: self.caller(self.host_with(attachment)),
                 };
                 let fresh =
                     self.must("a resumption", |s| block_on(s.resume_attachment(request)))?;
@@ -144,7 +151,7 @@ impl World {
                 Err(LunTrouble(what)) => self.note(guest, &what),
             }
         }
-        self.tmpfs.kept_journals.remove(&self.guests[guest].id);
+        self.journals_are_gone(guest);
         let forgot = self.serving(guest).volume.poison().is_none();
         if self.guests[guest].is_poisoned && forgot {
             return failed(format!("v{guest} took no more writes, and a kill made it forget that"));
@@ -199,16 +206,24 @@ impl World {
         self.run_actions(guest, control, out)
     }
 
-    /// Gives quarantined extents to some volume, once every volume has completed a checkpoint.
+    /// Gives quarantined extents to some volume, once every volume of the host has completed a
+    /// checkpoint.
     pub(crate) fn lift_quarantine(&mut self) -> Flow {
-        let is_needed = self.served().any(|(_, served)| served.holds_quarantine)
-            || !self.tmpfs.kept_journals.is_empty();
+        (0..self.hosts.len()).try_for_each(|host| self.lift_quarantine_of(host))
+    }
+
+    fn lift_quarantine_of(&mut self, host: usize) -> Flow {
+        let here = |served: &Served| served.host == host;
+        let is_needed = self.served().any(|(_, served)| here(served) && served.holds_quarantine)
+            || !self.hosts[host].tmpfs.kept_journals.is_empty();
         let is_skipped = self.planted == Some(Planted::QuarantineSkipped);
-        if self.quarantine.is_empty() || (is_needed && !is_skipped) {
+        if self.hosts[host].quarantine.is_empty() || (is_needed && !is_skipped) {
             return Ok(());
         }
-        let Some(guest) = self.pick_served(|served| !served.is_draining) else { return Ok(()) };
-        let quarantine = std::mem::take(&mut self.quarantine);
+        let Some(guest) = self.pick_served(|served| here(served) && !served.is_draining) else {
+            return Ok(());
+        };
+        let quarantine = std::mem::take(&mut self.hosts[host].quarantine);
         let extents: Vec<ExtentAddress> = quarantine.into_iter().collect();
         self.give(guest, &extents)
     }
@@ -344,17 +359,33 @@ impl World {
         self.note(guest, "is deleted");
         self.insist("a deletion", |service| block_on(service.delete_volume(&delete)))?;
         self.guests[guest].is_deleted = true;
-        self.tmpfs.kept_journals.remove(&self.guests[guest].id);
+        self.journals_are_gone(guest);
         self.counters.deleted += 1;
         Ok(())
     }
 
     /// Attaches a volume; a full pool or a failing LUN leave it for later.
     pub(crate) fn attach(&mut self, guest: usize) -> Flow {
+        let host = self.dice.index(self.hosts.len());
+        self.acting.push(host);
+        let is_there = self.attach_on(guest, host)?;
+        self.acting.pop();
+        if is_there {
+            self.audit("an attachment")?;
+            if self.dice.chance(500) {
+                return self.sweep(guest);
+            }
+        }
+        Ok(())
+    }
+
+    /// Attaches a volume on a host; says whether it is served.
+    fn attach_on(&mut self, guest: usize, host: usize) -> Flow<bool> {
+        let caller = self.caller(host);
         let attach = Attach {
             request: self.meta.fresh_request(),
             volume: Selector::Id(self.guests[guest].id),
-            caller: self.caller(),
+            caller,
             understands_layers: true,
         };
         if self.guests[guest].device.is_some() {
@@ -370,36 +401,38 @@ impl World {
                 self.note(guest, &format!("has no space for a journal: {usage:?}"));
                 self.squeeze(false)?;
                 self.step_operations()?;
-                return if self.dice.chance(100) { self.grow_pool() } else { Ok(()) };
+                if self.dice.chance(100) {
+                    self.grow_pool()?;
+                }
+                return Ok(false);
             }
             Err(error) => return failed(format!("the attachment of v{guest} failed: {error}")),
         };
         self.note(guest, &format!("is attached under epoch {}", attachment.epoch));
         match self.bring_up(guest, &attachment)? {
-            Ok(()) => {
-                self.audit("an attachment")?;
-                if self.dice.chance(500) { self.sweep(guest) } else { Ok(()) }
-            }
+            Ok(()) => Ok(true),
             Err(LunTrouble(what)) => {
                 self.note(guest, &what);
-                self.give_back(guest, &attachment, DetachMode::KeepJournal)
+                self.give_back(guest, &attachment, DetachMode::KeepJournal)?;
+                Ok(false)
             }
         }
     }
 
     fn give_back(&mut self, guest: usize, attachment: &Attachment, mode: DetachMode) -> Flow {
+        let host = self.host_with(attachment);
         let detach = Detach {
             request: self.meta.fresh_request(),
             volume: attachment.volume.id,
             epoch: attachment.epoch,
-            caller: self.caller(),
+            caller: self.caller(host),
             mode,
         };
         if mode == DetachMode::KeepJournal {
-            self.tmpfs.kept_journals.insert(self.guests[guest].id);
+            self.hosts[host].tmpfs.kept_journals.insert(self.guests[guest].id);
         }
         self.must_call(Call::Detach(detach))?;
-        self.tmpfs.tables.remove(&(self.guests[guest].id, attachment.epoch));
+        self.hosts[host].tmpfs.tables.remove(&(self.guests[guest].id, attachment.epoch));
         Ok(())
     }
 
@@ -415,9 +448,11 @@ impl World {
     /// Detaches a volume that serves.
     pub(crate) fn detach(&mut self, guest: usize) -> Flow {
         self.note(guest, "is to be detached");
+        self.acting.push(self.host_of(guest));
         self.drain(guest)?;
         loop {
             if self.serving(guest).volume.poison().is_some() {
+                self.acting.pop();
                 return self.detach_poisoned(guest);
             }
             let served = self.serving(guest);
@@ -440,6 +475,7 @@ impl World {
         }
         let attachment = self.leave(guest)?;
         self.give_back(guest, &attachment, DetachMode::Clean)?;
+        self.acting.pop();
         self.guests[guest].device = None;
         self.note(guest, "is detached");
         self.audit("a detachment")
@@ -450,7 +486,7 @@ impl World {
         let served = self.serving(guest);
         let epoch = served.epoch;
         let reserve = served.volume.take_reserve(usize::MAX);
-        let caller = self.caller();
+        let caller = self.holder(guest);
         let request = ResumeAttachment { volume: self.guests[guest].id, epoch, caller };
         let attachment = self.must("a look", |s| block_on(s.resume_attachment(request)))?;
         if !reserve.is_empty() {
@@ -469,6 +505,7 @@ impl World {
     /// Detaches a volume that takes no more writes; its journal is kept for the next attachment.
     fn detach_poisoned(&mut self, guest: usize) -> Flow {
         self.counters.poisoned += 1;
+        self.acting.push(self.host_of(guest));
         self.note(guest, "takes no more writes and is detached");
         self.drain(guest)?;
         let is_idle = |world: &Self| world.flights.values().all(|flight| flight.guest != guest);
@@ -478,45 +515,10 @@ impl World {
         })?;
         let attachment = self.leave(guest)?;
         self.give_back(guest, &attachment, DetachMode::KeepJournal)?;
+        self.acting.pop();
         let moment = self.moment;
         self.guests[guest].detached_poisoned(moment);
         self.audit("a detachment with the journal kept")
-    }
-
-    /// What a crash leaves: a killed daemon, or a node without power.
-    pub(crate) fn crash(&mut self) {
-        let is_cut = self.dice.chance(self.scenario.power_cuts);
-        self.luns.fuse.put_out();
-        self.is_busy = false;
-        self.node = None;
-        self.flights.clear();
-        self.quarantine.clear();
-        let moment = self.moment;
-        let calls = self.served.iter_mut().flatten().filter_map(|served| served.call.take());
-        let unanswered = calls.filter(|call| call.answer.is_none()).map(|call| call.call);
-        let unanswered: Vec<_> = unanswered.chain(self.sending.take()).collect();
-        self.abandon(unanswered);
-        self.served.iter_mut().for_each(|served| *served = None);
-        let luns = std::rc::Rc::clone(&self.luns);
-        for disk in luns.disks.borrow_mut().iter_mut() {
-            if is_cut {
-                disk.cut_power(&mut self.dice);
-            } else {
-                disk.finish_all(&mut self.dice);
-            }
-        }
-        if is_cut {
-            self.trace.line(moment, || "POWER CUT".into());
-            self.counters.cuts += 1;
-            self.boots += 1;
-            self.boot = lunar_types::BootId::from_u128(self.boots);
-            self.tmpfs = Tmpfs::default();
-            self.guests.iter_mut().for_each(|guest| guest.power_was_cut(moment));
-            self.inject_journal_fault();
-        } else {
-            self.trace.line(moment, || "KILL".into());
-            self.counters.kills += 1;
-        }
     }
 
     /// The pool gets another LUN, which volumes that are served already do not use.

@@ -26,7 +26,7 @@ impl World {
             return self.run_actions(guest, control, out);
         }
         if self.meta.is_up {
-            let (volume, caller) = (self.guests[guest].id, self.caller());
+            let (volume, caller) = (self.guests[guest].id, self.holder(guest));
             let request = ResumeAttachment { volume, epoch: self.serving(guest).epoch, caller };
             // A late copy of a detachment may have come before.
             if let Ok(attachment) = block_on(self.meta.service().resume_attachment(request)) {
@@ -47,7 +47,7 @@ impl World {
             extents if self.dice.chance(300) => self.dice.below(extents),
             _ => 0,
         };
-        let (request, caller) = (self.meta.fresh_request(), self.caller());
+        let (request, caller) = (self.meta.fresh_request(), self.holder(guest));
         let volume = self.guests[guest].id;
         let served = self.serving(guest);
         let fresh = PruneLayer {

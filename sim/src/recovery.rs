@@ -133,7 +133,7 @@ impl World {
         }
         let attachment = &attachment;
         table.relabel(attachment.volume.head);
-        self.tmpfs.kept_journals.remove(&self.guests[guest].id);
+        self.journals_are_gone(guest);
         self.forget_mapped_quarantine()?;
         let identity = journal_identity(attachment, attachment.epoch, attachment.node);
         let place = self.ring_place(&attachment.journal);
@@ -158,7 +158,7 @@ impl World {
         *commits = commits.next();
         CommitMap {
             request: self.meta.fresh_request(),
-            caller: self.caller(),
+            caller: self.caller(self.host_with(attachment)),
             volume: attachment.volume.id,
             epoch: attachment.epoch,
             number: *commits,
@@ -189,8 +189,10 @@ impl World {
         let words = table_words(self.scenario.extent_size, capacity);
         let memory: TableMemory = Arc::new((0..words).map(|_| AtomicU64::new(0)).collect());
         let key = (self.guests[guest].id, attachment.epoch);
-        self.tmpfs.tables.retain(|(volume, _), _| *volume != key.0);
-        self.tmpfs.tables.insert(key, Arc::clone(&memory));
+        let host = self.host_with(attachment);
+        let tables = &mut self.hosts[host].tmpfs.tables;
+        tables.retain(|(volume, _), _| *volume != key.0);
+        tables.insert(key, Arc::clone(&memory));
         DirtyTable::create(memory, identity, capacity).expect("the memory has the right size")
     }
 
@@ -231,7 +233,7 @@ impl World {
             request: self.meta.fresh_request(),
             volume: attachment.volume.id,
             epoch: attachment.epoch,
-            caller: self.caller(),
+            caller: self.caller(self.host_with(attachment)),
             stale_epoch: stale.epoch,
         };
         self.must_call(Call::Retire(retire))?;
@@ -280,7 +282,8 @@ impl World {
     ) -> Flow<Attachment> {
         let is_ahead = found.layer == next_head;
         let checkpoint = if is_ahead { found.replay_from - 1 } else { found.last_seq };
-        let (volume, epoch, caller) = (attachment.volume.id, attachment.epoch, self.caller());
+        let (volume, epoch) = (attachment.volume.id, attachment.epoch);
+        let caller = self.caller(self.host_with(attachment));
         let seal = SealLayer {
             request: self.meta.fresh_request(),
             volume,
@@ -321,7 +324,8 @@ impl World {
     pub(crate) fn resume(&mut self, guest: usize, attachment: &Attachment) -> Attempt {
         let (id, capacity) = self.table_identity(attachment);
         let key = (self.guests[guest].id, attachment.epoch);
-        let Some(memory) = self.tmpfs.tables.get(&key).map(Arc::clone) else {
+        let tables = &self.hosts[self.host_with(attachment)].tmpfs.tables;
+        let Some(memory) = tables.get(&key).map(Arc::clone) else {
             return failed(format!("v{guest} has a confirmed journal and no dirty table"));
         };
         let damaged = |error| Stop::Failed(format!("dirty table of v{guest}: {error}"));
@@ -393,7 +397,9 @@ impl World {
         let queues = (0..=self.scenario.queues)
             .map(|queue| engine.queue(lunar_engine::io::QueueId::new(queue)))
             .collect();
+        let host = self.host_with(attachment);
         self.served[guest] = Some(Served {
+            host,
             volume: engine,
             table: self.table_identity(attachment),
             queues,
@@ -403,6 +409,7 @@ impl World {
             layer: attachment.volume.head,
             next_layer: attachment.next_head,
             below: attachment.layers.first().and_then(|head| head.parent),
+            is_paused: false,
             voting: false,
             chain_news: None,
             last_prune: None,
@@ -423,6 +430,8 @@ impl World {
             // One that outlives its daemon has the size that it has.
             self.guests[guest].device_has_grown(volume.size);
             self.guests[guest].device = Some(Device::new(queues, depth));
+            let before = self.guests[guest].host.replace(host);
+            self.counters.moved += u64::from(before.is_some_and(|before| before != host));
         }
         Ok(())
     }

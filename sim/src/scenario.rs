@@ -17,6 +17,8 @@ pub struct Scenario {
     pub lun_block: LogicalBlockSize,
     /// LUNs at the start.
     pub luns: u16,
+    /// Nodes with a daemon each.
+    pub hosts: u16,
     /// Extents of each LUN.
     pub lun_extents: u64,
     /// Volumes at a time.
@@ -98,11 +100,13 @@ impl Scenario {
         let interval =
             dice.between(if is_wide { 2000 } else { 20 }, if is_wide { 9000 } else { 3000 });
         let interval = Duration::from_millis(interval);
+        let hosts = if is_wide { 1 } else { dice.one_of(&[1, 2, 2]) };
         Self {
+            hosts,
             extent_size,
             lun_block: dice.one_of(&[LogicalBlockSize::B512, LogicalBlockSize::B4096]),
             luns,
-            lun_extents: (journals + data).div_ceil(u64::from(luns)) + 1,
+            lun_extents: (journals + data + u64::from(hosts - 1) * 8).div_ceil(u64::from(luns)) + 1,
             volumes,
             volume_extents,
             queues: dice.between(1, 3) as u16,

@@ -71,8 +71,6 @@ pub(crate) struct MetaLink {
     seams: Seams,
     /// Whether it can be reached.
     pub(crate) is_up: bool,
-    /// It does not come back before this moment.
-    pub(crate) down_until: u64,
     /// Calls that the network still carries.
     pub(crate) late: LateCalls,
     settings: Settings,
@@ -119,7 +117,6 @@ impl MetaLink {
             faults,
             seams,
             is_up,
-            down_until: 0,
             late,
             settings,
             last_request,

@@ -1,4 +1,4 @@
-//! The world: disks, the metadata service, one node with its daemon, and the users of volumes.
+//! The world: disks, the metadata service, nodes with a daemon each, and the users of volumes.
 //!
 //! One step after the other, each drawn by the seed: a request comes in, a disk executes or
 //! delivers, a queue wakes, the control task goes on, the network or an operator does something.
@@ -14,7 +14,7 @@ use lunar_engine::buffer::AlignedBuf;
 use lunar_engine::dirty::DirtyIdentity;
 use lunar_engine::io::{Action, OpId};
 use lunar_engine::volume::{Claim, CommitBatch, QueueContext, Volume};
-use lunar_metadata::domain::{CommitMap, PruneLayer, ReserveExtents, SealLayer};
+use lunar_metadata::domain::{Attachment, CommitMap, PruneLayer, ReserveExtents, SealLayer};
 use lunar_types::{
     BootId, CommitNumber, Epoch, ExtentAddress, LayerId, NodeIncarnation, NodeSession, VolumeId,
 };
@@ -64,8 +64,36 @@ pub(crate) struct Tmpfs {
     pub(crate) kept_journals: BTreeSet<VolumeId>,
 }
 
-/// A volume that the daemon serves.
+/// A node, and its daemon.
+pub(crate) struct Host {
+    /// What the metadata service knows it by.
+    pub(crate) name: String,
+    /// What a kill of the daemon leaves.
+    pub(crate) tmpfs: Tmpfs,
+    /// Since when it has power.
+    pub(crate) boot: BootId,
+    /// The daemon's identity while it runs.
+    pub(crate) node: Option<NodeSession>,
+    /// What was reserved before a kill, and may be named by a journal.
+    pub(crate) quarantine: BTreeSet<ExtentAddress>,
+}
+
+impl Host {
+    fn new(number: u16) -> Self {
+        Self {
+            name: format!("node-{number}"),
+            tmpfs: Tmpfs::default(),
+            boot: BootId::from_u128(u128::from(number) + 1),
+            node: None,
+            quarantine: BTreeSet::new(),
+        }
+    }
+}
+
+/// A volume that a daemon serves.
 pub(crate) struct Served {
+    /// On which host.
+    pub(crate) host: usize,
     /// The engine.
     pub(crate) volume: Volume,
     /// The contexts of its queues; the last is the control queue's.
@@ -84,7 +112,9 @@ pub(crate) struct Served {
     pub(crate) next_layer: LayerId,
     /// For a planted bug: what the head stood on when it was attached.
     pub(crate) below: Option<LayerId>,
-    /// It is paused for a cut, and its vote may be on its way.
+    /// It is paused for a cut.
+    pub(crate) is_paused: bool,
+    /// It has settled for that, and its vote may be on its way.
     pub(crate) voting: bool,
     /// What the service has said of its chain, on its way: a head, and what lies below it.
     pub(crate) chain_news: Option<(LayerId, Option<LayerId>)>,
@@ -160,6 +190,10 @@ pub struct Counters {
     pub kills: u64,
     /// Power cuts.
     pub cuts: u64,
+    /// Crashes that a daemon has survived.
+    pub survived: u64,
+    /// Volumes that were attached on another host than before.
+    pub moved: u64,
     /// Journals that were replayed, with something in them.
     pub replays: u64,
     /// Journal faults that were found by the engine.
@@ -221,6 +255,8 @@ impl Counters {
         self.no_space += other.no_space;
         self.kills += other.kills;
         self.cuts += other.cuts;
+        self.survived += other.survived;
+        self.moved += other.moved;
         self.replays += other.replays;
         self.damage_found += other.damage_found;
         self.poisoned += other.poisoned;
@@ -268,15 +304,14 @@ pub(crate) struct World {
     pub(crate) groups: BTreeMap<u64, Vec<(usize, Moment)>>,
     /// By guest.
     pub(crate) served: Vec<Option<Served>>,
-    pub(crate) tmpfs: Tmpfs,
-    pub(crate) boot: BootId,
+    pub(crate) hosts: Vec<Host>,
     pub(crate) boots: u128,
-    pub(crate) node_names: u32,
-    /// The daemon's identity while it runs.
-    pub(crate) node: Option<NodeSession>,
+    /// Hosts that are in the middle of something that a crash ends: they do not survive it.
+    pub(crate) acting: Vec<usize>,
     /// The call that a procedure waits for.
     pub(crate) sending: Option<Call>,
-    pub(crate) quarantine: BTreeSet<ExtentAddress>,
+    /// The crash is set from outside, and stays where it is.
+    pub(crate) is_crash_fixed: bool,
     pub(crate) flights: BTreeMap<u64, Flight>,
     pub(crate) next_flight: u64,
     pub(crate) next_number: u32,
@@ -304,6 +339,7 @@ impl World {
             fuse: Fuse::default(),
             rates: std::cell::Cell::new(scenario.faults),
         });
+        let hosts = (1..=scenario.hosts).map(Host::new).collect();
         let mut meta = MetaLink::new(&scenario, &clock);
         meta.late.is_order_unchecked = planted == Some(Planted::LateCommitAccepted);
         Self {
@@ -319,13 +355,11 @@ impl World {
             open_sets: Vec::new(),
             groups: BTreeMap::new(),
             served: Vec::new(),
-            tmpfs: Tmpfs::default(),
-            boot: BootId::from_u128(100),
+            hosts,
             boots: 100,
-            node_names: 1,
-            node: None,
+            acting: Vec::new(),
             sending: None,
-            quarantine: BTreeSet::new(),
+            is_crash_fixed: false,
             flights: BTreeMap::new(),
             next_flight: 0,
             next_number: 0,
@@ -373,10 +407,8 @@ impl World {
         let soon = self.dice.chance(350);
         let within = if soon { 80 } else { self.scenario.crash_within };
         let steps = self.dice.below(within);
-        match at {
-            Some(at) => self.luns.fuse.pin(at),
-            None => self.luns.fuse.light(steps),
-        }
+        self.is_crash_fixed = at.is_some();
+        self.luns.fuse.light(at.unwrap_or(steps));
     }
 
     /// Makes the volumes of the scenario.
@@ -422,7 +454,7 @@ impl World {
             woken * 30,
             control * 20 + serves * 2,
             2,
-            if self.is_busy || self.is_quiet { 0 } else { 4 },
+            if self.is_busy || self.is_quiet || !self.all_are_up() { 0 } else { 4 },
         ];
         match self.dice.weighted(&weights).expect("some weight is never zero") {
             0 => self.submit_step(),
@@ -460,7 +492,7 @@ impl World {
     pub(crate) fn network_step(&mut self) -> Flow {
         self.tick()?;
         if !self.meta.is_up {
-            if self.is_quiet || (self.moment >= self.meta.down_until && self.dice.chance(60)) {
+            if self.is_quiet || self.dice.chance(60) {
                 self.meta.is_up = true;
                 if self.dice.chance(300) {
                     self.meta.restart().map_err(|e| Stop::Failed(format!("restart: {e}")))?;
@@ -517,11 +549,39 @@ impl World {
 
     /// Runs actions of a volume's queue, with a place to crash before each.
     pub(crate) fn run_actions(&mut self, guest: usize, queue: usize, actions: Vec<Action>) -> Flow {
+        self.acting.push(self.host_of(guest));
         for action in actions {
             self.tick()?;
             self.run_action(guest, queue, action)?;
         }
+        self.acting.pop();
         Ok(())
+    }
+
+    /// Where a volume is served.
+    pub(crate) fn host_of(&self, guest: usize) -> usize {
+        self.served[guest].as_ref().expect("the volume is served").host
+    }
+
+    /// The daemon of a host as its calls name it.
+    pub(crate) fn caller(&self, host: usize) -> NodeSession {
+        self.hosts[host].node.expect("the daemon runs")
+    }
+
+    /// The daemon that serves a volume.
+    pub(crate) fn holder(&self, guest: usize) -> NodeSession {
+        self.caller(self.host_of(guest))
+    }
+
+    /// The host to which an attachment was granted.
+    pub(crate) fn host_with(&self, attachment: &Attachment) -> usize {
+        let is_it = |host: &Host| host.node.is_some_and(|node| node.node == attachment.node);
+        self.hosts.iter().position(is_it).expect("an attachment in use is of a daemon that runs")
+    }
+
+    /// Whether every host's daemon runs.
+    pub(crate) fn all_are_up(&self) -> bool {
+        self.hosts.iter().all(|host| host.node.is_some())
     }
 }
 

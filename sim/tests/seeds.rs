@@ -40,6 +40,11 @@ fn a_thousand_seeds_lose_mix_and_leak_nothing() {
         ("long times without anything", counters.quiet_hours, 200),
         ("copies of extents", counters.copies, 3000),
         ("claims that ended before their copy", counters.claims_ended, 50),
+        ("groups cut as one", counters.groups, 100),
+        ("snapshots read whole", counters.looks, 1000),
+        ("volumes that went on without an answer", counters.undecided, 50),
+        ("crashes that a daemon survived", counters.survived, 500),
+        ("volumes attached on another host", counters.moved, 500),
     ] {
         assert!(count >= least, "{what}: {count}, at least {least} are expected");
     }

@@ -39,7 +39,7 @@ struct OpenLun {
 }
 
 /// Commands of blocking I/O that a crash leaves under way carry this id; nobody waits for them.
-const ABANDONED: u64 = u64::MAX;
+pub(super) const ABANDONED: u64 = u64::MAX;
 
 impl OpenLuns {
     /// Opens them for what `source` writes.

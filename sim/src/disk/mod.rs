@@ -26,6 +26,7 @@ use lunar_types::BLOCK_BYTES;
 use crate::dice::Dice;
 use crate::stamp::{SECTOR_BYTES, Stamp};
 
+use blocking::ABANDONED;
 pub use blocking::{Luns, OpenLuns};
 
 const PAGE: usize = BLOCK_BYTES as usize;
@@ -72,6 +73,8 @@ pub enum DiskIo {
 pub struct Ended {
     /// Names the command, as given to [`Disk::submit`].
     pub id: u64,
+    /// Who sent it.
+    pub source: Source,
     /// How.
     pub result: Result<(), LunError>,
     /// What a read has read.
@@ -288,7 +291,7 @@ impl Disk {
                 }
             }
         };
-        self.executed.push(Ended { id, result, data, lost: Vec::new() });
+        self.executed.push(Ended { id, source, result, data, lost: Vec::new() });
     }
 
     /// Executes the first part of a long write, now and then.
@@ -428,9 +431,10 @@ impl Disk {
         }
     }
 
-    /// The daemon is killed: what it had under way finishes or never starts, and nobody is told.
-    pub fn finish_all(&mut self, dice: &mut Dice) {
-        let mut submitted = std::mem::take(&mut self.submitted);
+    /// The daemon of these volumes is killed: what it had under way finishes or never starts, and
+    /// nobody is told.
+    pub fn finish(&mut self, is_of: impl Fn(u32) -> bool, dice: &mut Dice) {
+        let mut submitted = self.take_submitted(&is_of);
         dice.shuffle(&mut submitted);
         for command in submitted {
             if dice.chance(250) {
@@ -448,10 +452,43 @@ impl Disk {
                 }
             }
         }
-        self.executed.clear();
-        self.failed_flushes.clear();
+        self.nobody_is_told(&is_of);
+    }
+
+    /// The node of these volumes loses its power, and the LUN does not: of what was under way any
+    /// part is in the cache.
+    pub fn abandon(&mut self, is_of: impl Fn(u32) -> bool, dice: &mut Dice) {
+        let mut submitted = self.take_submitted(&is_of);
+        dice.shuffle(&mut submitted);
+        for command in submitted {
+            let DiskIo::Write { at, bytes, .. } = command.io else { continue };
+            let units_kept = dice.one_of(&[0, 500, 1000]);
+            for from in (0..bytes.len()).step_by(self.unit) {
+                if dice.chance(units_kept) {
+                    let unit = bytes[from..from + self.unit].into();
+                    let at = at + from as u64;
+                    self.write_visible(command.id, command.source, at, unit, false);
+                }
+            }
+        }
+        self.nobody_is_told(&is_of);
+    }
+
+    fn take_submitted(&mut self, is_of: &impl Fn(u32) -> bool) -> Vec<Command> {
+        let submitted = std::mem::take(&mut self.submitted);
+        // What blocking I/O left under way is of a daemon that is gone.
+        let is_taken = |one: &Command| one.id == ABANDONED || is_of(one.source.volume);
+        let (taken, left) = submitted.into_iter().partition(is_taken);
+        self.submitted = left;
+        taken
+    }
+
+    /// Completions of these volumes go nowhere.
+    fn nobody_is_told(&mut self, is_of: &impl Fn(u32) -> bool) {
+        self.executed.retain(|ended| !is_of(ended.source.volume));
+        self.failed_flushes.retain(|flush| !is_of(flush.volume));
         self.deliveries += 1;
-        for write in &mut self.volatile {
+        for write in self.volatile.iter_mut().filter(|write| is_of(write.source.volume)) {
             write.delivered.get_or_insert(self.deliveries);
         }
     }
