@@ -68,16 +68,16 @@ impl Scene<'_> {
 
     /// No volume, attachment or snapshot of an export or import is there, and the map is sound.
     fn assert_nothing_left(&self) {
-        let lists = format!("{}{}", self.json("volume list"), self.json("snapshot list"));
-        for own in ["\"export-", "\"import-undo-"] {
-            assert!(!lists.contains(own), "{own}: {lists}");
-        }
-        assert!(!self.json("volume list").to_string().contains("\"import-"), "{lists}");
         let freed = wait_until("deletions to end", LIMIT, || {
             let operations = self.session.json("operation list")?;
             Ok(operations["operations"].as_array().is_some_and(Vec::is_empty))
         });
         must(self.daemons, freed);
+        let lists = format!("{}{}", self.json("volume list"), self.json("snapshot list"));
+        for own in ["\"export-", "\"import-undo-", "\"import-check-"] {
+            assert!(!lists.contains(own), "{own}: {lists}");
+        }
+        assert!(!self.json("volume list").to_string().contains("\"import-"), "{lists}");
         self.run("lunar fsck");
     }
 }

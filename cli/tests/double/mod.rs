@@ -32,6 +32,8 @@ pub(crate) struct Script {
     pub(crate) unknown: Vec<String>,
     /// The device of what is attached from now on; a name of one that is not there if empty.
     pub(crate) device: Mutex<String>,
+    /// Held by a test that wants attachments to wait.
+    pub(crate) gate: Mutex<()>,
     /// What is attached.
     pub(crate) attached: Mutex<Vec<v1::LocalAttachment>>,
 }
@@ -154,6 +156,7 @@ impl FsCore for Served {
     ) -> Answer<v1::LocalAttachment> {
         let volume_name = self.name_of(request.into_inner().volume)?;
         let id = volume_name.parse::<VolumeId>();
+        drop(self.0.gate.lock());
         let device = self.0.device.lock().expect("no test panics with the lock").clone();
         let attachment = v1::LocalAttachment {
             volume_id: id.map_or_else(|_| VOLUME_ID.to_owned(), |id| id.to_string()),

@@ -261,12 +261,12 @@ impl<'a> HolderOfV<'a> {
     }
 }
 
-fn begin(world: &World, line: &str) -> Child {
+pub(crate) fn begin(world: &World, line: &str) -> Child {
     let mut lunar = double::command(&world.endpoint, &world.double.socket(), line);
     lunar.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("lunar runs")
 }
 
-fn end(lunar: Child) -> (Option<i32>, String, String) {
+pub(crate) fn end(lunar: Child) -> (Option<i32>, String, String) {
     let Output { status, stdout, stderr } = lunar.wait_with_output().expect("lunar ends");
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     (status.code(), text(stdout), text(stderr))

@@ -7,10 +7,12 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::snapshots::{HolderOfV, with_volumes};
+use super::snapshots::{HolderOfV, begin, end, with_volumes};
 use super::{GIB, World};
 use crate::double;
 
@@ -78,13 +80,19 @@ impl Exports {
         self.world.refused(&self.line(line), code)
     }
 
-    /// No volume, attachment or snapshot of a command is left.
+    /// No volume, attachment or snapshot of a command is left when all deletions have ended.
     fn assert_nothing_left(&self) {
+        let working = |_: &u32| {
+            let operations = self.world.json("operation list");
+            operations["operations"].as_array().is_some_and(|list| !list.is_empty())
+        };
+        // Each look takes some milliseconds.
+        assert!((0..1000).take_while(working).count() < 1000, "a deletion does not end");
         let attached = self.world.script.attached.lock().expect("no test panics with the lock");
         assert!(attached.is_empty(), "{attached:?}");
         for list in [self.world.json("volume list"), self.world.json("snapshot list")] {
             let text = list.to_string();
-            for own in ["export-7-", "import-7-", "import-undo-"] {
+            for own in ["export-7-", "import-7-", "import-undo-", "import-check-"] {
                 assert!(!text.contains(own), "{text}");
             }
         }
@@ -351,8 +359,47 @@ fn what_killed_commands_have_left_is_deleted_and_nothing_else() {
     assert!(left.iter().all(|name| names().contains(name)));
     drop(lock);
     exports.json("snapshot export s --format stream --to @two");
+    while exports.json("operation list")["operations"] != Value::Array(Vec::new()) {}
     assert!(!left.iter().any(|name| names().contains(name)), "{:?}", names());
     assert!(others.iter().all(|name| names().contains(name)), "{:?}", names());
+}
+
+/// Starts an export and gives it a signal while its clone is being attached.
+fn signalled(exports: &Exports, line: &str, signal: Signal) -> (Option<i32>, String) {
+    let gate = exports.world.script.gate.lock().expect("no test panics with the lock");
+    let lunar = begin(&exports.world, &exports.line(line));
+    while !exports.json("volume list").to_string().contains("\"export-7-") {
+        std::thread::yield_now();
+    }
+    kill(Pid::from_raw(lunar.id().try_into().expect("a process id")), signal).expect("it runs");
+    drop(gate);
+    let (code, _, said) = end(lunar);
+    (code, said)
+}
+
+#[test]
+fn ctrl_c_ends_an_export_and_leaves_nothing() {
+    let exports = Exports::start();
+    let line = "snapshot export t --format raw --to @t.raw";
+    let (code, said) = signalled(&exports, line, Signal::SIGINT);
+    assert_eq!(code, Some(130), "{said}");
+    assert!(said.contains("it was interrupted"), "{said}");
+    assert!(!exports.path("t.raw").exists());
+    exports.assert_nothing_left();
+    exports.json(&format!("{line} --resume"));
+    assert_is_t(&exports.path("t.raw"));
+}
+
+#[test]
+fn a_killed_export_is_cleaned_up_by_the_next_one() {
+    let exports = Exports::start();
+    let line = "snapshot export t --format stream --to @t.stream";
+    let (code, _) = signalled(&exports, line, Signal::SIGKILL);
+    assert_eq!(code, None);
+    assert!(exports.json("volume list").to_string().contains("\"export-7-"));
+    exports.json(&format!("{line} --resume"));
+    exports.json("snapshot verify @t.stream");
+    exports.assert_nothing_left();
 }
 
 #[test]

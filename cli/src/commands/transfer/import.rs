@@ -3,18 +3,17 @@
 //! - A new volume is written under a name of the command; it gets the name that was asked for, by a
 //!   clone, when the export was read to its end and was right.
 //! - A volume that is brought up to date has to be what the base was. A snapshot is cut first: it
-//!   proves that, and the volume goes back to it if the import fails.
+//!   proves that, and the volume goes back to it if the import fails. A second one, when the device
+//!   is open for this command alone, proves that nobody has written in between.
 //! - What was imported is marked by a snapshot `import-<uuid of the snapshot>-<some characters>`:
 //!   the next export of differences finds its base by that name.
 
-use std::path::PathBuf;
-
 use lunar_metadata_client::{ErrorKind, ErrorReason, fresh_request_id};
 use lunar_proto::domain::{
-    CloneVolume, CreateVolume, DeleteSnapshot, Fsfreeze, GrowVolume, NewCut, NewMember, ReadLayer,
+    CloneVolume, CreateVolume, DeleteSnapshot, Fsfreeze, GrowVolume, NewCut, NewMember,
     RollbackVolume, Selector, Snapshot, SnapshotState, Volume,
 };
-use lunar_types::{LogicalExtent, Name, SnapshotId, VolumeId};
+use lunar_types::{Name, SnapshotId, VolumeId};
 
 use super::super::{Context, cut::cut, unless};
 use super::opened::Opened;
@@ -74,11 +73,24 @@ impl Import<'_> {
         CliError::new(Exit::Refused, reason, format!("{}: {why}", self.step))
     }
 
-    /// Writes all of an export to an attached volume and makes it durable.
+    fn device_failed(&self, what: &str, error: &std::io::Error) -> CliError {
+        let message = format!("{}: {what}: {error}", self.step);
+        CliError::new(Exit::Failed, "DEVICE", message)
+            .advise("see what fs-core logs, and what uses the device")
+    }
+
+    /// Attaches a volume and opens its device for this command alone.
+    async fn attach(&self, volume: &Volume) -> Result<BlockDevice, CliError> {
+        let path = self.here.attach(volume).await?;
+        BlockDevice::open(&path, Access::Write)
+            .map_err(|error| self.device_failed(&format!("open {}", path.display()), &error))
+    }
+
+    /// Writes all of an export to a volume and makes it durable.
     async fn write(
         &self,
         opened: Opened,
-        device: PathBuf,
+        mut device: BlockDevice,
         zeros: Zeros,
     ) -> Result<ExportFacts, CliError> {
         let (step, stop) = (self.step.clone(), self.stop.clone());
@@ -86,20 +98,15 @@ impl Import<'_> {
         let moving = Moving::of(&step, opened.data_bytes(), output);
         let counter = moving.counter();
         let written = on_thread(move || {
-            let failed = |what: &str, error: std::io::Error| {
-                let message = format!("{step}: {what} {}: {error}", device.display());
-                CliError::new(Exit::Failed, "DEVICE", message)
-                    .advise("see what fs-core logs, and what uses the device")
-            };
-            let mut sink =
-                BlockDevice::open(&device, Access::Write).map_err(|error| failed("open", error))?;
-            let facts = opened.read(&step, Some((&mut sink, zeros)), &stop, &counter)?;
-            sink.sync().map_err(|error| failed("make durable what was written to", error))?;
-            Ok(facts)
+            let facts = opened.read(&step, Some((&mut device, zeros)), &stop, &counter)?;
+            Ok((facts, device.sync()))
         });
         let written = written.await;
         drop(moving);
-        written
+        let (facts, synced) = written?;
+        let what = "make durable what was written to the device";
+        synced.map_err(|error| self.device_failed(what, &error))?;
+        Ok(facts)
     }
 
     async fn show(
@@ -173,7 +180,7 @@ impl Import<'_> {
     ) -> Result<(Option<Snapshot>, ExportFacts), CliError> {
         let (of, unverified) = (opened.of, opened.unverified);
         self.stop.check(&self.step)?;
-        let device = self.here.attach(volume).await?;
+        let device = self.attach(volume).await?;
         let facts = self.write(opened, device, Zeros::Skipped).await?;
         self.here.detach(volume.id).await?;
         self.stop.check(&self.step)?;
@@ -216,7 +223,16 @@ impl Import<'_> {
         };
         match self.bring_up_to_date(opened, device, &volume).await {
             Ok((marker, facts)) => {
-                self.delete_snapshot(&undo).await?;
+                let left = |error: CliError| {
+                    let undo = &undo.name;
+                    let message = format!(
+                        "all is done, but snapshot '{undo}' could not be deleted: {}",
+                        error.message
+                    );
+                    let advice = format!("'lunar snapshot delete {undo}'");
+                    CliError { message, advice, ..error }
+                };
+                self.delete_snapshot(&undo).await.map_err(left)?;
                 self.show(&Selector::Id(volume.id), Some(&marker), facts).await
             }
             Err(error) => Err(self.undo(&volume, &undo, error).await),
@@ -243,35 +259,41 @@ impl Import<'_> {
         Ok(())
     }
 
-    /// Makes sure that the volume is as its base, and attaches it.
+    /// Makes sure that the volume is as its base, attaches it, and makes sure again that nobody
+    /// has written to it before this command had it alone.
     async fn prepare(
         &self,
         opened: &Opened,
         base: SnapshotId,
         volume: &Volume,
         undo: &Snapshot,
-    ) -> Result<PathBuf, CliError> {
+    ) -> Result<BlockDevice, CliError> {
         self.check_base(base, volume, undo).await?;
         let (by_id, size) = (Selector::Id(volume.id), opened.of.size);
         if volume.size < size {
             let (request, volume) = (fresh_request_id(), by_id.clone());
             self.here.service.grow_volume(&GrowVolume { request, volume, size }).await?;
         }
-        let head = self.here.service.volume(&by_id).await?.head;
         self.stop.check(&self.step)?;
-        let device = self.here.attach(volume).await?;
-        if let Err(error) = self.check_untouched(volume, head).await {
-            // Who uses it goes on with it.
-            let _ = self.here.daemon.detach(&by_id, false).await;
-            return Err(error);
+        let untouched = async {
+            let device = self.attach(volume).await?;
+            self.check_untouched(volume, undo).await?;
+            Ok(device)
+        };
+        match untouched.await {
+            Ok(device) => Ok(device),
+            Err(error) => {
+                // Where somebody else uses it, it stays attached.
+                let _ = self.here.daemon.detach(&by_id, false).await;
+                Err(error)
+            }
         }
-        Ok(device)
     }
 
     async fn bring_up_to_date(
         &self,
         opened: Opened,
-        device: PathBuf,
+        device: BlockDevice,
         volume: &Volume,
     ) -> Result<(Snapshot, ExportFacts), CliError> {
         let of = opened.of;
@@ -327,20 +349,17 @@ impl Import<'_> {
         })
     }
 
-    /// Whether nobody wrote to the volume between the check of its base and the attachment.
-    async fn check_untouched(
-        &self,
-        volume: &Volume,
-        head: lunar_types::LayerId,
-    ) -> Result<(), CliError> {
-        let by_id = Selector::Id(volume.id);
-        self.here.daemon.checkpoint(&by_id).await?;
-        let found = self.here.service.volume(&by_id).await?.head;
-        let read = ReadLayer { layer: head, from: LogicalExtent::new(0), limit: 1 };
-        let is_empty = self.here.service.read_layer(read).await?.entries.is_empty();
-        match found == head && is_empty {
-            true => Ok(()),
-            false => {
+    /// Whether nobody wrote to the volume between the check of its base and now, when this command
+    /// has its device alone.
+    async fn check_untouched(&self, volume: &Volume, undo: &Snapshot) -> Result<(), CliError> {
+        let now = self.snapshot_of(volume, format!("import-check-{}", some_characters())).await?;
+        let (from, to) = (Some(Selector::Id(undo.id)), Selector::Id(now.id));
+        let first = self.here.service.diff_snapshots(from, to, 0).next().await;
+        self.delete_snapshot(&now).await?;
+        match first {
+            None => Ok(()),
+            Some(Err(error)) => Err(error.into()),
+            Some(Ok(_)) => {
                 let why = format!("volume '{}' was used by somebody else meanwhile", volume.name);
                 Err(self.refuse("IMPORT_BASE_MISMATCH", why).advise("try again"))
             }

@@ -13,33 +13,49 @@ use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::sleep;
 
 use crate::error::{CliError, Exit};
 use crate::export::TransferError;
 use crate::export::place::PlaceError;
+
+/// Who sends a signal twice within this time, as timeout(1) does, means one.
+const ONE_SIGNAL: Duration = Duration::from_secs(1);
 
 /// Whether the person who waits wants it to end.
 #[derive(Clone, Debug, Default)]
 struct Stop(Arc<AtomicBool>);
 
 impl Stop {
-    /// Listens for Ctrl-C and SIGTERM. The second one ends the program at once.
+    /// Listens for Ctrl-C and SIGTERM. The second one, a moment later, ends the program at once.
     fn on_signals() -> Self {
         let stop = Self::default();
         for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
             let Ok(mut signals) = signal(kind) else { continue };
             let asked = stop.clone();
             tokio::spawn(async move {
-                while signals.recv().await.is_some() {
-                    if asked.0.swap(true, Ordering::Relaxed) {
-                        std::process::exit(Exit::Interrupted as i32);
-                    }
+                if signals.recv().await.is_none() {
+                    return;
+                }
+                asked.ask();
+                sleep(ONE_SIGNAL).await;
+                let Ok(mut signals) = signal(kind) else { return };
+                if signals.recv().await.is_some() {
+                    asked.ask();
                 }
             });
         }
         stop
+    }
+
+    /// Asks for the end. The second time the program ends here.
+    fn ask(&self) {
+        if self.0.swap(true, Ordering::Relaxed) {
+            std::process::exit(Exit::Interrupted as i32);
+        }
     }
 
     fn is_asked(&self) -> bool {

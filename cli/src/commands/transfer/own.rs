@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lunar_metadata_client::{ErrorKind, ErrorReason, MetadataClient, fresh_request_id};
-use lunar_proto::domain::{DeleteVolume, Selector, Volume};
+use lunar_proto::domain::{DeleteVolume, Selector, Volume, VolumeState};
 use lunar_types::{Name, RequestId, VolumeId};
 use tokio::time::sleep;
 
@@ -95,6 +95,7 @@ impl Here {
     async fn sweep(&self) -> Result<(), CliError> {
         for volume in self.service.volumes().await? {
             if self.is_own(&volume.name)
+                && volume.state != VolumeState::Deleting
                 && let Err(error) = self.remove(&volume).await
             {
                 let name = &volume.name;
@@ -152,13 +153,13 @@ pub(super) fn after_removal<T>(
 ) -> Result<T, CliError> {
     let Err(error) = removed else { return result };
     let name = &volume.name;
-    let left = format!("volume '{name}' of this command is left: {}", error.message);
+    let left = format!("volume '{name}' of this command could not be deleted: {}", error.message);
     let advice = format!(
         "the next export or import on this node deletes it, or 'lunar volume detach {name}' and \
          'lunar volume delete {name}'"
     );
     Err(match result {
-        Ok(_) => CliError { message: left, advice, ..error },
+        Ok(_) => CliError { message: format!("all is done, but {left}"), advice, ..error },
         Err(first) => {
             let message = format!("{}; {left}", first.message);
             let advice = format!("{}; {advice}", first.advice);
