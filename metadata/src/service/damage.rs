@@ -42,7 +42,12 @@ impl Damage {
         state.told.retain(|_, since| now.saturating_sub(*since) < TELL_AGAIN);
         met.into_iter().find(|error| {
             // A store that fails or is busy is no damage: who drives the steps has to know.
-            !is_damage(error) || state.told.insert(error.to_string(), now).is_none()
+            if !is_damage(error) {
+                return true;
+            }
+            let is_new = !state.told.contains_key(&error.to_string());
+            state.told.entry(error.to_string()).or_insert(now);
+            is_new
         })
     }
 
