@@ -128,7 +128,8 @@ pub enum ServiceError {
     /// The chain is as deep as it may be.
     #[error(
         "layer {layer} is number {depth} of its chain, and no more than {most} layers stand on \
-         each other: delete snapshots that are below it"
+         each other: delete snapshots that are below it, and let the merges end that \
+         'lunar operation list' shows"
     )]
     ChainTooDeep {
         /// The layer on which another one should stand.

@@ -18,6 +18,7 @@ use super::merge::{Known, step_merge};
 use super::operations::{Step, begin_operation};
 use super::snapshots::forget_snapshot;
 use super::space::free_extents;
+use super::waits::Moved;
 use crate::error::ServiceError;
 use crate::keyspace::{
     ChildKey, KeyedTxn, LayerKey, LayerName, LayerPartsKey, LayerRecord, MergePass, OperationKey,
@@ -42,12 +43,12 @@ pub(super) async fn waits_for<T: Txn>(
     Ok(is_same.then_some(RoomWanted { layer: into, extents: pass.left }))
 }
 
-/// Does one step of dropping a layer.
+/// Does one step of dropping a layer; says what it has moved.
 pub(super) async fn step_drop<T: Txn>(
     txn: &T,
     (id, operation): (OperationId, OperationRecord),
     layer: LayerId,
-) -> Result<(), ServiceError> {
+) -> Result<Option<Moved>, ServiceError> {
     let key = LayerKey { layer };
     let record = txn.load_known(&key).await?;
     if !record.sealed || matches!(record.name, LayerName::Head(_) | LayerName::Snapshot(_)) {
@@ -55,12 +56,14 @@ pub(super) async fn step_drop<T: Txn>(
         return Err(ServiceError::corrupt(format!("{key:?}"), problem));
     }
     match txn.scan(&children_of(layer), 2).await?.as_slice() {
-        [] => free_layer(txn, id, layer, &record).await,
+        [] => free_layer(txn, id, layer, &record).await?,
         [(only, _)] => {
-            step_merge(txn, (id, operation), Known { id: layer, record }, only.child).await
+            let below = Known { id: layer, record };
+            return step_merge(txn, (id, operation), below, only.child).await;
         }
-        [..] => keep_fork(txn, id, layer, record).await,
+        [..] => keep_fork(txn, id, layer, record).await?,
     }
+    Ok(None)
 }
 
 /// Two children or more need the layer: the operation ends, and so does the snapshot.

@@ -28,6 +28,7 @@ use super::drop_layer::forget_name;
 use super::layers::{add_parts, count_slot, remove_parts};
 use super::read_layer::{downwards, read_own, read_parts, read_window};
 use super::space::free_extents;
+use super::waits::Moved;
 use crate::error::ServiceError;
 use crate::keyspace::{
     AttachmentKey, ChildKey, KeyedTxn, LayerKey, LayerName, LayerPartsKey, LayerRecord, MergePass,
@@ -65,15 +66,17 @@ struct Moves {
     coming: Vec<(PartKey, SlotValue)>,
     /// Extents of slots that are hidden.
     freed: Vec<ExtentRun>,
+    /// Whether the layer below has fewer slots.
+    is_any: bool,
 }
 
-/// Does one step of merging a layer into its only child.
+/// Does one step of merging a layer into its only child; says what it has moved.
 pub(super) async fn step_merge<T: Txn>(
     txn: &T,
     (id, operation): (OperationId, OperationRecord),
     below: Known,
     into: LayerId,
-) -> Result<(), ServiceError> {
+) -> Result<Option<Moved>, ServiceError> {
     let key = LayerKey { layer: into };
     let record = txn.load_known(&key).await?;
     if record.parent != Some(below.id) || record.pool != below.record.pool {
@@ -85,7 +88,7 @@ pub(super) async fn step_merge<T: Txn>(
 }
 
 impl<T: Txn> Merge<'_, T> {
-    async fn step(mut self) -> Result<(), ServiceError> {
+    async fn step(mut self) -> Result<Option<Moved>, ServiceError> {
         let pass = self.operation.pass;
         if pass.waits || pass.into != Some(self.above.id) {
             self.operation.pass = MergePass::begin(Some(self.above.id));
@@ -96,7 +99,8 @@ impl<T: Txn> Merge<'_, T> {
         let read = ReadLayer { layer: self.below.id, from, limit };
         let (entries, next) = read_window(self.txn, read).await?.into_page(limit);
         if entries.is_empty() {
-            return self.end_pass().await;
+            self.end_pass().await?;
+            return Ok(None);
         }
         self.move_slots(&entries, next).await
     }
@@ -105,7 +109,7 @@ impl<T: Txn> Merge<'_, T> {
         mut self,
         entries: &[LayerEntry],
         next: Option<LogicalExtent>,
-    ) -> Result<(), ServiceError> {
+    ) -> Result<Option<Moved>, ServiceError> {
         let own_hide = own_slots_hide(self.txn, &self.above).await?;
         let mut moves = Moves::default();
         let mut parts_read = 0;
@@ -155,6 +159,7 @@ impl<T: Txn> Merge<'_, T> {
         self.operation.pass.left += u64::from(!staying.is_empty());
         let leaving = downwards(below, entry).filter(|(birth, _)| !staying.contains(birth));
         for (birth, slot) in leaving {
+            moves.is_any = true;
             let value = SlotValue(slot.clone());
             if moving.contains(&birth) {
                 moves.coming.push((PartKey { layer: into, at, birth }, value.clone()));
@@ -189,14 +194,15 @@ impl<T: Txn> Merge<'_, T> {
         kept
     }
 
-    async fn write(self, moves: Moves) -> Result<(), ServiceError> {
+    async fn write(self, moves: Moves) -> Result<Option<Moved>, ServiceError> {
         let Self { txn, below, above, .. } = &self;
         free_extents(*txn, below.record.pool, &moves.freed).await?;
         remove_parts(*txn, &LayerPartsKey { layer: below.id }, &moves.leaving).await?;
         add_parts(*txn, &LayerPartsKey { layer: above.id }, &moves.coming).await?;
         txn.put(&LayerKey { layer: below.id }, &below.record);
         txn.put(&OperationKey { operation: self.id }, &self.operation);
-        Ok(())
+        let into = (!moves.coming.is_empty()).then_some(above.id);
+        Ok(moves.is_any.then_some(Moved { below: below.id, into }))
     }
 
     /// Nothing is left from here on: the layer goes, or the next pass begins, at once or later.

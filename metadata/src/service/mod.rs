@@ -44,6 +44,7 @@ mod status;
 mod touched;
 mod usage;
 mod volumes;
+mod waits;
 
 use std::future::Future;
 use std::hash::Hash;
@@ -164,6 +165,7 @@ pub struct Service<S> {
     leases: nodes::Leases,
     cursors: reservations::Cursors,
     progress: operations::Progress,
+    waits: waits::Waits,
     damage: damage::Damage,
     sets: set_deadlines::SetWatch,
     /// Counts what may have changed a set, for whoever waits for that.
@@ -198,6 +200,7 @@ impl<S: MetaStore> Service<S> {
             leases: nodes::Leases::new(started),
             cursors: reservations::Cursors::default(),
             progress: operations::Progress::new(started),
+            waits: waits::Waits::default(),
             damage: damage::Damage::default(),
             sets: set_deadlines::SetWatch::default(),
             changes: watch::Sender::new(0),

@@ -6,17 +6,16 @@
 //!   next, after a restart or in another process, goes on from what the store holds;
 //! - an operation that waits for room is passed over: it makes no step and keeps nobody busy. It is
 //!   tried again when it has waited for a while on this process's clock, and when this process
-//!   hears of room;
+//!   hears of room: see `waits`;
 //! - damage that one operation, set or record meets stops nothing else: see `damage`;
 //! - two processes may step the same operation: their transactions conflict, one of them runs
 //!   again and finds the work done.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lunar_proto::domain::{Operation, OperationId, OperationWork, Page, PageRequest, RoomWanted};
-use lunar_types::{LayerId, NodeIncarnation, VolumeId};
+use lunar_types::{NodeIncarnation, VolumeId};
 use tracing::{info, warn};
 
 use super::attachments::drop_stale_journal;
@@ -25,6 +24,7 @@ use super::drop_layer::{step_drop, waits_for};
 use super::layers::seal_head;
 use super::paging::page;
 use super::space::BitmapEdits;
+use super::waits::Moved;
 use super::{Service, next_number};
 use crate::error::ServiceError;
 use crate::keyspace::{
@@ -43,9 +43,6 @@ const GROUPS_PER_STEP: usize = 128;
 const OPERATIONS_PER_LOOK: usize = 100;
 /// Requests that one step forgets.
 const REQUESTS_PER_STEP: usize = 500;
-
-/// How long a merge that has no room rests before it is tried again.
-const MERGE_RETRY: Duration = Duration::from_secs(600);
 
 /// What a step has done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,52 +64,16 @@ struct Round {
     /// The generation of requests that was seen last, and since when.
     generation: u64,
     since: Duration,
-    /// Merges that wait for room.
-    resting: BTreeMap<OperationId, Rest>,
-}
-
-/// A merge that waits for room in a layer.
-struct Rest {
-    layer: LayerId,
-    /// When it was first seen to wait; nothing if there may be room now.
-    since: Option<Duration>,
 }
 
 impl Progress {
     pub(super) fn new(started: Duration) -> Self {
-        let round = Round {
-            last: OperationId::new(0),
-            generation: 0,
-            since: started,
-            resting: BTreeMap::new(),
-        };
+        let round = Round { last: OperationId::new(0), generation: 0, since: started };
         Self { state: Mutex::new(round) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Round> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether a merge that waits for room is to be tried again.
-    fn is_due(&self, operation: OperationId, wanted: RoomWanted, now: Duration) -> bool {
-        let mut round = self.lock();
-        let seen = Rest { layer: wanted.layer, since: Some(now) };
-        let rest = round.resting.entry(operation).or_insert(seen);
-        rest.since.is_none_or(|since| now.saturating_sub(since) >= MERGE_RETRY)
-    }
-
-    /// The layer has fewer parts: merges that wait for room in it are due.
-    pub(super) fn room_in(&self, layer: LayerId) {
-        for rest in self.lock().resting.values_mut().filter(|rest| rest.layer == layer) {
-            rest.since = None;
-        }
-    }
-
-    /// The turn is this operation's.
-    fn turn_of(&self, operation: OperationId) {
-        let mut round = self.lock();
-        round.last = operation;
-        round.resting.remove(&operation);
     }
 
     /// Sees a generation; says for how long it has been the same.
@@ -202,13 +163,16 @@ async fn step_reclaim<T: Txn>(
     Ok(())
 }
 
-async fn step<T: Txn>(txn: &T, operation: OperationId) -> Result<(), ServiceError> {
-    let Some(record) = txn.load(&OperationKey { operation }).await? else { return Ok(()) };
+async fn step<T: Txn>(txn: &T, operation: OperationId) -> Result<Option<Moved>, ServiceError> {
+    let Some(record) = txn.load(&OperationKey { operation }).await? else { return Ok(None) };
     match record.work {
-        OperationWork::DeleteVolume(volume) => step_delete(txn, operation, volume).await,
-        OperationWork::ReclaimReservations(gone) => step_reclaim(txn, operation, gone).await,
-        OperationWork::DropLayer(layer) => step_drop(txn, (operation, record), layer).await,
+        OperationWork::DeleteVolume(volume) => step_delete(txn, operation, volume).await?,
+        OperationWork::ReclaimReservations(gone) => step_reclaim(txn, operation, gone).await?,
+        OperationWork::DropLayer(layer) => {
+            return step_drop(txn, (operation, record), layer).await;
+        }
     }
+    Ok(None)
 }
 
 /// What an operation waits for.
@@ -235,13 +199,13 @@ enum Turn {
 async fn first_ready<T: Txn>(
     txn: &T,
     range: &TypedRange<OperationKey>,
-    turn_of: &(impl Fn(OperationId, Option<RoomWanted>) -> Turn + Sync),
+    turn_of: &(impl Fn(OperationId, OperationWork, Option<RoomWanted>) -> Turn + Sync),
 ) -> Result<(Look, Vec<ServiceError>), ServiceError> {
     let read = range.first(OPERATIONS_PER_LOOK).as_snapshot();
     let Scanned { entries, mut damaged, more_after } = txn.scan_sound::<OperationKey>(read).await?;
     for (key, record) in &entries {
         let turn = match waiting(txn, record).await {
-            Ok(wanted) => turn_of(key.operation, wanted),
+            Ok(wanted) => turn_of(key.operation, record.work, wanted),
             Err(error) if is_damage(&error) => {
                 damaged.push(error);
                 Turn::Rests
@@ -249,7 +213,7 @@ async fn first_ready<T: Txn>(
             Err(error) => return Err(error),
         };
         if matches!(turn, Turn::Ready) {
-            return Ok((Look::Found(key.operation, record.work), damaged));
+            return Ok((Look::Found(key.operation, record.clone()), damaged));
         }
     }
     Ok((more_after.map_or(Look::Nothing, Look::After), damaged))
@@ -257,7 +221,7 @@ async fn first_ready<T: Txn>(
 
 /// What a look at some operations has found.
 enum Look {
-    Found(OperationId, OperationWork),
+    Found(OperationId, OperationRecord),
     /// All of them wait; there may be more after this key.
     After(Vec<u8>),
     Nothing,
@@ -317,17 +281,27 @@ impl<S: MetaStore> Service<S> {
 
     /// Steps the next operation in turn. One that meets damage rests.
     async fn step_next(&self, met: &mut Vec<ServiceError>) -> Result<Step, ServiceError> {
-        let Some((operation, work)) = self.next_operation(met).await? else {
+        let Some((operation, OperationRecord { work, pass })) = self.next_operation(met).await?
+        else {
             return Ok(Step::Idle);
         };
-        self.progress.turn_of(operation);
+        self.progress.lock().last = operation;
+        if let OperationWork::DropLayer(layer) = work
+            && (pass.waits || pass.from.get() == 0)
+        {
+            self.waits.pass_begins(operation, (layer, pass.into));
+        }
         let stepped = self.store.transact(|txn| async move { step(&*txn, operation).await }).await;
-        if let Err(error) = stepped {
-            if is_damage(&error) {
-                self.damage.rest(operation, self.seams.clock.now());
-                warn!(%operation, %work, "the operation has met damage and rests");
+        let now = self.seams.clock.now();
+        match stepped {
+            Ok(moved) => moved.into_iter().for_each(|moved| self.waits.moved(moved, now)),
+            Err(error) => {
+                if is_damage(&error) {
+                    self.damage.rest(operation, now);
+                    warn!(%operation, %work, "the operation has met damage and rests");
+                }
+                return Err(error);
             }
-            return Err(error);
         }
         info!(%operation, %work, "operation stepped");
         Ok(Step::Worked)
@@ -355,14 +329,18 @@ impl<S: MetaStore> Service<S> {
     async fn next_operation(
         &self,
         met: &mut Vec<ServiceError>,
-    ) -> Result<Option<(OperationId, OperationWork)>, ServiceError> {
+    ) -> Result<Option<(OperationId, OperationRecord)>, ServiceError> {
         let last = OperationKey { operation: self.progress.lock().last };
         let table = TypedRange::<OperationKey>::table();
         let now = self.seams.clock.now();
-        let turn_of = |id, wanted: Option<RoomWanted>| {
-            let rests = self.damage.rests(id, now)
-                || wanted.is_some_and(|wanted| !self.progress.is_due(id, wanted, now));
-            if rests { Turn::Rests } else { Turn::Ready }
+        let turn_of = |id, work, wanted: Option<RoomWanted>| {
+            let is_due = match (work, wanted) {
+                (OperationWork::DropLayer(layer), Some(wanted)) => {
+                    self.waits.is_due(id, (layer, wanted.layer), now)
+                }
+                _ => true,
+            };
+            if is_due && !self.damage.rests(id, now) { Turn::Ready } else { Turn::Rests }
         };
         for mut range in [table.clone().after(&last.pack()), table] {
             loop {
@@ -372,7 +350,7 @@ impl<S: MetaStore> Service<S> {
                 let (found, damaged) = self.read(read).await?;
                 met.extend(damaged);
                 match found {
-                    Look::Found(operation, work) => return Ok(Some((operation, work))),
+                    Look::Found(operation, record) => return Ok(Some((operation, record))),
                     Look::After(key) => range = range.after(&key),
                     Look::Nothing => break,
                 }

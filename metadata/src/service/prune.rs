@@ -117,7 +117,7 @@ impl<S: MetaStore> Service<S> {
         match self.once(request.request, &what, prune).await? {
             Outcome::Pruned(pruned) => {
                 if !pruned.parts.is_empty() {
-                    self.progress.room_in(request.layer);
+                    self.waits.emptied(request.layer, self.seams.clock.now());
                 }
                 Ok(pruned)
             }

@@ -28,6 +28,7 @@ mod sessions;
 mod set_deadlines;
 mod sets;
 mod snapshots;
+mod steady;
 mod store_fixture;
 mod stores;
 mod volumes;
