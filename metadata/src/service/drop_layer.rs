@@ -6,6 +6,8 @@
 //! - a layer without name and with fewer than two children has one operation, begun when the name
 //!   or the second last child goes: two transactions that take a child each read all children
 //!   serializably, so one of them runs again and sees what the other left;
+//! - before the first slot of a layer goes, its process has seen that nothing else names it: see
+//!   `needed`;
 //! - a layer is forgotten only when it is empty, and out of its parent's list with it;
 //! - name and children can only change in favour of keeping a layer before the first slot was
 //!   merged; afterwards nothing can name it, and nothing else can stand on it.

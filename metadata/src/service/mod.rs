@@ -25,6 +25,7 @@ mod idempotency;
 mod layers;
 mod members;
 mod merge;
+mod needed;
 mod nodes;
 mod operations;
 mod paging;
@@ -167,6 +168,7 @@ pub struct Service<S> {
     progress: operations::Progress,
     waits: waits::Waits,
     damage: damage::Damage,
+    checked: needed::Checked,
     sets: set_deadlines::SetWatch,
     /// Counts what may have changed a set, for whoever waits for that.
     changes: watch::Sender<u64>,
@@ -202,6 +204,7 @@ impl<S: MetaStore> Service<S> {
             progress: operations::Progress::new(started),
             waits: waits::Waits::default(),
             damage: damage::Damage::default(),
+            checked: needed::Checked::default(),
             sets: set_deadlines::SetWatch::default(),
             changes: watch::Sender::new(0),
         })

@@ -291,7 +291,14 @@ impl<S: MetaStore> Service<S> {
         {
             self.waits.pass_begins(operation, (layer, pass.into));
         }
-        let stepped = self.store.transact(|txn| async move { step(&*txn, operation).await }).await;
+        let unneeded = match work {
+            OperationWork::DropLayer(layer) => self.require_unneeded(operation, layer, met).await,
+            OperationWork::DeleteVolume(_) | OperationWork::ReclaimReservations(_) => Ok(()),
+        };
+        let stepped = match unneeded {
+            Ok(()) => self.store.transact(|txn| async move { step(&*txn, operation).await }).await,
+            Err(error) => Err(error),
+        };
         let now = self.seams.clock.now();
         match stepped {
             Ok(moved) => moved.into_iter().for_each(|moved| self.waits.moved(moved, now)),

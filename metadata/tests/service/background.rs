@@ -11,6 +11,7 @@ use lunar_proto::domain::*;
 use lunar_proto::error::ErrorReason;
 use lunar_types::*;
 
+use crate::damage::{Sound, sound};
 use crate::world::{World, kind};
 
 /// Gives a key a value that cannot be read.
@@ -177,6 +178,49 @@ fn a_volume_that_is_held_is_not_taken_away() {
     block_on(world.service.volume(&Selector::Id(volume.id))).expect("it is there");
     let kinds: Vec<_> = world.findings().into_iter().map(|finding| finding.kind).collect();
     assert!(kinds.contains(&"deleting-attached".to_owned()), "{kinds:?}");
+}
+
+/// How it is told that a layer is needed, and what makes it so.
+type Need = (&'static str, fn(&Sound, LayerId));
+
+/// Ways to need a layer that its list of children does not tell of.
+const NEEDED: &[Need] = &[
+    ("stands on it", |it, layer| {
+        let child = it.ready.layer.expect("it has one");
+        it.damage(|txn| txn.remove(&ChildKey { parent: layer, child }));
+    }),
+    ("it is the head of volume", |it, layer| {
+        it.alter(VolumeKey { volume: it.volume.id }, |volume| volume.head = layer);
+    }),
+    ("shows it", |it, _| {
+        it.alter(SnapshotKey { snapshot: it.dropped.id }, |snapshot| {
+            snapshot.state = SnapshotState::Ready;
+        });
+    }),
+    ("it is the next head of volume", |it, layer| {
+        it.alter(AttachmentKey { volume: it.member }, |held| held.next_head = layer);
+    }),
+    ("it is the next head of the stale journal", |it, layer| {
+        let key = StaleJournalKey { volume: it.volume.id, epoch: Epoch::new(1) };
+        it.alter(key, |stale| stale.next_head = layer);
+    }),
+];
+
+#[test]
+fn a_layer_that_anything_names_is_not_dropped() {
+    for (why, damage) in NEEDED {
+        let sound = sound();
+        let layer = sound.dropped.layer.expect("it has one");
+        sound.put_zero(layer, layer);
+        damage(&sound, layer);
+        let told = told(&sound.world);
+        assert_told(&told, why);
+        assert!(told[0].contains(&format!("layer {layer}")), "{told:?}");
+        let left = sound.load(&SlotKey { layer, at: LogicalExtent::new(3) });
+        assert!(left.0.extent().is_none(), "its slot is there");
+        let waits = sound.world.operations().into_iter().map(|operation| operation.work);
+        assert_eq!(waits.collect::<Vec<_>>(), [OperationWork::DropLayer(layer)], "{why}");
+    }
 }
 
 /// The counter of generations: neither sets nor requests are forgotten, and the rest goes on.
