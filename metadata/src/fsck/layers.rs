@@ -58,7 +58,7 @@ pub(super) async fn check<T: Txn>(
 
 /// What must not be found for a layer to be taken away: its slots could be another one's, or be
 /// needed by something that does not say so.
-const MAPS_IN_DOUBT: &[FindingKind] = &[
+pub(super) const MAPS_IN_DOUBT: &[FindingKind] = &[
     FindingKind::VolumeHeadInvalid,
     FindingKind::HeadShared,
     FindingKind::NextHeadShared,

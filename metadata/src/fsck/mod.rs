@@ -67,6 +67,25 @@ async fn examine<T: Txn>(
     Ok(report.finish())
 }
 
+/// What else can hide the owner of an extent, or show it in another place.
+const OWNERS_IN_DOUBT: &[FindingKind] = &[
+    FindingKind::EntryUnreadable,
+    FindingKind::LunMismatch,
+    FindingKind::VolumePoolUnknown,
+    FindingKind::AttachmentOrphan,
+    FindingKind::AttachmentIndexMismatch,
+    FindingKind::IncarnationUnknown,
+    FindingKind::ReservationUnknown,
+    FindingKind::PresenceOnZero,
+    FindingKind::PresenceSize,
+];
+
+/// Whether extents may have owners that are not seen while there is a finding of this kind.
+pub(crate) fn leaves_owners_in_doubt(kind: &str) -> bool {
+    let mut kinds = OWNERS_IN_DOUBT.iter().chain(layers::MAPS_IN_DOUBT);
+    kinds.any(|doubtful| doubtful.as_str() == kind)
+}
+
 /// Repairs what can be repaired safely of the findings of this digest: each repair is a
 /// transaction that looks at the records again and changes nothing when they need it no more.
 /// Then checks once more: what is told of the findings is what is left.

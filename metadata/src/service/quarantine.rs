@@ -2,46 +2,56 @@
 //!
 //! Invariants:
 //! - an extent comes back into the pool in the transaction that takes it out of the quarantine;
-//! - what waits for an operator is freed by nothing else.
+//! - what waits for an operator is freed by nothing else;
+//! - nothing is freed while a check finds anything that could hide an owner, nor while a journal
+//!   waits to be replayed. The second is looked at again by every transaction that frees; the first
+//!   cannot come by itself, because nobody becomes the owner of an extent whose bit is set.
 
-use lunar_proto::domain::{FsckEvent, ReleaseQuarantine};
+use std::collections::BTreeMap;
+
+use lunar_proto::domain::{FsckEvent, FsckFinding, ReleaseQuarantine};
 use lunar_types::PoolId;
 
 use super::Service;
 use super::geometry::find_pool;
 use crate::error::ServiceError;
-use crate::fsck::{self, FindingKind, Flow};
+use crate::fsck::{self, Flow};
 use crate::keyspace::{
-    Bitmap, GroupKey, Key as _, KeyedTxn, PoolKey, QuarantineKey, QuarantineStamp, TypedRange,
-    quarantine_of,
+    Bitmap, GroupKey, Key as _, KeyedTxn, PoolKey, QuarantineKey, QuarantineStamp, StaleJournalKey,
+    TypedRange, quarantine_of,
 };
 use crate::store::{MetaStore, Txn};
 
 /// Groups that one transaction frees.
 const GROUPS_PER_STEP: usize = 256;
 
-/// Findings with which nobody can say that an extent of the quarantine has no other owner.
-const OWNERS_IN_DOUBT: &[FindingKind] = &[
-    FindingKind::EntryUnreadable,
-    FindingKind::ExtentDoublyOwned,
-    FindingKind::ExtentUnallocated,
-    FindingKind::SlotOrphan,
-    FindingKind::AttachmentOrphan,
-];
-
-/// The finding that forbids a release, if there is one.
+/// The findings that forbid a release, if there are any: those with which a repair takes nothing
+/// away either. The first one of each kind.
 async fn find_doubt<T: Txn>(txn: &T) -> Result<Option<String>, ServiceError> {
-    let mut doubt = None;
+    let mut doubts: BTreeMap<String, String> = BTreeMap::new();
     let mut sink = |event| {
-        if let FsckEvent::Finding(finding) = event
-            && OWNERS_IN_DOUBT.iter().any(|kind| kind.as_str() == finding.kind)
+        if let FsckEvent::Finding(FsckFinding { kind, message, .. }) = event
+            && fsck::leaves_owners_in_doubt(&kind)
         {
-            doubt.get_or_insert(format!("{}: {}", finding.kind, finding.message));
+            doubts.entry(kind).or_insert(message);
         }
         Flow::Continue
     };
     fsck::check(txn, &mut sink).await?;
-    Ok(doubt)
+    let told: Vec<_> = doubts.iter().map(|(kind, message)| format!("{kind}: {message}")).collect();
+    Ok((!told.is_empty()).then(|| told.join("; ")))
+}
+
+/// Refuses while a journal waits to be replayed: its records may name what has no other owner.
+async fn require_no_stale<T: Txn>(txn: &T) -> Result<(), ServiceError> {
+    let found = txn.scan(&TypedRange::<StaleJournalKey>::table(), 1).await?;
+    match found.into_iter().next() {
+        None => Ok(()),
+        Some((StaleJournalKey { volume, epoch: oldest }, _)) => {
+            let wanted = "release the quarantine of a pool";
+            Err(ServiceError::StaleJournals { volume, oldest, wanted })
+        }
+    }
 }
 
 /// Frees the bits of one key; gives how many.
@@ -70,6 +80,7 @@ async fn free_some<T: Txn>(
     txn: &T,
     range: &TypedRange<QuarantineKey>,
 ) -> Result<(u64, Option<QuarantineKey>), ServiceError> {
+    require_no_stale(txn).await?;
     let found = txn.scan(range, GROUPS_PER_STEP).await?;
     let mut freed = 0;
     for (key, bits) in found.iter().filter(|(key, _)| key.stamp == QuarantineStamp::BY_HAND) {
@@ -83,13 +94,14 @@ impl<S: MetaStore> Service<S> {
     /// Sent again, it frees what is left.
     ///
     /// # Errors
-    /// There is no such pool, the name does not confirm it, or a check cannot tell that nobody
-    /// owns the extents.
+    /// There is no such pool, the name does not confirm it, a journal waits to be replayed, or a
+    /// check cannot tell that nobody owns the extents.
     pub async fn release_quarantine(
         &self,
         request: &ReleaseQuarantine,
     ) -> Result<u64, ServiceError> {
         let pool = self.confirmed_pool(request).await?;
+        self.read(|txn| async move { require_no_stale(&*txn).await }).await?;
         if let Some(doubt) = find_doubt(&self.store.begin().await?).await? {
             let problem = format!("its extents may have owners, a check finds {doubt}");
             return Err(ServiceError::corrupt(format!("quarantine of pool {pool}"), problem));

@@ -459,6 +459,50 @@ fn nothing_is_released_while_an_owner_is_in_doubt() {
     assert_eq!(dump(&sound.world), before);
 }
 
+/// A part of its owners may be in what a repair would not touch either.
+#[test]
+fn nothing_is_released_beside_a_map_that_is_wrong() {
+    let damages: [(FindingKind, Damage); 4] = [
+        (FindingKind::LayerCount, |it| {
+            it.alter(LayerKey { layer: it.volume.head }, |layer| layer.extents += 1);
+        }),
+        (FindingKind::LayerDigest, |it| {
+            it.alter(it.slot_key(0), |slot| slot.0.presence.remove(BlockRange::new(7, 1)));
+        }),
+        (FindingKind::HeadShared, |it| {
+            it.alter(VolumeKey { volume: it.member }, |volume| volume.head = it.volume.head);
+        }),
+        (FindingKind::LunMismatch, |it| {
+            it.damage(|txn| txn.remove(&LunOwnerKey { lun: it.pool.luns[0].id }));
+        }),
+    ];
+    for (kind, damage) in damages {
+        let sound = settled();
+        sound.damage(|txn| txn.remove(&sound.reserved_key()));
+        repair(&sound.world);
+        damage(&sound);
+        let before = dump(&sound.world);
+        let refused = release(&sound, "p").expect_err("refused").to_string();
+        assert!(refused.contains("its extents may have owners"), "{kind:?}: {refused}");
+        assert_eq!(dump(&sound.world), before);
+    }
+}
+
+#[test]
+fn nothing_is_released_while_a_journal_waits() {
+    let sound = settled();
+    sound.damage(|txn| txn.remove(&sound.reserved_key()));
+    repair(&sound.world);
+    sound.world.node("a");
+    let held = sound.world.attach(sound.volume.id, sound.world.node("b")).expect("taken over");
+    assert_eq!(held.stale_journals.len(), 1);
+    let before = dump(&sound.world);
+    assert_eq!(kind(release(&sound, "p")), ErrorReason::StaleJournals);
+    assert_eq!(dump(&sound.world), before);
+    sound.world.retire(&held, held.stale_journals[0].epoch).expect("retired");
+    assert_ne!(release(&sound, "p").expect("released"), 0);
+}
+
 /// Whatever the damage: no extent becomes free, no slot, part or layer changes, and the findings
 /// that can be repaired come to an end.
 #[test]
