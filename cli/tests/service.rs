@@ -111,6 +111,12 @@ fn pools_are_made_extended_and_shown() {
     let released = world.json("pool release-quarantine tank --confirm tank");
     assert_eq!(released["extents"], 0);
     assert!(world.refused("pool release-quarantine tank --confirm tanc", 2).contains("'tank'"));
+    assert_eq!((&status["pools"][0]["level"], number("mapped_bytes")), (&"normal".into(), 0));
+    let marks = world.json("pool watermarks tank --critical 99");
+    assert_eq!(marks["watermarks"], world.json("pool watermarks tank")["watermarks"]);
+    assert_eq!(marks["watermarks"]["critical_percent"], 99);
+    assert_eq!(marks["watermarks"]["warning_percent"], 80);
+    assert!(world.refused("pool watermarks tank --warning 91", 2).contains("91"));
     let by_id = pool["pool_id"].as_str().expect("an id");
     assert_eq!(world.json(&format!("pool status {by_id}"))["pools"][0]["name"], "tank");
     assert_eq!(world.json("lun status /dev/lun1")["luns"][0]["pool"]["pool_name"], "tank");

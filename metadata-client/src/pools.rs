@@ -1,7 +1,8 @@
 //! Calls about pools.
 
-use lunar_proto::domain::Selector;
-use lunar_proto::domain::{AddLuns, CreatePool, Page, PageRequest, PageToken, Pool, PoolStatus};
+use lunar_proto::domain::{
+    AddLuns, CreatePool, Page, PageRequest, PageToken, Pool, PoolStatus, Selector, SetWatermarks,
+};
 use lunar_proto::v1;
 use lunar_proto::v1::pools_client::PoolsClient;
 use lunar_proto::wire;
@@ -31,6 +32,18 @@ impl MetadataClient {
         let request = v1::AddLunsRequest::from(request.clone());
         self.call("add LUNs to the pool", request, async |channel, request| {
             on_channel!(PoolsClient, channel).add_luns(request).await
+        })
+        .await
+    }
+
+    /// Sets watermarks of a pool; what is not named stays.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn set_watermarks(&self, request: &SetWatermarks) -> Result<Pool, ClientError> {
+        let request = v1::SetWatermarksRequest::from(request.clone());
+        self.call("set the watermarks of the pool", request, async |channel, request| {
+            on_channel!(PoolsClient, channel).set_watermarks(request).await
         })
         .await
     }

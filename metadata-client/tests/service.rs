@@ -71,6 +71,7 @@ async fn made_pool_and_volume(client: &MetadataClient) -> (Pool, Volume) {
         pool: Selector::Id(pool.id),
         size: VolumeSize::from_bytes(10 << 30).expect("a size"),
         logical_block_size: LogicalBlockSize::B4096,
+        over_watermark: false,
     };
     let volume = client.create_volume(&volume).await.expect("made");
     (pool, volume)
@@ -120,6 +121,7 @@ async fn snapshots_are_cut_cloned_rolled_back_and_deleted() {
         members: vec![member(volume.id, NewCut::Snapshot(name("s")))],
         created_unix_seconds: 5,
         fsfreeze: Fsfreeze::Auto,
+        over_watermark: false,
     };
     let set = client.create_snapshots(&cut).await.expect("cut");
     assert_eq!(client.create_snapshots(&cut).await.expect("again"), set);
@@ -134,6 +136,7 @@ async fn snapshots_are_cut_cloned_rolled_back_and_deleted() {
         snapshot: by_name.clone(),
         name: name("c"),
         size: None,
+        over_watermark: false,
     };
     let clone = client.clone_volume(&clone).await.expect("made");
     assert!(client.snapshots(Some(&Selector::Id(clone.id))).await.expect("listed").is_empty());
@@ -142,7 +145,7 @@ async fn snapshots_are_cut_cloned_rolled_back_and_deleted() {
     client.rollback_volume(&back).await.expect("back");
     let volume = back.volume.clone();
     let size = VolumeSize::from_bytes(30 << 30).expect("a size");
-    let grow = GrowVolume { request: fresh_request_id(), volume, size };
+    let grow = GrowVolume { request: fresh_request_id(), volume, size, over_watermark: false };
     let grown = client.grow_volume(&grow).await.expect("grown");
     assert_eq!((grown.size, client.grow_volume(&grow).await.expect("again")), (size, grown));
     let size = VolumeSize::from_bytes(4096).expect("a size");
@@ -200,6 +203,7 @@ async fn asked(address: SocketAddr) -> Asked {
         members: vec![member(volume.id, NewCut::Snapshot(name("s")))],
         created_unix_seconds: 5,
         fsfreeze: Fsfreeze::Never,
+        over_watermark: false,
     };
     let set = client.create_snapshots(&create).await.expect("stored");
     assert_eq!(set.state, SetState::Gathering);
@@ -470,6 +474,13 @@ impl Pools for Busy {
         Err(Status::internal("broken"))
     }
 
+    async fn set_watermarks(
+        &self,
+        _: Request<v1::SetWatermarksRequest>,
+    ) -> Result<Response<v1::Pool>, Status> {
+        Err(Status::internal("broken"))
+    }
+
     async fn list_pools(
         &self,
         _: Request<v1::ListPoolsRequest>,
@@ -559,6 +570,7 @@ async fn two_snapshots(client: &MetadataClient) -> (Snapshot, Snapshot) {
             members: vec![member(volume.id, NewCut::Snapshot(name(snapshot)))],
             created_unix_seconds: 5,
             fsfreeze: Fsfreeze::Never,
+            over_watermark: false,
         };
         client.create_snapshots(&cut).await.expect("cut").snapshots[0].clone()
     };
@@ -640,6 +652,7 @@ async fn names_that_go_to_other_snapshots_are_not_followed() {
         members: vec![member(first.volume, NewCut::Snapshot(name("second")))],
         created_unix_seconds: 5,
         fsfreeze: Fsfreeze::Never,
+        over_watermark: false,
     };
     client.create_snapshots(&cut).await.expect("cut");
     let error = loop {

@@ -449,6 +449,21 @@ pub enum ServiceError {
         /// Its name.
         pool_name: Name,
     },
+    /// Nothing new begins in the pool.
+    #[error(
+        "pool '{pool_name}' is {used} % full and nothing new begins in it from {mark} % on: delete \
+         snapshots or volumes, add a LUN, or insist with --over-watermark; what runs is not held up"
+    )]
+    PoolWatermark {
+        /// The pool.
+        pool: PoolId,
+        /// Its name.
+        pool_name: Name,
+        /// How full it is, in percent, rounded down.
+        used: u8,
+        /// Its critical watermark, in percent.
+        mark: u8,
+    },
     /// A limit of the design.
     #[error("{what} would go beyond the limit of {limit}")]
     LimitReached {
@@ -545,6 +560,7 @@ impl ServiceError {
             Self::CheckpointRegression { .. } => ErrorReason::CheckpointRegression,
             Self::FindingsChanged { .. } => ErrorReason::FindingsChanged,
             Self::PoolFull { .. } => ErrorReason::PoolFull,
+            Self::PoolWatermark { .. } => ErrorReason::PoolWatermark,
             Self::LimitReached { .. } => ErrorReason::LimitReached,
             Self::Store(StoreError::Failed { .. }) => ErrorReason::StoreFailed,
             Self::Store(_) => ErrorReason::StoreBusy,

@@ -132,6 +132,9 @@ reasons! {
     FindingsChanged = "FINDINGS_CHANGED" => FailedPrecondition,
     /// The pool has no free extent.
     PoolFull = "POOL_FULL" => ResourceExhausted,
+    /// The pool is above its critical watermark: nothing new begins in it unless the caller
+    /// insists; facts: `pool`, `pool_name`, `used_percent`, `critical_percent`.
+    PoolWatermark = "POOL_WATERMARK" => ResourceExhausted,
     /// The volume would stand on more layers than a chain may have.
     ChainTooDeep = "CHAIN_TOO_DEEP" => ResourceExhausted,
     /// A limit of the design is reached: LUNs of a pool, nodes of a cluster.
@@ -293,6 +296,7 @@ mod tests {
             ("CHECKPOINT_REGRESSION", 9),
             ("FINDINGS_CHANGED", 9),
             ("POOL_FULL", 8),
+            ("POOL_WATERMARK", 8),
             ("CHAIN_TOO_DEEP", 8),
             ("LIMIT_REACHED", 8),
             ("STORE_BUSY", 14),

@@ -43,6 +43,7 @@ impl World {
             members: members.iter().map(|member| self.asked_for(member)).collect(),
             created_unix_seconds: self.moment,
             fsfreeze: Fsfreeze::Never,
+            over_watermark: true,
         };
         let set = match self.until_answered(|s| block_on(s.create_snapshots(&create))) {
             Ok(set) => set,

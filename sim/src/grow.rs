@@ -54,7 +54,7 @@ impl World {
         };
         let Ok(size) = VolumeSize::from_bytes(bytes) else { return Ok(()) };
         let (request, volume) = (self.meta.fresh_request(), Selector::Id(self.guests[guest].id));
-        let grow = GrowVolume { request, volume, size };
+        let grow = GrowVolume { request, volume, size, over_watermark: true };
         match self.until_answered(|service| block_on(service.grow_volume(&grow))) {
             Ok(volume) if volume.size == size && bytes > before => {}
             Err(ServiceError::VolumeWouldShrink { .. }) if bytes < before => return Ok(()),

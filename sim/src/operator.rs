@@ -326,6 +326,7 @@ impl World {
             pool: Selector::Id(self.meta.pool),
             size,
             logical_block_size: block,
+            over_watermark: true,
         };
         let id = self.insist("a new volume", |s| block_on(s.create_volume(&create)))?.id;
         let uid = self.guests.len() as u32;

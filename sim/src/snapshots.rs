@@ -157,6 +157,7 @@ impl World {
             snapshot: Selector::Id(snapshot.id),
             name: name.clone(),
             size,
+            over_watermark: true,
         };
         let volume = match self.until_answered(|s| block_on(s.clone_volume(&clone))) {
             Ok(volume) => volume,

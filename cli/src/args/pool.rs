@@ -1,6 +1,6 @@
 //! Arguments of `lunar pool`.
 
-use clap::Subcommand;
+use clap::{Subcommand, value_parser};
 use lunar_types::{ExtentSize, Name};
 
 use super::select::{LunReference, PoolArg};
@@ -45,6 +45,23 @@ pub enum PoolCommand {
         /// The name of the pool once more: what is released can be written by other volumes.
         #[arg(long, value_name = "NAME")]
         confirm: Name,
+    },
+    /// Show or set at which percentages the levels of a pool begin.
+    ///
+    /// From the critical one on, new volumes, clones and snapshots, and growth, are refused unless
+    /// --over-watermark is given. What runs is never refused anything by a watermark.
+    Watermarks {
+        /// The pool, by name or id.
+        pool: PoolArg,
+        /// Somebody should look at it.
+        #[arg(long, value_name = "PERCENT", value_parser = value_parser!(u8).range(1..=100))]
+        warning: Option<u8>,
+        /// Space has to be made, or a LUN added.
+        #[arg(long, value_name = "PERCENT", value_parser = value_parser!(u8).range(1..=100))]
+        high: Option<u8>,
+        /// Nothing new begins in it.
+        #[arg(long, value_name = "PERCENT", value_parser = value_parser!(u8).range(1..=100))]
+        critical: Option<u8>,
     },
     /// Show how full pools are, in all and on each LUN.
     Status {

@@ -67,6 +67,9 @@ pub struct CreateSnapshotArgs {
     /// Whether file systems on the devices are frozen meanwhile.
     #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
     pub fsfreeze: FsfreezeArg,
+    /// Do it although a pool is above its critical watermark.
+    #[arg(long)]
+    pub over_watermark: bool,
 }
 
 impl CreateSnapshotArgs {

@@ -27,6 +27,9 @@ pub enum VolumeCommand {
             value_parser = parse_logical_block_size
         )]
         logical_block_size: LogicalBlockSize,
+        /// Do it although the pool is above its critical watermark.
+        #[arg(long)]
+        over_watermark: bool,
     },
     /// List the volumes.
     List {
@@ -103,6 +106,9 @@ pub struct CloneArgs {
     /// SOURCE is a volume, attached or not: the clone begins as it is now, without a snapshot.
     #[arg(long)]
     pub of_volume: bool,
+    /// Do it although the pool is above its critical watermark.
+    #[arg(long)]
+    pub over_watermark: bool,
 }
 
 /// Arguments of `lunar volume grow`.
@@ -116,6 +122,9 @@ pub struct GrowArgs {
     /// The volume is mounted on this node: have its ext4 or xfs file system grow too.
     #[arg(long)]
     pub fs: bool,
+    /// Do it although the pool is above its critical watermark.
+    #[arg(long)]
+    pub over_watermark: bool,
 }
 
 /// Arguments of `lunar volume detach`.

@@ -25,8 +25,9 @@ pub(super) async fn run(args: &CloneArgs, context: &Context<'_>) -> Result<Exit,
 
 async fn of_snapshot(service: &MetadataClient, args: &CloneArgs) -> Result<Volume, CliError> {
     let (request, snapshot) = (fresh_request_id(), args.source.0.clone());
-    let (name, size) = (args.name.clone(), args.size);
-    let cloned = service.clone_volume(&CloneVolume { request, snapshot, name, size }).await;
+    let (name, size, over_watermark) = (args.name.clone(), args.size, args.over_watermark);
+    let clone = CloneVolume { request, snapshot, name, size, over_watermark };
+    let cloned = service.clone_volume(&clone).await;
     cloned.map_err(|error| match error.kind() {
         NO_SNAPSHOT => CliError::from(error).advise("a volume is cloned with --of-volume"),
         _ => error.into(),
@@ -37,7 +38,7 @@ async fn of_snapshot(service: &MetadataClient, args: &CloneArgs) -> Result<Volum
 async fn of_volume(service: &MetadataClient, args: &CloneArgs) -> Result<Volume, CliError> {
     let (volume, cut_as) = (args.source.as_volume(), NewCut::Clone(args.name.clone()));
     let members = vec![NewMember { volume, cut: cut_as }];
-    let set = cut(service, members, Fsfreeze::Auto).await?;
+    let set = cut(service, members, Fsfreeze::Auto, args.over_watermark).await?;
     match set.members.first() {
         Some(SetMember { cut: CutAs::Clone { volume, .. }, .. }) => {
             Ok(service.volume(&Selector::Id(*volume)).await?)

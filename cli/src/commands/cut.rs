@@ -23,9 +23,11 @@ pub(super) async fn cut(
     service: &MetadataClient,
     members: Vec<NewMember>,
     fsfreeze: Fsfreeze,
+    over_watermark: bool,
 ) -> Result<SnapshotSet, CliError> {
     let (request, created_unix_seconds) = (fresh_request_id(), unix_seconds());
-    let request = CreateSnapshots { request, members, created_unix_seconds, fsfreeze };
+    let request =
+        CreateSnapshots { request, members, created_unix_seconds, fsfreeze, over_watermark };
     let what = what_of(&request.members);
     tokio::select! {
         biased;
@@ -207,6 +209,7 @@ mod tests {
             members: vec![member("a", "sa"), member("b", "sb")],
             created_unix_seconds: 0,
             fsfreeze: Fsfreeze::Auto,
+            over_watermark: false,
         }
     }
 

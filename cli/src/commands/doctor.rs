@@ -7,11 +7,15 @@ use crate::error::{CliError, Exit};
 
 pub(super) async fn run(context: &Context<'_>) -> Result<Exit, CliError> {
     let mut checks = checks::of_host(&host::gather());
-    let cluster = match context.service().await {
+    let service = context.service().await;
+    let cluster = match &service {
         Ok(service) => service.cluster().await.map_err(CliError::from),
-        Err(error) => Err(error),
+        Err(error) => Err(error.clone()),
     };
     checks.push(checks::of_metadata(&context.global.metadata, &cluster));
+    if let (Ok(service), Ok(_)) = (&service, &cluster) {
+        checks.extend(checks::of_pools(&super::pool::every_status(service).await));
+    }
     checks.extend(checks::of_daemon(&ask_daemon(context).await));
     let diagnosis = Diagnosis::new(checks);
     context.show(&diagnosis)?;

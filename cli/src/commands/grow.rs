@@ -35,7 +35,9 @@ pub(super) async fn run(args: &GrowArgs, context: &Context<'_>) -> Result<Exit, 
         false => None,
     };
     let (request, volume) = (fresh_request_id(), Selector::Id(found.id));
-    let grown = service.grow_volume(&GrowVolume { request, volume, size: args.size }).await?;
+    let (size, over_watermark) = (args.size, args.over_watermark);
+    let grow = GrowVolume { request, volume, size, over_watermark };
+    let grown = service.grow_volume(&grow).await?;
     let growth = device_growth(context, &step, &grown).await?;
     if let Some(mounted) = &mounted {
         grow_file_system(&step, &growth, mounted).await?;

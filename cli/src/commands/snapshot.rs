@@ -57,7 +57,8 @@ async fn create(context: &Context<'_>, args: &CreateSnapshotArgs) -> Result<Exit
     let member =
         |GroupMember { volume, name }| NewMember { volume: volume.0, cut: NewCut::Snapshot(name) };
     let members = args.members().into_iter().map(member).collect();
-    let SnapshotSet { id, snapshots, .. } = cut(&service, members, args.fsfreeze.into()).await?;
+    let SnapshotSet { id, snapshots, .. } =
+        cut(&service, members, args.fsfreeze.into(), args.over_watermark).await?;
     let origins = origins_of(&service, &snapshots).await?;
     context.show(&SealedSetView::new(id, views(&snapshots, &origins)?))
 }

@@ -29,11 +29,13 @@ const GONE: ErrorKind = ErrorKind::Refused(ErrorReason::VolumeNotFound);
 
 pub(super) async fn run(command: &VolumeCommand, context: &Context<'_>) -> Result<Exit, CliError> {
     match command {
-        VolumeCommand::Create { name, pool, size, logical_block_size } => {
+        VolumeCommand::Create { name, pool, size, logical_block_size, over_watermark } => {
             let request = fresh_request_id();
             let (name, pool, size) = (name.clone(), pool.0.clone(), *size);
-            let logical_block_size = *logical_block_size;
-            create(context, &CreateVolume { request, name, pool, size, logical_block_size }).await
+            let (logical_block_size, over_watermark) = (*logical_block_size, *over_watermark);
+            let volume =
+                CreateVolume { request, name, pool, size, logical_block_size, over_watermark };
+            create(context, &volume).await
         }
         VolumeCommand::List { pool } => list(context, pool.as_ref().map(|pool| &pool.0)).await,
         VolumeCommand::Show { volume } => show(context, &volume.0).await,

@@ -1,6 +1,6 @@
 //! The doctor's judgements: facts in, lines of the report out.
 
-use lunar_proto::domain::Cluster;
+use lunar_proto::domain::{Cluster, PoolStatus, WatermarkLevel};
 use lunar_proto::v1;
 
 use super::Check;
@@ -13,6 +13,9 @@ const MEMORY_LOCK_MIN: u64 = 1 << 30;
 const GET_UBLK: &str = "boot a kernel with CONFIG_BLK_DEV_UBLK and its module: on Debian the one \
     of backports (apt-get install -t trixie-backports linux-image-amd64, or \
     linux-image-cloud-amd64 in a virtual machine), then modprobe ublk_drv";
+
+const MAKE_ROOM: &str = "delete snapshots or volumes, add a LUN with lunar pool add-lun, see \
+    lunar pool status for what is reserved or in quarantine";
 
 /// What only the host itself says.
 #[must_use]
@@ -138,6 +141,29 @@ pub fn of_metadata(endpoint: &str, answer: &Result<Cluster, CliError>) -> Check 
             "start metadata-service, or name its endpoint with --metadata or LUNAR_METADATA",
         ),
     }
+}
+
+/// Whether pools are above a watermark. Full pools are no fault of this host: none is a failure.
+#[must_use]
+pub fn of_pools(answer: &Result<Vec<PoolStatus>, CliError>) -> Option<Check> {
+    const NAME: &str = "pools";
+    let pools = match answer {
+        Ok(pools) if pools.is_empty() => return None,
+        Ok(pools) => pools,
+        Err(error) => return Some(Check::fail(NAME, &error.message, &error.advice)),
+    };
+    let full = pools.iter().filter(|pool| pool.level() > WatermarkLevel::Normal);
+    let full: Vec<String> = full.map(fullness).collect();
+    Some(match full.as_slice() {
+        [] => Check::ok(NAME, format!("{}, all below their watermarks", pools.len())),
+        full => Check::warn(NAME, full.join("; "), MAKE_ROOM),
+    })
+}
+
+fn fullness(status: &PoolStatus) -> String {
+    let (name, used, level) = (&status.pool.name, status.fill.percent(), status.level());
+    let mark = status.pool.watermarks.mark_of(level);
+    format!("'{name}' is {used} % full, {level} from {mark} % on")
 }
 
 /// What fs-core says of itself and of its host.

@@ -1,6 +1,6 @@
 //! Pools: their LUNs and how full they are.
 
-use lunar_proto::domain::{Lun, LunStatus, Pool, PoolStatus, SpaceUsage};
+use lunar_proto::domain::{Lun, LunStatus, Pool, PoolStatus, SpaceUsage, Watermarks};
 use serde::Serialize;
 
 use super::{count, size};
@@ -134,6 +134,54 @@ impl UsageView {
     }
 }
 
+/// Where the levels of a pool begin.
+#[derive(Serialize, Clone, Copy, Debug)]
+pub struct MarksView {
+    warning_percent: u8,
+    high_percent: u8,
+    critical_percent: u8,
+}
+
+impl From<Watermarks> for MarksView {
+    fn from(marks: Watermarks) -> Self {
+        Self {
+            warning_percent: marks.warning(),
+            high_percent: marks.high(),
+            critical_percent: marks.critical(),
+        }
+    }
+}
+
+/// `lunar pool watermarks`.
+#[derive(Serialize, Debug)]
+pub struct WatermarksView {
+    pool_id: String,
+    name: String,
+    watermarks: MarksView,
+}
+
+impl From<&Pool> for WatermarksView {
+    fn from(pool: &Pool) -> Self {
+        Self {
+            pool_id: pool.id.to_string(),
+            name: pool.name.to_string(),
+            watermarks: pool.watermarks.into(),
+        }
+    }
+}
+
+impl Report for WatermarksView {
+    fn to_text(&self) -> String {
+        let percent = |mark: u8| format!("{mark}%");
+        facts(&[
+            ("pool", self.name.clone()),
+            ("warning", percent(self.watermarks.warning_percent)),
+            ("high", percent(self.watermarks.high_percent)),
+            ("critical", percent(self.watermarks.critical_percent)),
+        ])
+    }
+}
+
 /// How full a LUN of a pool is.
 #[derive(Serialize, Debug)]
 pub struct LunStatusView {
@@ -152,6 +200,9 @@ pub struct PoolStatusView {
     volumes: u64,
     provisioned_bytes: u64,
     usage: UsageView,
+    used_percent: u8,
+    level: &'static str,
+    watermarks: MarksView,
     luns: Vec<LunStatusView>,
 }
 
@@ -170,6 +221,9 @@ impl From<&PoolStatus> for PoolStatusView {
             volumes: status.volumes,
             provisioned_bytes: status.provisioned.get(),
             usage: UsageView::new(&status.usage, extent_bytes),
+            used_percent: status.fill.percent(),
+            level: status.level().as_str(),
+            watermarks: status.pool.watermarks.into(),
             luns: status.luns.iter().map(lun).collect(),
         }
     }
@@ -188,12 +242,20 @@ impl PoolStatusView {
             ("journals", size(usage.journal_bytes)),
             ("quarantined", size(usage.quarantined_bytes)),
             ("free", format!("{} ({})", size(usage.free_bytes), usage.percent_free())),
+            ("used", self.used()),
             ("held back", format!("{} of the free space, for journals", self.held_back())),
             ("provisioned", format!("{} in {}", self.provisioned(), count(self.volumes, "volume"))),
         ]);
         let rows = self.luns.iter().map(LunStatusView::row).collect();
         let header = ["LUN", "SIZE", "MAPPED", "RESERVED", "JOURNALS", "FREE", "ID"];
         format!("{head}\n{}", table(header, rows, "no LUNs"))
+    }
+
+    fn used(&self) -> String {
+        let (used, level, marks) = (self.used_percent, self.level, &self.watermarks);
+        let MarksView { warning_percent, high_percent, critical_percent } = marks;
+        let marks = format!("{warning_percent}/{high_percent}/{critical_percent}%");
+        format!("{used}% of what is not held back: {level} (watermarks {marks})")
     }
 
     fn held_back(&self) -> String {

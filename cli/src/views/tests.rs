@@ -11,7 +11,8 @@ use std::{env, fs};
 use lunar_proto::domain::{
     DiffKind, DiffRun, FindingsDigest, FsckFinding, FsckRemedy, FsckRepaired, FsckSummary, Holder,
     LayerEntry, LayerPart, Lun, LunStatus, Node, NodeState, Operation, OperationId, OperationWork,
-    Pool, PoolStatus, RoomWanted, Snapshot, SnapshotState, SpaceUsage, Usage, Volume, VolumeState,
+    Pool, PoolFill, PoolStatus, RoomWanted, Snapshot, SnapshotState, SpaceUsage, Usage, Volume,
+    VolumeState, Watermarks,
 };
 use lunar_proto::error::Facts;
 use lunar_proto::v1;
@@ -62,6 +63,7 @@ fn pool() -> Pool {
         extent_size: ExtentSize::DEFAULT,
         luns: vec![lun(0, 4), lun(1, 6)],
         logical_block_size: LogicalBlockSize::B512,
+        watermarks: Watermarks::DEFAULT,
     }
 }
 
@@ -152,8 +154,10 @@ fn pool_status_is_golden() {
     };
     let luns = pool().luns.into_iter().map(|lun| LunStatus { lun, usage }).collect();
     let provisioned = ByteCount::new(30 << 30);
-    let status = PoolStatus { pool: pool(), usage, provisioned, volumes: 3, luns };
+    let fill = PoolFill { used_extents: 8192, usable_extents: 10_236 - 256 };
+    let status = PoolStatus { pool: pool(), usage, fill, provisioned, volumes: 3, luns };
     assert_golden(&pool::PoolStatusList::new(&[status]), "pool-status");
+    assert_golden(&pool::WatermarksView::from(&pool()), "pool-watermarks");
     let released = pool::ReleasedView::new("fast", 36);
     assert_golden(&released, "pool-release-quarantine");
 }

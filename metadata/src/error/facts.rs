@@ -48,6 +48,12 @@ impl ServiceError {
                 fact("pool_name", pool_name);
                 fact("pool_block_size", pool_blocks);
             }
+            Self::PoolWatermark { pool, pool_name, used, mark } => {
+                fact("pool", pool);
+                fact("pool_name", pool_name);
+                fact("used_percent", used);
+                fact("critical_percent", mark);
+            }
             Self::VolumeBlockSize { asked, pool_name, pool_blocks } => {
                 fact("volume_block_size", asked);
                 fact("pool_name", pool_name);

@@ -79,6 +79,12 @@ pub trait Record: Sized {
     /// When the bytes do not say a record.
     fn take_fields(input: &mut &[u8]) -> Result<Self, DecodeError>;
 
+    /// Takes everything after the byte of an earlier version that is still read; `None` if this
+    /// one is not.
+    fn take_earlier(_version: u8, _input: &mut &[u8]) -> Option<Result<Self, DecodeError>> {
+        None
+    }
+
     /// The bytes of the value.
     fn encode(&self) -> Vec<u8> {
         let mut out = vec![Self::VERSION];
@@ -93,12 +99,16 @@ pub trait Record: Sized {
     fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut input = bytes;
         let found = u8::take(&mut input)?;
-        if found != Self::VERSION {
-            return Err(DecodeError::Version { record: Self::NAME, found, known: Self::VERSION });
-        }
-        let record = Self::take_fields(&mut input)?;
+        let is_earlier = found != Self::VERSION;
+        let record = if is_earlier {
+            let (record, known) = (Self::NAME, Self::VERSION);
+            let unknown = DecodeError::Version { record, found, known };
+            Self::take_earlier(found, &mut input).ok_or(unknown)??
+        } else {
+            Self::take_fields(&mut input)?
+        };
         match input.len() {
-            0 if record.encode() == bytes => Ok(record),
+            0 if is_earlier || record.encode() == bytes => Ok(record),
             0 => Err(DecodeError::OtherEncoding { record: Self::NAME }),
             count => Err(DecodeError::Trailing { record: Self::NAME, count }),
         }

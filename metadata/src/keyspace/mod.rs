@@ -18,6 +18,7 @@ mod records;
 mod set_records;
 mod slot_value;
 mod typed;
+mod watermarks;
 
 pub use bitmap::{Bitmap, GROUP_EXTENTS, GroupIndex, QuarantineStamp, runs_of};
 pub use digest::SlotDigest;

@@ -1,7 +1,7 @@
 //! The records of the store, field by field in the order of their bytes.
 
 use lunar_proto::domain::{
-    NodeState, OperationWork, PrunedPart, PrunedParts, SnapshotState, VolumeState,
+    NodeState, OperationWork, PrunedPart, PrunedParts, SnapshotState, VolumeState, Watermarks,
 };
 use lunar_types::{
     BootId, ByteCount, ClusterId, CommitNumber, Epoch, ExtentRun, ExtentSize, Incarnation,
@@ -13,9 +13,12 @@ use lunar_types::{
 use super::digest::SlotDigest;
 use super::encoding::{DecodeError, Field, Record, invalid};
 use super::outcome::Outcome;
+use super::watermarks::earlier_pool;
 
 macro_rules! records {
-    ($($(#[$doc:meta])* $name:ident = $text:literal $(version $version:literal)? {
+    ($($(#[$doc:meta])* $name:ident = $text:literal $(version $version:literal)?
+        $(reads $take:path)?
+    {
         $($(#[$field_doc:meta])* $field:ident: $type:ty,)*
     })+) => {
         $(
@@ -28,6 +31,13 @@ macro_rules! records {
             impl Record for $name {
                 const NAME: &'static str = $text;
                 $(const VERSION: u8 = $version;)?
+
+                $(fn take_earlier(
+                    version: u8,
+                    input: &mut &[u8],
+                ) -> Option<Result<Self, DecodeError>> {
+                    $take(version, input)
+                })?
 
                 fn put_fields(&self, _out: &mut Vec<u8>) {
                     $(self.$field.put(_out);)*
@@ -65,7 +75,7 @@ records! {
     }
 
     /// A pool; its LUNs have keys of their own.
-    PoolRecord = "pool" {
+    PoolRecord = "pool" version 2 reads earlier_pool {
         /// Its name.
         name: Name,
         /// The unit of allocation.
@@ -74,6 +84,8 @@ records! {
         logical_block_size: LogicalBlockSize,
         /// LUN indices given so far, which is the next one.
         luns: u16,
+        /// Where its levels begin.
+        watermarks: Watermarks,
     }
 
     /// A LUN of a pool.

@@ -1,14 +1,15 @@
-//! Steps of long operations, one after the other, for as long as the service runs.
+//! Steps of long operations, one after the other, for as long as the service runs; and the log of
+//! pools that cross a watermark.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use crate::error::chain;
 use crate::seams::block_on;
-use crate::service::{Service, Step};
+use crate::service::{Crossing, Service, Step};
 use crate::store::RedbStore;
 
 /// How long the loop rests when there is nothing to do or a step has failed.
@@ -32,6 +33,7 @@ pub async fn run_operations(service: Arc<Service<RedbStore>>, work: Arc<Notify>)
             error!(%why, "the store has failed");
             return StoreFailure { why: why.to_owned() };
         }
+        watch_watermarks(&service).await;
         let stepping = Arc::clone(&service);
         let step = tokio::task::spawn_blocking(move || block_on(stepping.step_operations()));
         match step.await {
@@ -41,5 +43,32 @@ pub async fn run_operations(service: Arc<Service<RedbStore>>, work: Arc<Notify>)
             Err(panic) => warn!(%panic, "an operation step broke an assertion"),
         }
         let _woken_or_rested = tokio::time::timeout(REST, work.notified()).await;
+    }
+}
+
+/// Says which pools have crossed a watermark, if it is time to look.
+async fn watch_watermarks(service: &Arc<Service<RedbStore>>) {
+    let watching = Arc::clone(service);
+    let look = tokio::task::spawn_blocking(move || block_on(watching.watch_watermarks()));
+    match look.await {
+        Ok(Ok(crossings)) => crossings.iter().for_each(tell),
+        Ok(Err(error)) => warn!("pools could not be counted: {}", chain(&error)),
+        Err(panic) => warn!(%panic, "counting pools broke an assertion"),
+    }
+}
+
+fn tell(crossing: &Crossing) {
+    let Crossing { pool, name, from, to, fill } = crossing;
+    let used = fill.percent();
+    if to > from {
+        warn!(
+            %pool, pool_name = %name, used_percent = used, %from, %to,
+            "the pool has reached its {to} watermark: delete snapshots or volumes, or add a LUN"
+        );
+    } else {
+        info!(
+            %pool, pool_name = %name, used_percent = used, %from, %to,
+            "the pool has gone below its {from} watermark"
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! Handlers of pools.
 
-use lunar_proto::domain::{AddLuns, CreatePool, Page};
+use lunar_proto::domain::{AddLuns, CreatePool, Page, SetWatermarks};
 use lunar_proto::v1;
 use lunar_proto::v1::pools_server::Pools;
 use lunar_proto::wire::{page_request, selector, to_list, token_bytes};
@@ -29,6 +29,16 @@ impl<S: MetaStore> Pools for Handlers<S> {
         Identity::require_admin(&request)?;
         let request = AddLuns::try_from(request.into_inner())?;
         let pool = self.call(move |service| block_on(service.add_luns(&request))).await?;
+        Ok(Response::new(pool.into()))
+    }
+
+    async fn set_watermarks(
+        &self,
+        request: Request<v1::SetWatermarksRequest>,
+    ) -> Result<Response<v1::Pool>, Status> {
+        Identity::require_admin(&request)?;
+        let request = SetWatermarks::try_from(request.into_inner())?;
+        let pool = self.call(move |service| block_on(service.set_watermarks(&request))).await?;
         Ok(Response::new(pool.into()))
     }
 

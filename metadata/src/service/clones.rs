@@ -20,6 +20,7 @@ use super::sets::leave_set;
 use super::snapshots::ready_snapshot;
 use super::standing::{Standing, standing};
 use super::volumes::{NewVolume, find_volume, holder_of, put_volume, require_name_free};
+use super::watermarks::Admission;
 use crate::error::ServiceError;
 use crate::keyspace::{KeyedTxn, LayerName, Outcome, SnapshotRecord, VolumeKey};
 use crate::store::{MetaStore, Txn};
@@ -38,6 +39,7 @@ async fn clone_volume<T: Txn>(
     txn: &T,
     volume: VolumeId,
     request: &CloneVolume,
+    admission: Admission<'_>,
 ) -> Result<Outcome, ServiceError> {
     require_name_free(txn, &request.name).await?;
     let (_, snapshot, layer) = base_snapshot(txn, &request.snapshot).await?;
@@ -51,6 +53,7 @@ async fn clone_volume<T: Txn>(
         return Err(ServiceError::field("size_bytes", problem));
     }
     let pool = snapshot.pool;
+    admission.require(txn, pool).await?;
     let head = begin_head(txn, volume, pool, Some(layer)).await?;
     let (name, logical_block_size) = (request.name.clone(), snapshot.logical_block_size);
     put_volume(txn, volume, NewVolume { name, pool, size, logical_block_size, head });
@@ -95,11 +98,12 @@ impl<S: MetaStore> Service<S> {
     ///
     /// # Errors
     /// The name is taken, there is no such snapshot, it is not Ready, it stands on too many layers,
-    /// or the clone would be smaller.
+    /// the clone would be smaller, or the pool is above its critical watermark.
     pub async fn clone_volume(&self, request: &CloneVolume) -> Result<Volume, ServiceError> {
         let id = VolumeId::from_u128(self.seams.ids.next());
         let what = ("clone volume", request);
-        let clone = |txn: Arc<S::Txn>| async move { clone_volume(&*txn, id, request).await };
+        let gate = self.admission(request.over_watermark);
+        let clone = |txn: Arc<S::Txn>| async move { clone_volume(&*txn, id, request, gate).await };
         let outcome = self.once(request.request, &what, clone).await?;
         self.volume_of(request.request, &outcome).await
     }

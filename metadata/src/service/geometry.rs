@@ -70,6 +70,7 @@ impl PoolGeometry {
             extent_size: self.record.extent_size,
             luns: self.luns.iter().map(lun).collect(),
             logical_block_size: self.record.logical_block_size,
+            watermarks: self.record.watermarks,
         }
     }
 

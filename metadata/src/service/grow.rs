@@ -13,6 +13,7 @@ use lunar_types::{ByteCount, VOLUME_EXTENTS_MAX, VolumeId, VolumeSize};
 
 use super::Service;
 use super::volumes::find_volume;
+use super::watermarks::Admission;
 use crate::error::ServiceError;
 use crate::keyspace::{
     KeyedTxn, Outcome, PoolKey, PoolRecord, PoolVolumeKey, PoolVolumeRecord, VolumeKey,
@@ -34,7 +35,11 @@ fn require_attachable(
     Err(ServiceError::VolumeTooLarge { volume, given, extent_size, limit })
 }
 
-async fn grow_volume<T: Txn>(txn: &T, request: &GrowVolume) -> Result<Outcome, ServiceError> {
+async fn grow_volume<T: Txn>(
+    txn: &T,
+    request: &GrowVolume,
+    admission: Admission<'_>,
+) -> Result<Outcome, ServiceError> {
     let (volume, mut record) = find_volume(txn, &request.volume).await?;
     if record.state != VolumeState::Ready {
         return Err(ServiceError::VolumeNotReady { volume, state: record.state });
@@ -48,6 +53,7 @@ async fn grow_volume<T: Txn>(txn: &T, request: &GrowVolume) -> Result<Outcome, S
     }
     let pool = record.pool;
     require_attachable(volume, given, &txn.load_known(&PoolKey { pool }).await?)?;
+    admission.require(txn, pool).await?;
     record.size = given;
     record.structure = record.structure.next();
     txn.put(&VolumeKey { volume }, &record);
@@ -60,11 +66,12 @@ impl<S: MetaStore> Service<S> {
     /// that it has already changes nothing.
     ///
     /// # Errors
-    /// There is no such volume, it is not Ready, it is larger already, or it would have more
-    /// extents than one can be attached with.
+    /// There is no such volume, it is not Ready, it is larger already, it would have more extents
+    /// than one can be attached with, or its pool is above its critical watermark.
     pub async fn grow_volume(&self, request: &GrowVolume) -> Result<Volume, ServiceError> {
         let what = ("grow volume", request);
-        let grow = |txn: Arc<S::Txn>| async move { grow_volume(&*txn, request).await };
+        let gate = self.admission(request.over_watermark);
+        let grow = |txn: Arc<S::Txn>| async move { grow_volume(&*txn, request, gate).await };
         let outcome = self.once(request.request, &what, grow).await?;
         self.sets_changed();
         self.volume_of(request.request, &outcome).await

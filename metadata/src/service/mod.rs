@@ -46,6 +46,7 @@ mod touched;
 mod usage;
 mod volumes;
 mod waits;
+mod watermarks;
 
 use std::future::Future;
 use std::hash::Hash;
@@ -68,6 +69,7 @@ pub(crate) use geometry::usable_bits;
 pub use layers::CHAIN_LAYERS_MAX;
 pub use operations::Step;
 pub(crate) use operations::begin_operation;
+pub use watermarks::Crossing;
 
 /// What the service takes from outside.
 #[derive(Clone)]
@@ -169,6 +171,7 @@ pub struct Service<S> {
     waits: waits::Waits,
     damage: damage::Damage,
     checked: needed::Checked,
+    fills: watermarks::Fills,
     sets: set_deadlines::SetWatch,
     /// Counts what may have changed a set, for whoever waits for that.
     changes: watch::Sender<u64>,
@@ -205,6 +208,7 @@ impl<S: MetaStore> Service<S> {
             waits: waits::Waits::default(),
             damage: damage::Damage::default(),
             checked: needed::Checked::default(),
+            fills: watermarks::Fills::default(),
             sets: set_deadlines::SetWatch::default(),
             changes: watch::Sender::new(0),
         })

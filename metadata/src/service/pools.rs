@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use lunar_proto::domain::{AddLuns, CreatePool, NewLun, Page, PageRequest, Pool, Selector};
+use lunar_proto::domain::{
+    AddLuns, CreatePool, NewLun, Page, PageRequest, Pool, Selector, Watermarks,
+};
 use lunar_types::{
     ByteCount, ExtentSize, LUN_DATA_START_BYTES, LUN_DATA_TAIL_BYTES, LogicalBlockSize, LunIndex,
     PhysicalExtent, PoolId,
@@ -99,6 +101,7 @@ async fn create_pool<T: Txn>(
         extent_size: request.extent_size,
         logical_block_size: block_sizes.max().unwrap_or(LogicalBlockSize::B4096),
         luns: 0,
+        watermarks: Watermarks::DEFAULT,
     };
     for lun in &request.luns {
         add_lun(txn, pool, &mut record, lun).await?;
@@ -154,7 +157,7 @@ impl<S: MetaStore> Service<S> {
         self.pool_of(request.request, &outcome).await
     }
 
-    async fn pool_of(
+    pub(super) async fn pool_of(
         &self,
         request: lunar_types::RequestId,
         outcome: &Outcome,

@@ -9,6 +9,7 @@
 //!   aborts the set in the same transaction;
 //! - a set whose volumes are all at rest is sealed by the transaction that stores it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use lunar_proto::domain::{
@@ -16,8 +17,8 @@ use lunar_proto::domain::{
     SetState, SnapshotSet, SnapshotState, VolumeState,
 };
 use lunar_types::{
-    CommitNumber, Epoch, JournalSeq, LayerId, Name, NodeIncarnation, SessionNumber, SnapshotId,
-    SnapshotSetId, VolumeId,
+    CommitNumber, Epoch, JournalSeq, LayerId, Name, NodeIncarnation, PoolId, SessionNumber,
+    SnapshotId, SnapshotSetId, VolumeId,
 };
 
 use super::layers::require_depth_left;
@@ -25,6 +26,7 @@ use super::seal::decide;
 use super::snapshots::snapshot_view;
 use super::standing::{Standing, standing};
 use super::volumes::{find_volume, require_name_free};
+use super::watermarks::Admission;
 use super::{Service, foreign_outcome};
 use crate::error::ServiceError;
 use crate::keyspace::{
@@ -207,14 +209,14 @@ async fn put_uncut<T: Txn>(
     Ok(())
 }
 
-/// Makes a volume a member; gives its entry and how it begins.
+/// Makes a volume a member; gives its entry, how it begins, and its pool.
 async fn join_set<T: Txn>(
     txn: &T,
     (set, created): (SnapshotSetId, u64),
     index: usize,
     asked: &NewMember,
     id: u128,
-) -> Result<(SetEntry, MemberState), ServiceError> {
+) -> Result<(SetEntry, MemberState, PoolId), ServiceError> {
     let (volume, mut record, member) = joining_member(txn, set, index, asked).await?;
     let cut = match &asked.cut {
         NewCut::Snapshot(name) => {
@@ -233,7 +235,7 @@ async fn join_set<T: Txn>(
     if let Some(holder) = member.holder {
         txn.put(&order_key(holder, set, volume), &Present {});
     }
-    Ok((SetEntry { volume, cut }, member.state))
+    Ok((SetEntry { volume, cut }, member.state, record.pool))
 }
 
 /// What can be said of a request without the store.
@@ -263,13 +265,18 @@ async fn create_set<T: Txn>(
     txn: &T,
     ids: &SetIds,
     request: &CreateSnapshots,
+    admission: Admission<'_>,
 ) -> Result<Outcome, ServiceError> {
     let (set, created) = (ids.set, request.created_unix_seconds);
-    let (mut members, mut all_paused) = (Vec::new(), true);
+    let (mut members, mut pools, mut all_paused) = (Vec::new(), BTreeSet::new(), true);
     for (index, (asked, id)) in request.members.iter().zip(&ids.cuts).enumerate() {
-        let (entry, state) = join_set(txn, (set, created), index, asked, *id).await?;
+        let (entry, state, pool) = join_set(txn, (set, created), index, asked, *id).await?;
+        pools.insert(pool);
         members.push(entry);
         all_paused &= state == MemberState::Paused;
+    }
+    for pool in pools {
+        admission.require(txn, pool).await?;
     }
     let generation = txn.load_known(&CounterKey { counter: Counter::Generation }).await?.last;
     let record = SnapshotSetRecord {
@@ -323,7 +330,7 @@ impl<S: MetaStore> Service<S> {
     /// # Errors
     /// There is no such volume, it is not Ready, a journal of it waits to be replayed, or it is in
     /// another open set or twice in this one; a name is taken; a volume stands on too many layers;
-    /// the set has no members or too many.
+    /// the set has no members or too many; a pool is above its critical watermark.
     pub async fn create_snapshots(
         &self,
         request: &CreateSnapshots,
@@ -332,7 +339,8 @@ impl<S: MetaStore> Service<S> {
         let cuts = request.members.iter().map(|_| self.seams.ids.next()).collect();
         let set = SnapshotSetId::from_u128(self.seams.ids.next());
         let (ids, what) = (&SetIds { set, cuts }, ("create snapshots", request));
-        let create = |txn: Arc<S::Txn>| async move { create_set(&*txn, ids, request).await };
+        let gate = self.admission(request.over_watermark);
+        let create = |txn: Arc<S::Txn>| async move { create_set(&*txn, ids, request, gate).await };
         let outcome = self.once(request.request, &what, create).await?;
         self.sets_changed();
         match outcome {

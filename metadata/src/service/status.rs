@@ -7,6 +7,7 @@ use lunar_types::{ByteCount, ExtentRun, LunIndex, PoolId};
 
 use super::Service;
 use super::geometry::{PoolGeometry, find_pool, held_back_bits};
+use super::watermarks::fill_of;
 use crate::error::ServiceError;
 use crate::keyspace::{
     AttachmentKey, Bitmap, GroupIndex, GroupKey, Key, KeyedTxn, PoolVolumeKey, QuarantineKey,
@@ -112,6 +113,16 @@ async fn count_journals<T: Txn>(
     Ok(())
 }
 
+/// What a pool has free and allocated, without who holds it.
+pub(super) async fn count_space<T: Txn>(
+    txn: &T,
+    geometry: &PoolGeometry,
+) -> Result<SpaceUsage, ServiceError> {
+    let mut usage = Usage::new();
+    count_groups(txn, geometry, &mut usage).await?;
+    Ok(sum(&usage))
+}
+
 fn sum(usage: &Usage) -> SpaceUsage {
     usage.values().fold(SpaceUsage::default(), |sum, one| SpaceUsage {
         total_extents: sum.total_extents + one.total_extents,
@@ -140,14 +151,16 @@ async fn pool_status<T: Txn>(
         provisioned = provisioned.saturating_add(record.size.bytes());
     })
     .await?;
-    let pool = geometry.to_pool();
+    let total = sum(&usage);
+    let (pool, fill) = (geometry.to_pool(), fill_of(&geometry, &total));
     let lun_status = |lun: &lunar_proto::domain::Lun| LunStatus {
         lun: *lun,
         usage: usage.get(&lun.index).copied().unwrap_or_default(),
     };
     Ok(PoolStatus {
         luns: pool.luns.iter().map(lun_status).collect(),
-        usage: sum(&usage),
+        usage: total,
+        fill,
         pool,
         provisioned: ByteCount::new(provisioned),
         volumes,

@@ -18,6 +18,7 @@ use super::nodes::is_live;
 use super::operations::begin_operation;
 use super::paging::page;
 use super::sets::leave_set;
+use super::watermarks::Admission;
 use super::{Service, foreign_outcome};
 use crate::error::ServiceError;
 use crate::keyspace::{
@@ -132,6 +133,7 @@ async fn create_volume<T: Txn>(
     txn: &T,
     volume: VolumeId,
     request: &CreateVolume,
+    admission: Admission<'_>,
 ) -> Result<Outcome, ServiceError> {
     require_name_free(txn, &request.name).await?;
     let pool = find_pool(txn, &request.pool).await?;
@@ -140,6 +142,7 @@ async fn create_volume<T: Txn>(
     if asked < given {
         return Err(ServiceError::volume_block_size(asked, pool_record.name, given));
     }
+    admission.require(txn, pool).await?;
     let head = begin_head(txn, volume, pool, None).await?;
     let (name, size) = (request.name.clone(), request.size);
     put_volume(txn, volume, NewVolume { name, pool, size, logical_block_size: asked, head });
@@ -170,11 +173,14 @@ impl<S: MetaStore> Service<S> {
     /// Makes a volume. It has no storage until something is written to it.
     ///
     /// # Errors
-    /// The name is taken, there is no such pool, or its LUNs have greater logical blocks.
+    /// The name is taken, there is no such pool, its LUNs have greater logical blocks, or it is
+    /// above its critical watermark.
     pub async fn create_volume(&self, request: &CreateVolume) -> Result<Volume, ServiceError> {
         let id = VolumeId::from_u128(self.seams.ids.next());
         let what = ("create volume", request);
-        let create = |txn: Arc<S::Txn>| async move { create_volume(&*txn, id, request).await };
+        let gate = self.admission(request.over_watermark);
+        let create =
+            |txn: Arc<S::Txn>| async move { create_volume(&*txn, id, request, gate).await };
         let outcome = self.once(request.request, &what, create).await?;
         self.volume_of(request.request, &outcome).await
     }

@@ -116,6 +116,7 @@ fn branches_are_compared_over_their_fork_and_sizes_may_differ() {
         snapshot: Selector::Id(base),
         name: name("c"),
         size: Some(crate::world::size(5 * MIB)),
+        over_watermark: false,
     }));
     let clone = clone.expect("made").id;
     write(&world, volume, &[(0, Shape::Blocks(4, 8)), (1, Shape::Full), (3, Shape::Zero)]);

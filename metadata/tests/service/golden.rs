@@ -81,6 +81,7 @@ fn pools(fixture: &mut Fixture) {
         extent_size: ExtentSize::DEFAULT,
         logical_block_size: LogicalBlockSize::B512,
         luns: 2,
+        watermarks: Watermarks::new(70, 85, 99).expect("in order"),
     };
     fixture.add(PoolKey { pool: POOL }, pool);
     fixture.add(PoolNameKey { name: name("fast") }, PoolNameRecord { pool: POOL });

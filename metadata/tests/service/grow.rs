@@ -87,7 +87,7 @@ fn a_grow_that_is_sent_twice_is_done_once_after_a_restart_too() {
         let volume = world.volume("v");
         let held = world.attach(volume.id, world.node("a")).expect("granted");
         let (request, volume) = (world.request(), Selector::Name(name("v")));
-        let grow = GrowVolume { request, volume, size: size(2 * GIB) };
+        let grow = GrowVolume { request, volume, size: size(2 * GIB), over_watermark: false };
         plan.push(fault);
         let grown = block_on(world.service.grow_volume(&grow)).expect("grown");
         world.restart();

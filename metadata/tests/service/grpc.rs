@@ -114,6 +114,7 @@ async fn a_change_by_another_process_is_seen_by_who_waits() {
         pool,
         size: VolumeSize::from_bytes(1 << 30).expect("a size"),
         logical_block_size: LogicalBlockSize::B4096,
+        over_watermark: false,
     };
     let volume = Selector::Id(other.create_volume(&volume).await.expect("made").id);
     let join = Join {
@@ -132,6 +133,7 @@ async fn a_change_by_another_process_is_seen_by_who_waits() {
         members: vec![NewMember { volume, cut: NewCut::Snapshot(name("s")) }],
         created_unix_seconds: 0,
         fsfreeze: Fsfreeze::Auto,
+        over_watermark: false,
     };
     let set = other.create_snapshots(&create).await.expect("stored").id;
     let mut snapshots = v1::snapshots_client::SnapshotsClient::new(served.channel.clone());
@@ -211,6 +213,7 @@ async fn bad_fields_and_unknown_objects_have_their_reasons() {
         pool: Some(Selector::<PoolId>::Name(name("p")).into()),
         size_bytes: 4097,
         logical_block_size: 0,
+        over_watermark: false,
     };
     let status = volumes.create_volume(bad.clone()).await.expect_err("refused");
     assert_eq!(status.code(), tonic::Code::InvalidArgument);

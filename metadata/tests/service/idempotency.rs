@@ -32,6 +32,7 @@ fn every_request_sent_twice_is_done_once() {
         pool: Selector::Id(pool.id),
         size: size(1 << 30),
         logical_block_size: LogicalBlockSize::B4096,
+        over_watermark: false,
     };
     let made = block_on(world.service.create_volume(&volume)).expect("made");
     assert_eq!(block_on(world.service.create_volume(&volume)).expect("again"), made);

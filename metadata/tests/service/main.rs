@@ -32,4 +32,5 @@ mod steady;
 mod store_fixture;
 mod stores;
 mod volumes;
+mod watermarks;
 mod world;

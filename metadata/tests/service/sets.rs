@@ -442,6 +442,7 @@ fn what_cannot_be_cut_is_refused_and_leaves_nothing() {
         members: members.collect(),
         created_unix_seconds: 0,
         fsfreeze: Fsfreeze::Auto,
+        over_watermark: false,
     };
     let refused = block_on(world.service.create_snapshots(&request));
     assert_eq!(kind(refused), ErrorReason::InvalidField);
@@ -481,6 +482,7 @@ fn clone_set<S: MetaStore>(world: &World<S>, volume: VolumeId) -> SnapshotSet {
         members: vec![NewMember { volume: Selector::Id(volume), cut }],
         created_unix_seconds: 0,
         fsfreeze: Fsfreeze::Never,
+        over_watermark: false,
     };
     let set = block_on(world.service.create_snapshots(&request)).expect("stored");
     let again = block_on(world.service.create_snapshots(&request)).expect("again");

@@ -137,6 +137,7 @@ fn snapshot_requests_sent_twice_are_done_once() {
         }],
         created_unix_seconds: 1,
         fsfreeze: Fsfreeze::Auto,
+        over_watermark: false,
     };
     let set = block_on(world.service.create_snapshots(&cut)).expect("cut");
     assert_eq!(block_on(world.service.create_snapshots(&cut)).expect("again"), set);
@@ -146,6 +147,7 @@ fn snapshot_requests_sent_twice_are_done_once() {
         snapshot: snapshot.clone(),
         name: name("c"),
         size: None,
+        over_watermark: false,
     };
     let made = block_on(world.service.clone_volume(&clone)).expect("made");
     assert_eq!(block_on(world.service.clone_volume(&clone)).expect("again"), made);
@@ -181,6 +183,7 @@ fn clones_share_the_layer_of_their_snapshot_and_may_be_larger() {
             snapshot: Selector::Id(snapshot.id),
             name: name("e"),
             size: Some(size(bytes)),
+            over_watermark: false,
         }))
     };
     let smaller = of_size((1 << 30) - 4096).expect_err("smaller");

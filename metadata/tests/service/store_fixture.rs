@@ -68,7 +68,7 @@ fn a_store_of_version_3_is_opened_checked_and_read() {
     let world = World::on(store());
     world.assert_clean();
     let pool = block_on(world.service.pool(&Selector::Name(name("p")))).expect("read");
-    assert_eq!(pool.luns.len(), 1);
+    assert_eq!((pool.luns.len(), pool.watermarks), (1, Watermarks::DEFAULT));
     let volumes = block_on(world.service.volumes(&PageRequest::first())).expect("read").items;
     let mut names: Vec<_> = volumes.iter().map(|volume| volume.name.to_string()).collect();
     names.sort();

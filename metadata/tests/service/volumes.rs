@@ -34,6 +34,7 @@ fn bad_volumes_are_refused() {
         pool: Selector::Name(name(pool)),
         size: size(4096),
         logical_block_size: LogicalBlockSize::B4096,
+        over_watermark: false,
     };
     let nowhere = block_on(world.service.create_volume(&request("nowhere")));
     assert_eq!(kind(nowhere), ErrorReason::PoolNotFound);
@@ -66,6 +67,7 @@ fn small_logical_blocks_need_luns_that_have_them() {
         pool: Selector::Name(name("p")),
         size: size(4096),
         logical_block_size: LogicalBlockSize::B512,
+        over_watermark: false,
     };
     let refused = block_on(world.service.create_volume(&request));
     assert_eq!(kind(refused), ErrorReason::LunBlockSize);

@@ -133,6 +133,7 @@ impl<S: MetaStore> World<S> {
             pool: Selector::Name(name("p")),
             size: size(bytes),
             logical_block_size: LogicalBlockSize::B4096,
+            over_watermark: true,
         }))
     }
 
@@ -234,7 +235,7 @@ impl<S: MetaStore> World<S> {
         })
     }
 
-    /// Asks for a set of snapshots of these names.
+    /// Asks for a set of snapshots of these names, however full the pool is.
     pub fn cut_set(&self, members: &[(VolumeId, &str)]) -> Result<SnapshotSet, ServiceError> {
         let member = |(volume, snapshot): &(VolumeId, &str)| NewMember {
             volume: Selector::Id(*volume),
@@ -245,6 +246,7 @@ impl<S: MetaStore> World<S> {
             members: members.iter().map(member).collect(),
             created_unix_seconds: 77,
             fsfreeze: Fsfreeze::Auto,
+            over_watermark: true,
         }))
     }
 
@@ -263,6 +265,7 @@ impl<S: MetaStore> World<S> {
             snapshot: Selector::Id(snapshot),
             name: name(volume),
             size: None,
+            over_watermark: true,
         }))
     }
 
@@ -278,7 +281,12 @@ impl<S: MetaStore> World<S> {
 
     pub fn grow(&self, volume: VolumeId, bytes: u64) -> Result<Volume, ServiceError> {
         let (request, volume) = (self.request(), Selector::Id(volume));
-        block_on(self.service.grow_volume(&GrowVolume { request, volume, size: size(bytes) }))
+        block_on(self.service.grow_volume(&GrowVolume {
+            request,
+            volume,
+            size: size(bytes),
+            over_watermark: true,
+        }))
     }
 
     pub fn delete_snapshot(&self, snapshot: SnapshotId) -> Result<Snapshot, ServiceError> {

@@ -12,6 +12,7 @@ mod sets;
 mod snapshots;
 mod usage;
 mod volumes;
+mod watermarks;
 
 use std::fmt;
 
@@ -45,6 +46,7 @@ pub use volumes::{
     GrowVolume, Holder, Layer, LayerSealed, ResumeAttachment, RetireJournal, SealLayer, SealedHead,
     StaleJournal, Volume, VolumeState,
 };
+pub use watermarks::{PoolFill, SetWatermarks, WatermarkLevel, Watermarks, WatermarksError};
 
 /// An object by its id or by its name.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]

@@ -4,7 +4,7 @@ use lunar_types::{
     ByteCount, ExtentSize, LogicalBlockSize, LunId, LunIndex, Name, PoolId, RequestId,
 };
 
-use super::Selector;
+use super::{PoolFill, Selector, WatermarkLevel, Watermarks};
 
 /// A LUN as it is offered to a pool.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -45,6 +45,8 @@ pub struct Pool {
     pub luns: Vec<Lun>,
     /// The greatest logical block size of its LUNs: no volume has a smaller one.
     pub logical_block_size: LogicalBlockSize,
+    /// Where its levels begin.
+    pub watermarks: Watermarks,
 }
 
 /// Makes a pool.
@@ -121,10 +123,20 @@ pub struct PoolStatus {
     pub pool: Pool,
     /// Its extents.
     pub usage: SpaceUsage,
+    /// How full it is for whoever writes to it.
+    pub fill: PoolFill,
     /// Sum of the sizes of its volumes.
     pub provisioned: ByteCount,
     /// How many volumes it has.
     pub volumes: u64,
     /// Each LUN, in order of their index.
     pub luns: Vec<LunStatus>,
+}
+
+impl PoolStatus {
+    /// How full it is, by its watermarks.
+    #[must_use]
+    pub fn level(&self) -> WatermarkLevel {
+        self.pool.watermarks.level(self.fill)
+    }
 }

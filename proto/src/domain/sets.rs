@@ -104,6 +104,8 @@ pub struct CreateSnapshots {
     pub created_unix_seconds: u64,
     /// Whether holders freeze file systems meanwhile.
     pub fsfreeze: Fsfreeze,
+    /// Do it although the pool is above its critical watermark.
+    pub over_watermark: bool,
 }
 
 /// What a member of a set is cut for, with the ids that were given.

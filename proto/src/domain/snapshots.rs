@@ -77,6 +77,8 @@ pub struct CloneVolume {
     pub name: Name,
     /// Size of its device, at least the snapshot's; nothing: the snapshot's.
     pub size: Option<VolumeSize>,
+    /// Do it although the pool is above its critical watermark.
+    pub over_watermark: bool,
 }
 
 /// Gives a detached volume the content of one of its snapshots.

@@ -94,6 +94,8 @@ pub struct CreateVolume {
     pub size: VolumeSize,
     /// What its device advertises.
     pub logical_block_size: LogicalBlockSize,
+    /// Do it although the pool is above its critical watermark.
+    pub over_watermark: bool,
 }
 
 /// Starts the deletion of a volume.
@@ -114,6 +116,8 @@ pub struct GrowVolume {
     pub volume: Selector<VolumeId>,
     /// Size of its device from now on.
     pub size: VolumeSize,
+    /// Do it although the pool is above its critical watermark.
+    pub over_watermark: bool,
 }
 
 /// Asks for a volume under a new epoch.

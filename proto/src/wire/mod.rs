@@ -14,6 +14,7 @@ mod snapshots;
 mod tests;
 mod usage;
 mod volumes;
+mod watermarks;
 
 use std::fmt;
 use std::str::FromStr;

@@ -5,7 +5,8 @@ use lunar_types::{ByteCount, ExtentSize, LogicalBlockSize};
 use super::to_list;
 use super::{Checked, extent_size, list, logical_block_size, lun_index, nested, parsed, selector};
 use crate::domain::{
-    AddLuns, CreatePool, Lun, LunStatus, NewLun, Pool, PoolStatus, ReleaseQuarantine, SpaceUsage,
+    AddLuns, CreatePool, Lun, LunStatus, NewLun, Pool, PoolFill, PoolStatus, ReleaseQuarantine,
+    SpaceUsage,
 };
 use crate::error::FieldError;
 use crate::v1;
@@ -78,6 +79,7 @@ impl TryFrom<v1::Pool> for Pool {
             extent_size: extent_size("extent_size_bytes", wire.extent_size_bytes)?,
             luns: list("luns", wire.luns)?,
             logical_block_size: logical_block_size("logical_block_size", wire.logical_block_size)?,
+            watermarks: nested("watermarks", wire.watermarks)?,
         })
     }
 }
@@ -90,6 +92,7 @@ impl From<Pool> for v1::Pool {
             extent_size_bytes: pool.extent_size.bytes(),
             luns: to_list(pool.luns),
             logical_block_size: pool.logical_block_size.bytes(),
+            watermarks: Some(pool.watermarks.into()),
         }
     }
 }
@@ -202,6 +205,7 @@ impl TryFrom<v1::PoolStatus> for PoolStatus {
         Ok(Self {
             pool: nested("pool", wire.pool)?,
             usage: wire.usage.unwrap_or_default().into(),
+            fill: PoolFill { used_extents: wire.used_extents, usable_extents: wire.usable_extents },
             provisioned: ByteCount::new(wire.provisioned_bytes),
             volumes: wire.volumes,
             luns: list("luns", wire.luns)?,
@@ -211,12 +215,16 @@ impl TryFrom<v1::PoolStatus> for PoolStatus {
 
 impl From<PoolStatus> for v1::PoolStatus {
     fn from(status: PoolStatus) -> Self {
+        let level = v1::WatermarkLevel::from(status.level());
         Self {
             pool: Some(status.pool.into()),
             usage: Some(status.usage.into()),
             provisioned_bytes: status.provisioned.get(),
             volumes: status.volumes,
             luns: to_list(status.luns),
+            used_extents: status.fill.used_extents,
+            usable_extents: status.fill.usable_extents,
+            level: level.into(),
         }
     }
 }

@@ -131,6 +131,7 @@ impl TryFrom<v1::CreateSnapshotsRequest> for CreateSnapshots {
             members: list("members", wire.members)?,
             created_unix_seconds: wire.created_unix_seconds,
             fsfreeze: fsfreeze("fsfreeze", wire.fsfreeze)?,
+            over_watermark: wire.over_watermark,
         })
     }
 }
@@ -142,6 +143,7 @@ impl From<CreateSnapshots> for v1::CreateSnapshotsRequest {
             members: to_list(request.members),
             created_unix_seconds: request.created_unix_seconds,
             fsfreeze: v1::Fsfreeze::from(request.fsfreeze).into(),
+            over_watermark: request.over_watermark,
         }
     }
 }

@@ -99,6 +99,7 @@ impl TryFrom<v1::CloneVolumeRequest> for CloneVolume {
             snapshot: selector("snapshot", wire.snapshot)?,
             name: parsed("name", &wire.name)?,
             size: size.transpose()?,
+            over_watermark: wire.over_watermark,
         })
     }
 }
@@ -110,6 +111,7 @@ impl From<CloneVolume> for v1::CloneVolumeRequest {
             snapshot: Some(request.snapshot.into()),
             name: request.name.to_string(),
             size_bytes: request.size.map_or(0, |size| size.bytes()),
+            over_watermark: request.over_watermark,
         }
     }
 }

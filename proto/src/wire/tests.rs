@@ -2,6 +2,7 @@
 
 mod diff;
 mod sets;
+mod watermarks;
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -41,6 +42,7 @@ fn pool() -> Pool {
         extent_size: ExtentSize::DEFAULT,
         luns: vec![lun],
         logical_block_size: LogicalBlockSize::B512,
+        watermarks: Watermarks::new(70, 80, 90).expect("in order"),
     }
 }
 
@@ -111,6 +113,7 @@ fn pools_survive_the_wire() {
     survives::<_, v1::PoolStatus>(PoolStatus {
         pool: pool(),
         usage,
+        fill: PoolFill { used_extents: 8, usable_extents: 9 },
         provisioned: ByteCount::new(5),
         volumes: 2,
         luns: vec![LunStatus { lun: pool().luns[0], usage }],
@@ -127,6 +130,7 @@ fn volumes_and_attachments_survive_the_wire() {
         pool: Selector::Id(PoolId::from_u128(12)),
         size: VolumeSize::from_bytes(4096).expect("a size"),
         logical_block_size: LogicalBlockSize::B512,
+        over_watermark: false,
     });
     survives::<_, v1::DeleteVolumeRequest>(DeleteVolume {
         request: REQUEST,
@@ -252,6 +256,7 @@ fn snapshots_clones_and_rollbacks_survive_the_wire() {
             snapshot: snapshot.clone(),
             name: name(),
             size,
+            over_watermark: false,
         });
     }
     survives::<_, v1::RollbackVolumeRequest>(RollbackVolume {
@@ -260,7 +265,7 @@ fn snapshots_clones_and_rollbacks_survive_the_wire() {
         snapshot: by_name,
     });
     let size = VolumeSize::from_bytes(3 << 20).expect("aligned");
-    let grow = GrowVolume { request: REQUEST, volume, size };
+    let grow = GrowVolume { request: REQUEST, volume, size, over_watermark: false };
     let wire = v1::GrowVolumeRequest::from(grow.clone());
     assert_eq!(bad_field::<_, GrowVolume>(&wire, |w| w.size_bytes = 4097), "size_bytes");
     survives::<_, v1::GrowVolumeRequest>(grow);
@@ -277,6 +282,7 @@ fn a_bad_field_of_a_snapshot_is_named() {
         snapshot: Selector::Id(SnapshotId::from_u128(14)),
         name: "c".parse().expect("a name"),
         size: None,
+        over_watermark: false,
     });
     assert_eq!(bad_field::<_, CloneVolume>(&clone, |w| w.size_bytes = 4097), "size_bytes");
 }
@@ -500,6 +506,7 @@ fn a_bad_field_of_a_volume_request_is_named() {
         pool: Selector::Id(PoolId::from_u128(12)),
         size: VolumeSize::from_bytes(4096).expect("a size"),
         logical_block_size: LogicalBlockSize::B4096,
+        over_watermark: false,
     });
     for size in [0, 4097, u64::MAX] {
         let field = bad_field::<_, CreateVolume>(&create, |w| w.size_bytes = size);

@@ -145,6 +145,7 @@ impl TryFrom<v1::CreateVolumeRequest> for CreateVolume {
                 "logical_block_size",
                 wire.logical_block_size,
             )?,
+            over_watermark: wire.over_watermark,
         })
     }
 }
@@ -157,6 +158,7 @@ impl From<CreateVolume> for v1::CreateVolumeRequest {
             pool: Some(request.pool.into()),
             size_bytes: request.size.bytes(),
             logical_block_size: request.logical_block_size.bytes(),
+            over_watermark: request.over_watermark,
         }
     }
 }
@@ -186,6 +188,7 @@ impl TryFrom<v1::GrowVolumeRequest> for GrowVolume {
             request: parsed("request_id", &wire.request_id)?,
             volume: selector("volume", wire.volume)?,
             size: volume_size("size_bytes", wire.size_bytes)?,
+            over_watermark: wire.over_watermark,
         })
     }
 }
@@ -196,6 +199,7 @@ impl From<GrowVolume> for v1::GrowVolumeRequest {
             request_id: request.request.to_string(),
             volume: Some(request.volume.into()),
             size_bytes: request.size.bytes(),
+            over_watermark: request.over_watermark,
         }
     }
 }

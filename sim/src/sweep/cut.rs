@@ -60,6 +60,7 @@ impl Node {
             members: vec![NewMember { volume, cut: NewCut::Snapshot(name) }],
             created_unix_seconds: 1,
             fsfreeze: Fsfreeze::Never,
+            over_watermark: true,
         };
         let set = self.call("a set", |service| block_on(service.create_snapshots(&create)))?.id;
         let (caller, volume) = (self.caller(), self.volume_id()?);

@@ -190,6 +190,7 @@ impl Node {
             pool: Selector::Name(pool_name()),
             size: shape::volume_size(),
             logical_block_size: shape::logical_block(),
+            over_watermark: true,
         };
         assert_eq!(shape::volume_size().extents(extent_size), EXTENTS, "as the design says");
         self.call("a volume", |service| block_on(service.create_volume(&volume)))?;
@@ -263,6 +264,7 @@ impl Node {
             snapshot: Selector::Name(name(&snapshot)),
             name: name(&clone),
             size: None,
+            over_watermark: true,
         };
         let mut after = self.sure();
         let content = after.content(&snapshot);

@@ -346,6 +346,7 @@ mod tests {
             extent_size: ExtentSize::DEFAULT,
             luns: luns.iter().map(lun).collect(),
             logical_block_size: LogicalBlockSize::B512,
+            watermarks: lunar_proto::domain::Watermarks::DEFAULT,
         }
     }
 

@@ -51,6 +51,36 @@ fn verdicts(checks: &[Check]) -> Vec<Verdict> {
     checks.iter().map(|check| check.verdict).collect()
 }
 
+fn pool_status(used_extents: u64) -> PoolStatus {
+    PoolStatus {
+        pool: lunar_proto::domain::Pool {
+            id: lunar_types::PoolId::from_u128(1),
+            name: "tank".parse().expect("a name"),
+            extent_size: lunar_types::ExtentSize::DEFAULT,
+            luns: Vec::new(),
+            logical_block_size: lunar_types::LogicalBlockSize::B4096,
+            watermarks: lunar_proto::domain::Watermarks::DEFAULT,
+        },
+        usage: lunar_proto::domain::SpaceUsage::default(),
+        fill: lunar_proto::domain::PoolFill { used_extents, usable_extents: 100 },
+        provisioned: lunar_types::ByteCount::new(0),
+        volumes: 0,
+        luns: Vec::new(),
+    }
+}
+
+#[test]
+fn pools_above_a_watermark_are_named() {
+    let of = |used: &[u64]| of_pools(&Ok(used.iter().map(|used| pool_status(*used)).collect()));
+    assert_eq!(of(&[]), None);
+    assert_eq!(of(&[0, 79]).expect("a check").verdict, Verdict::Ok);
+    let full = of(&[10, 91]).expect("a check");
+    assert_eq!(full.verdict, Verdict::Warn);
+    assert_eq!(full.found, "'tank' is 91 % full, high from 90 % on");
+    let error = CliError::new(Exit::Unavailable, "X", "no answer".to_owned());
+    assert_eq!(of_pools(&Err(error)).expect("a check").verdict, Verdict::Fail);
+}
+
 /// The one check of a host with a fault that is not ok.
 fn fault(spoil: impl FnOnce(&mut HostFacts)) -> Check {
     let mut facts = sound_host();

@@ -25,6 +25,7 @@ fn create() -> CreateSnapshots {
         members: vec![member(NewCut::Snapshot(name("s"))), member(NewCut::Clone(name("c")))],
         created_unix_seconds: 7,
         fsfreeze: Fsfreeze::Always,
+        over_watermark: false,
     }
 }
 

@@ -77,6 +77,7 @@ fn pool() -> Pool {
             data_extents: size.data_extents(LUN_BYTES),
         }],
         logical_block_size: LogicalBlockSize::B512,
+        watermarks: lunar_proto::domain::Watermarks::DEFAULT,
     }
 }
 
