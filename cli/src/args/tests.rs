@@ -66,6 +66,7 @@ fn every_command_of_the_manual_is_understood() {
         "lunar snapshot import s.raw v --pool p",
         "lunar snapshot import disk.img v --pool p --unverified",
         "lunar snapshot import - --onto v",
+        "lunar snapshot import - --onto v --over-watermark",
         "lunar snapshot verify /tmp/s.raw",
         "lunar snapshot delete s --no-wait",
         "lunar operation list",

@@ -119,6 +119,9 @@ pub struct ImportArgs {
     /// The file is raw bytes of another program, without a manifest: nothing of it can be checked.
     #[arg(long, conflicts_with = "onto")]
     pub unverified: bool,
+    /// Do it although the pool is above its critical watermark.
+    #[arg(long)]
+    pub over_watermark: bool,
 }
 
 /// Arguments of `lunar snapshot verify`.

@@ -148,10 +148,13 @@ async fn runs_of(
     Ok(runs)
 }
 
+/// The clone takes no space but its journal's, and goes again: no watermark keeps data from being
+/// taken out of a pool that is full.
 async fn clone_of(here: &Here, snapshot: &Snapshot) -> Result<Volume, CliError> {
     let (request, by_id) = (fresh_request_id(), Selector::Id(snapshot.id));
     let name = here.name(Purpose::Export);
-    let clone = CloneVolume { request, snapshot: by_id, name, size: None };
+    let over_watermark = true;
+    let clone = CloneVolume { request, snapshot: by_id, name, size: None, over_watermark };
     Ok(here.service.clone_volume(&clone).await?)
 }
 

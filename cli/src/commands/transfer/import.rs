@@ -39,7 +39,8 @@ pub(in super::super) async fn run(
     let stop = Stop::on_signals();
     let (opening, file, unverified) = (step.clone(), args.file.clone(), args.unverified);
     let opened = on_thread(move || Opened::open(&opening, &file, unverified)).await?;
-    let import = Import { step, stop, here: Here::start(context).await?, context };
+    let (here, over_watermark) = (Here::start(context).await?, args.over_watermark);
+    let import = Import { step, stop, here, context, over_watermark };
     match (&args.name, &args.pool, &args.onto) {
         (Some(name), Some(pool), None) => import.new_volume(opened, name, pool).await,
         (None, None, Some(volume)) => import.onto(opened, &volume.0).await,
@@ -52,6 +53,9 @@ struct Import<'a> {
     stop: Stop,
     here: Here,
     context: &'a Context<'a>,
+    /// What is new is asked for although the pool is above its critical watermark. What only marks
+    /// or ends what was begun always is.
+    over_watermark: bool,
 }
 
 /// How the names of snapshots begin that mark this one as imported.
@@ -125,7 +129,7 @@ impl Import<'_> {
     async fn snapshot_of(&self, volume: &Volume, name: String) -> Result<Snapshot, CliError> {
         let cut_as = NewCut::Snapshot(name_of(&name));
         let members = vec![NewMember { volume: Selector::Id(volume.id), cut: cut_as }];
-        let set = cut(&self.here.service, members, Fsfreeze::Never).await?;
+        let set = cut(&self.here.service, members, Fsfreeze::Never, true).await?;
         set.snapshots.into_iter().next().ok_or_else(|| {
             let message = format!("{}: set {} was cut, and has no snapshot", self.step, set.id);
             CliError::new(Exit::Failed, "MALFORMED_ANSWER", message)
@@ -163,6 +167,7 @@ impl Import<'_> {
             pool: pool.0.clone(),
             size: opened.of.size,
             logical_block_size: opened.of.logical_block,
+            over_watermark: self.over_watermark,
         };
         let volume = service.create_volume(&create).await?;
         let filled = self.fill(opened, &volume, name).await;
@@ -188,13 +193,14 @@ impl Import<'_> {
         if unverified {
             let cut_as = NewCut::Clone(name.clone());
             let members = vec![NewMember { volume: Selector::Id(volume.id), cut: cut_as }];
-            cut(service, members, Fsfreeze::Never).await?;
+            cut(service, members, Fsfreeze::Never, true).await?;
             return Ok((None, facts));
         }
         let marker = format!("{}{}", marker_prefix(of.snapshot), some_characters());
         let marker = self.snapshot_of(volume, marker).await?;
         let (request, snapshot) = (fresh_request_id(), Selector::Id(marker.id));
-        let clone = CloneVolume { request, snapshot, name: name.clone(), size: None };
+        let (name, over_watermark) = (name.clone(), true);
+        let clone = CloneVolume { request, snapshot, name, size: None, over_watermark };
         match service.clone_volume(&clone).await {
             Ok(_) => Ok((Some(marker), facts)),
             Err(error) => {
@@ -272,7 +278,9 @@ impl Import<'_> {
         let (by_id, size) = (Selector::Id(volume.id), opened.of.size);
         if volume.size < size {
             let (request, volume) = (fresh_request_id(), by_id.clone());
-            self.here.service.grow_volume(&GrowVolume { request, volume, size }).await?;
+            let over_watermark = self.over_watermark;
+            let grow = GrowVolume { request, volume, size, over_watermark };
+            self.here.service.grow_volume(&grow).await?;
         }
         self.stop.check(&self.step)?;
         let untouched = async {
