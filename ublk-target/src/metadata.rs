@@ -13,7 +13,7 @@ use std::time::Duration;
 use lunar_proto::domain::{
     Attachment, AttachmentSummary, ChangedStructure, DetachMode, Joined, KnownMember, LayerPage,
     LayerSealed, LeaseTimers, NodeNews, NodeState, PoolReservation, PrunedParts, Selector,
-    SetProgress, SlotUpdate, SpaceUsage, Vote,
+    SetProgress, SlotUpdate, Vote, WatermarkLevel,
 };
 use lunar_proto::error::{ErrorReason, ErrorReport};
 use lunar_types::{
@@ -197,8 +197,8 @@ pub trait Metadata: Send + Sync {
     fn list_reservations(&self, node: NodeIncarnation) -> Reply<'_, Vec<PoolReservation>>;
     /// What there is for the node to do, once that is not what it knows, or after some time.
     fn watch(&self, node: NodeIncarnation, known: Known) -> Reply<'_, NodeNews>;
-    /// How much of a pool is used.
-    fn pool_usage(&self, pool: PoolId) -> Reply<'_, SpaceUsage>;
+    /// How full a pool is, by its watermarks.
+    fn pool_level(&self, pool: PoolId) -> Reply<'_, WatermarkLevel>;
     /// Says that a member of a set is warmed up, and waits for the others for some time.
     fn member_ready(&self, grant: Grant, set: SnapshotSetId) -> Reply<'_, SetProgress>;
     /// Says that a member of a set cannot be cut; `why` is a name.

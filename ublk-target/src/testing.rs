@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use lunar_proto::domain::{
     Attachment, AttachmentSummary, DetachMode, Joined, LayerEntry, LayerPage, LayerSealed,
-    LeaseTimers, NodeNews, NodeState, PoolReservation, PrunedParts, Selector, SetProgress,
-    SpaceUsage, Vote,
+    LeaseTimers, NodeNews, NodeState, PoolReservation, PrunedParts, Selector, SetProgress, Vote,
+    WatermarkLevel,
 };
 use lunar_types::{
     BootId, Epoch, ExtentRun, ExtentSize, Incarnation, LayerId, LogicalExtent, Name,
@@ -48,7 +48,7 @@ struct Script {
     seals: Vec<Seal>,
     prune: VecDeque<Result<PrunedParts, MetadataError>>,
     prunes: Vec<Prune>,
-    usage: VecDeque<Result<SpaceUsage, MetadataError>>,
+    levels: VecDeque<Result<WatermarkLevel, MetadataError>>,
 }
 
 impl Script {
@@ -106,11 +106,11 @@ impl FakeMetadata {
         self.script().resume.extend(answers);
     }
 
-    pub(crate) fn expect_usage(
+    pub(crate) fn expect_levels(
         &self,
-        answers: impl IntoIterator<Item = Result<SpaceUsage, MetadataError>>,
+        answers: impl IntoIterator<Item = Result<WatermarkLevel, MetadataError>>,
     ) {
-        self.script().usage.extend(answers);
+        self.script().levels.extend(answers);
     }
 
     pub(crate) fn expect_detach(
@@ -235,8 +235,8 @@ impl Metadata for FakeMetadata {
         ready(Ok(()))
     }
 
-    fn pool_usage(&self, _: PoolId) -> Reply<'_, SpaceUsage> {
-        ready(self.script().usage.pop_front().unwrap_or(Err(unavailable())))
+    fn pool_level(&self, _: PoolId) -> Reply<'_, WatermarkLevel> {
+        ready(self.script().levels.pop_front().unwrap_or(Err(unavailable())))
     }
 
     fn list_attachments(&self, _: NodeIncarnation) -> Reply<'_, Vec<AttachmentSummary>> {

@@ -12,7 +12,7 @@ use lunar_proto::domain::{
     LayerSealed, LeaseTimers, MemberFailed, MemberPaused, MemberReady, NodeNews, NodeState,
     PoolReservation, PruneLayer, PrunedParts, READ_LAYER_MAX, RELEASE_EXTENTS_MAX,
     RELEASE_RUNS_MAX, ReadLayer, ReleaseExtents, ReserveExtents, ResumeAttachment, RetireJournal,
-    SealLayer, Selector, SetProgress, SpaceUsage, Vote, WatchNode,
+    SealLayer, Selector, SetProgress, Vote, WatchNode, WatermarkLevel,
 };
 use lunar_types::{
     BootId, Epoch, ExtentRun, Incarnation, LayerId, LogicalExtent, Name, NodeIncarnation,
@@ -164,8 +164,8 @@ impl Metadata for Remote {
         })
     }
 
-    fn pool_usage(&self, pool: PoolId) -> Reply<'_, SpaceUsage> {
-        Box::pin(async move { Ok(self.client.pool_status(&Selector::Id(pool)).await?.usage) })
+    fn pool_level(&self, pool: PoolId) -> Reply<'_, WatermarkLevel> {
+        Box::pin(async move { Ok(self.client.pool_status(&Selector::Id(pool)).await?.level()) })
     }
 
     fn list_attachments(&self, node: NodeIncarnation) -> Reply<'_, Vec<AttachmentSummary>> {

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lunar_engine::volume::{Claim, CopyRate, CopyStep, blocking};
-use lunar_proto::domain::SpaceUsage;
+use lunar_proto::domain::WatermarkLevel;
 use lunar_types::PoolId;
 use tokio::time::Instant;
 use tracing::debug;
@@ -26,8 +26,6 @@ const GRACE_LIMIT: Duration = Duration::from_millis(200);
 const GRACE_STEP: Duration = Duration::from_millis(1);
 /// How old the knowledge may be of how full a pool is.
 const USAGE_AGE: Duration = Duration::from_secs(10);
-/// The high watermark, in percent of what is not held back for journals.
-const HIGH_PERCENT: u64 = 90;
 
 /// What the volumes of a node share: the rate, and how full their pools are.
 pub struct CopyDesk {
@@ -66,8 +64,8 @@ impl CopyDesk {
         {
             return is_high;
         }
-        let is_high = match self.metadata.pool_usage(pool).await {
-            Ok(usage) => is_high(&usage),
+        let is_high = match self.metadata.pool_level(pool).await {
+            Ok(level) => level >= WatermarkLevel::High,
             Err(problem) => {
                 debug!(%pool, %problem, "nothing is consolidated: how full is the pool?");
                 true
@@ -77,11 +75,6 @@ impl CopyDesk {
         pools.insert(pool, (is_high, now));
         is_high
     }
-}
-
-fn is_high(usage: &SpaceUsage) -> bool {
-    let usable = usage.total_extents.saturating_sub(usage.held_back_extents);
-    usage.allocated_extents * 100 >= usable * HIGH_PERCENT
 }
 
 impl Control {
@@ -146,28 +139,22 @@ mod tests {
     use super::*;
     use crate::testing::{FakeMetadata, unavailable};
 
-    fn usage(allocated_extents: u64) -> SpaceUsage {
-        SpaceUsage {
-            total_extents: 1100,
-            allocated_extents,
-            held_back_extents: 100,
-            ..SpaceUsage::default()
-        }
-    }
-
     #[tokio::test]
     async fn how_full_a_pool_is_is_asked_every_ten_seconds() {
         let metadata = Arc::new(FakeMetadata::default());
         let desk = CopyDesk::new(Arc::clone(&metadata) as Arc<dyn Metadata>, 1);
         let (pool, mut now) = (PoolId::from_u128(3), Duration::ZERO);
-        metadata.expect_usage([Ok(usage(899)), Ok(usage(900)), Err(unavailable())]);
+        use WatermarkLevel::{Critical, High, Warning};
+        metadata.expect_levels([Ok(Warning), Ok(High), Err(unavailable())]);
         for is_high in [false, true, true] {
             assert_eq!(desk.is_pool_high(pool, now).await, is_high);
             now += USAGE_AGE / 2;
             assert_eq!(desk.is_pool_high(pool, now).await, is_high, "known for a while");
             now += USAGE_AGE;
         }
-        metadata.expect_usage([Ok(usage(0))]);
+        metadata.expect_levels([Ok(Critical), Ok(WatermarkLevel::Normal)]);
+        assert!(desk.is_pool_high(pool, now).await);
+        now += USAGE_AGE * 2;
         assert!(!desk.is_pool_high(pool, now).await);
     }
 

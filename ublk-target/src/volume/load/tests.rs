@@ -9,7 +9,9 @@ use lunar_engine::journal::LunSet;
 use lunar_engine::label::{self, Label};
 use lunar_engine::lun::LunDevice;
 use lunar_engine::volume::QueueContext;
-use lunar_proto::domain::{Layer, Lun, SpaceUsage, StaleJournal, Volume as VolumeRow, VolumeState};
+use lunar_proto::domain::{
+    Layer, Lun, StaleJournal, Volume as VolumeRow, VolumeState, WatermarkLevel,
+};
 use lunar_types::{
     ByteCount, CommitNumber, ExtentRun, ExtentSize, Incarnation, LogicalBlockSize, LogicalExtent,
     LunId, LunIndex, NodeId, NodeIncarnation, PoolId, StructureNumber, VolumeId, VolumeSize,
@@ -397,12 +399,7 @@ async fn an_extent_that_is_read_in_pieces_is_made_whole_and_committed() {
     let luns = Arc::clone(&world.loader.luns);
     let desk = Arc::new(ReserveDesk::new(metadata()));
     let mut control = Control::new(Arc::clone(&served), metadata(), desk, luns);
-    let usage = |allocated_extents| SpaceUsage {
-        total_extents: 100,
-        allocated_extents,
-        ..SpaceUsage::default()
-    };
-    world.metadata.expect_usage([Ok(usage(95)), Ok(usage(50))]);
+    world.metadata.expect_levels([Ok(WatermarkLevel::High), Ok(WatermarkLevel::Warning)]);
     control.copies = Some(Arc::new(CopyDesk::new(metadata(), 32 << 20)));
     control.consolidate().await;
     assert_eq!(volume.stats().consolidated_bytes, 0, "the pool is above its high watermark");
