@@ -46,7 +46,8 @@ struct FileSystem {
 
 /// ext4 looks at the group descriptors before it replays its journal: while it grows, there may be
 /// a superblock that counts groups whose descriptors are still in the journal only. Every
-/// distribution runs `fsck -p` first, which replays it, and gives up on such descriptors if that has not put them right.
+/// distribution runs `fsck -p` first, which replays it, and gives up on such descriptors if that
+/// has not put them right.
 const RECOVERED: &str = "recovered by fsck";
 
 const FILE_SYSTEMS: [FileSystem; 2] = [
