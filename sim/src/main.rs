@@ -105,10 +105,10 @@ fn crash_sweep(at_least: u64, planted: Option<Planted>) -> ExitCode {
              {kills} of them after a kill"
         );
     };
-    let report = Sweep::new(Scope::Whole, planted, 10).run(|report, next| {
+    let report = Sweep::new(Scope::Whole, planted, 10).run(|report, last| {
         if report.sequences % EVERY == 0 {
             tell(report);
-            println!("next: {next:?}");
+            println!("last: {last:?}");
         }
     });
     tell(&report);

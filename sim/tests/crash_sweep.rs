@@ -20,7 +20,7 @@ fn every_crash_state_of_short_sequences_is_recovered() {
         report.kills,
         report.volatile_most
     );
-    assert_eq!(report.sequences, 12 + 12 * 12 + 12 * 12 * 12);
+    assert_eq!(report.sequences, 14 + 14 * 14 + 14 * 14 * 14);
     for (what, count, least) in [
         ("different states", report.distinct, 100_000),
         ("states after a kill", report.kills, 4_000),
@@ -37,6 +37,7 @@ fn planted_bugs_are_found_and_found_again() {
         (Planted::FuaNotDurable, vec![Op::Fua, Op::Fua]),
         (Planted::FlushMissesOtherQueue, vec![Op::Write, Op::Flush]),
         (Planted::CommitBeforeDataFlush, vec![Op::Write, Op::Checkpoint]),
+        (Planted::CommitBeforeDataFlush, vec![Op::Consolidate, Op::Checkpoint]),
         (Planted::PresenceBitLost, vec![Op::Write, Op::Flush]),
         (Planted::StaleBytesReadable, vec![Op::Flush]),
         (Planted::WritesInOldHead, vec![Op::AnswerLost, Op::Fua]),

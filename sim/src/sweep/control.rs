@@ -12,7 +12,7 @@ use super::shape;
 use crate::control::to_domain;
 
 /// No time passes in a sweep.
-const NOW: Duration = Duration::from_secs(1);
+pub(super) const NOW: Duration = Duration::from_secs(1);
 
 impl Node {
     /// Does what the engine asks of its control task, if it was woken.

@@ -116,7 +116,7 @@ impl Node {
         block_on(read)
     }
 
-    /// Reads the volume and everything else.
+    /// Reads the volume and everything else, each as large as it says it is.
     pub(super) fn look(&mut self) -> Outcome<Observed> {
         let volume = self.read_volume()?;
         let main = self.volume_id()?;
@@ -126,23 +126,23 @@ impl Node {
         let snapshots = snapshots.into_iter().filter(|it| it.state == SnapshotState::Ready);
         let clones =
             clones.into_iter().filter(|it| it.state == VolumeState::Ready && it.id != main);
-        let mut heads: Vec<(String, LayerId)> = Vec::new();
+        let mut heads: Vec<(String, LayerId, VolumeSize)> = Vec::new();
         for snapshot in snapshots {
             let layer = snapshot.layer.ok_or("a snapshot that is ready has no layer")?;
-            heads.push((snapshot.name.to_string(), layer));
+            heads.push((snapshot.name.to_string(), layer, snapshot.size));
         }
-        heads.extend(clones.map(|clone| (clone.name.to_string(), clone.head)));
+        heads.extend(clones.map(|clone| (clone.name.to_string(), clone.head, clone.size)));
         let mut others = BTreeMap::new();
-        for (name, layer) in heads {
-            let content = self.read_layers(layer);
+        for (name, layer, size) in heads {
+            let content = self.read_layers(layer, size);
             let content = content.map_err(|error| format!("{name}: {error}"))?;
             others.insert(name, content);
         }
         Ok(Observed { volume, others })
     }
 
-    fn read_volume(&mut self) -> Outcome<Vec<WriteNumber>> {
-        let length = (shape::SECTORS * SECTOR_BYTES) as u32;
+    pub(super) fn read_volume(&mut self) -> Outcome<Vec<WriteNumber>> {
+        let length = self.serving().engine.size().bytes() as u32;
         let op = IoOp::Read { offset: 0, length };
         let bytes = self.request(Pending { queue: 0, op, write: 0 })?;
         let sectors = bytes.chunks_exact(SECTOR_BYTES).enumerate();
@@ -150,10 +150,10 @@ impl Node {
     }
 
     /// Reads what stands on a layer, by an engine that nobody writes through.
-    fn read_layers(&mut self, top: LayerId) -> Outcome<Vec<WriteNumber>> {
+    fn read_layers(&mut self, top: LayerId, size: VolumeSize) -> Outcome<Vec<WriteNumber>> {
         let layers = self.layers_below(top)?;
         let pool = self.whole_pool()?;
-        let (chain, own) = self.read_chain(shape::volume_size(), lun_table(&pool), &layers)?;
+        let (chain, own) = self.read_chain(size, lun_table(&pool), &layers)?;
         let (volume, epoch, holder) = (VolumeId::from_u128(1), Epoch::new(1), self.incarnation());
         let extent_size = shape::extent_size();
         let identity = DirtyIdentity { volume, layer: top, epoch, holder, extent_size };
@@ -167,7 +167,7 @@ impl Node {
         let spec = VolumeSpec {
             volume,
             holder,
-            size: shape::volume_size(),
+            size,
             extent_size,
             logical_block: shape::logical_block(),
             queue_count: shape::QUEUES,

@@ -5,7 +5,7 @@
 //!   else until a flush that was sent after its end has ended;
 //! - images share their pages: a copy costs a pointer for each page that was ever written.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -36,15 +36,21 @@ pub(super) const fn first_sectors(count: u32) -> SectorMask {
 
 struct Page {
     bytes: [u8; PAGE],
-    hash: u64,
+    /// Found when it is asked for first: what a recovery writes is never told apart.
+    hash: OnceCell<u64>,
 }
 
 impl Page {
     fn new(bytes: [u8; PAGE]) -> Rc<Self> {
-        let words = bytes.chunks_exact(8);
-        let word = |chunk: &[u8]| u64::from_le_bytes(chunk.try_into().expect("eight bytes"));
-        let hash = words.fold(7, |sum: u64, chunk| sum.rotate_left(23) ^ mix(word(chunk)));
-        Rc::new(Self { bytes, hash: mix(hash) })
+        Rc::new(Self { bytes, hash: OnceCell::new() })
+    }
+
+    fn hash(&self) -> u64 {
+        *self.hash.get_or_init(|| {
+            let words = self.bytes.chunks_exact(8);
+            let word = |chunk: &[u8]| u64::from_le_bytes(chunk.try_into().expect("eight bytes"));
+            mix(words.fold(7, |sum: u64, chunk| sum.rotate_left(23) ^ mix(word(chunk))))
+        })
     }
 
     /// What an earlier tenant left there.
@@ -65,7 +71,7 @@ impl Image {
     /// A number that follows from everything that was ever written.
     pub(super) fn hash(&self) -> u64 {
         let page = |((lun, page), content): (&(u16, u64), &Rc<Page>)| {
-            mix(content.hash ^ mix(*page << 16 | u64::from(*lun)))
+            mix(content.hash() ^ mix(*page << 16 | u64::from(*lun)))
         };
         self.0.iter().map(page).fold(0, u64::wrapping_add)
     }

@@ -81,6 +81,17 @@ impl Expected {
         self.promise(0, self.volume.len() as u64);
     }
 
+    /// The volume has so many more sectors, which read as zeros.
+    pub(super) fn grow(&mut self, sectors: usize) {
+        let zeros = Sector { durable: 0, later: Vec::new() };
+        self.volume.resize(self.volume.len() + sectors, zeros);
+    }
+
+    /// How large the volume is.
+    pub(super) fn sectors(&self) -> usize {
+        self.volume.len()
+    }
+
     /// What the volume shows now.
     pub(super) fn now(&self) -> Content {
         self.volume.iter().map(Sector::now).collect()
@@ -101,10 +112,11 @@ impl Expected {
         Rc::clone(&self.others[name])
     }
 
-    /// The volume shows the content of a snapshot.
+    /// The volume shows the content of a snapshot, and zeros beyond it: it keeps its size.
     pub(super) fn roll_back(&mut self, content: &Content) {
         let sector = |write: &WriteNumber| Sector { durable: *write, later: Vec::new() };
-        self.volume = content.iter().map(sector).collect();
+        let zeros = std::iter::repeat(&0);
+        self.volume = content.iter().chain(zeros).take(self.volume.len()).map(sector).collect();
     }
 
     /// Holds what there was after a crash against this.
@@ -112,6 +124,10 @@ impl Expected {
     /// # Errors
     /// What is wrong.
     pub(super) fn check(&self, observed: &Observed, kind: CrashKind) -> Result<(), String> {
+        let (want, have) = (self.volume.len(), observed.volume.len());
+        if want != have {
+            return Err(format!("the volume has {have} sectors, and should have {want}"));
+        }
         for (index, (sector, shown)) in self.volume.iter().zip(&observed.volume).enumerate() {
             let is_allowed = match kind {
                 CrashKind::Cut => *shown == sector.durable || sector.later.contains(shown),
@@ -132,6 +148,10 @@ impl Expected {
         }
         for (name, content) in &self.others {
             let shown = &observed.others[name];
+            let (want, have) = (content.len(), shown.len());
+            if want != have {
+                return Err(format!("{name} has {have} sectors, and was made with {want}"));
+            }
             let differs = content.iter().zip(shown).position(|(want, have)| want != have);
             if let Some(index) = differs {
                 let (want, have) = (content[index], shown[index]);

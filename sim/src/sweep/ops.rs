@@ -3,16 +3,18 @@
 //! Adding one is a variant of [`Op`], a row of [`Op::TABLE`] and its function.
 
 use lunar_engine::io::IoOp;
+use lunar_engine::volume::{CopyStep, NoClaim};
 use lunar_metadata::domain::{
     CloneVolume, CreatePool, CreateVolume, DeleteSnapshot, DeleteVolume, Detach, DetachMode,
-    NewLun, ReleaseExtents, RollbackVolume, Selector,
+    GrowVolume, NewLun, ReleaseExtents, ResumeAttachment, RollbackVolume, Selector,
 };
 use lunar_metadata::seams::block_on;
-use lunar_types::{ByteCount, ExtentRun, LunId, Name};
+use lunar_types::{ByteCount, ExtentRun, LunId, Name, VolumeSize};
 
+use super::control::NOW;
 use super::medium::Image;
 use super::model::Expected;
-use super::node::{Node, Outcome};
+use super::node::{Node, Outcome, told};
 use super::record::Pending;
 use super::shape::{self, EXTENT_SECTORS, EXTENTS, SECTORS};
 use super::store::StoreImage;
@@ -22,7 +24,8 @@ use crate::stamp::SECTOR_BYTES;
 /// An operation of a sweep.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, clap::ValueEnum)]
 pub enum Op {
-    /// Two writes of parts of blocks: within an extent, and over the border of two.
+    /// Two writes of parts of blocks: within an extent, and over the border of two; of a volume
+    /// that has grown a third one, over its old end.
     Write,
     /// A durable write into blocks that a snapshot shares.
     Fua,
@@ -42,8 +45,12 @@ pub enum Op {
     Clone,
     /// The volume is detached, goes back to the newest snapshot, and is attached again.
     Rollback,
+    /// The volume becomes an extent larger, and its daemon hears of it.
+    Grow,
     /// The newest snapshot or clone is deleted, and the service merges and frees.
     Delete,
+    /// The volume is read, and one extent that is read in pieces is made solid.
+    Consolidate,
     /// Everything dirty is committed.
     Checkpoint,
 }
@@ -53,7 +60,7 @@ type Run = fn(&mut Node, u64) -> Outcome;
 
 impl Op {
     /// Every operation and what it does.
-    const TABLE: [(Self, Run); 12] = [
+    const TABLE: [(Self, Run); 14] = [
         (Self::Write, write),
         (Self::Fua, fua),
         (Self::Flush, |node, _| node.flush()),
@@ -64,7 +71,9 @@ impl Op {
         (Self::AnswerLost, |node, _| node.cut(super::cut::Vote::AnswerLost)),
         (Self::Clone, |node, _| node.clone_newest()),
         (Self::Rollback, |node, _| node.roll_back()),
+        (Self::Grow, |node, _| node.grow()),
         (Self::Delete, |node, _| node.delete_newest()),
+        (Self::Consolidate, |node, _| node.consolidate()),
         (Self::Checkpoint, |node, _| node.checkpoint_all()),
     ];
 
@@ -120,7 +129,11 @@ fn write_of(from: u64, count: u64, fua: bool) -> IoOp {
 
 fn write(node: &mut Node, step: u64) -> Outcome {
     node.change(0, write_of(20 + 3 * step, 16, false))?;
-    node.change(1, write_of(2 * EXTENT_SECTORS - 6 - step, 9 + 5 * step, false))
+    node.change(1, write_of(2 * EXTENT_SECTORS - 6 - step, 9 + 5 * step, false))?;
+    if node.sure().sectors() == SECTORS {
+        return Ok(());
+    }
+    node.change(0, write_of(SECTORS as u64 - 5, 14, false))
 }
 
 fn fua(node: &mut Node, step: u64) -> Outcome {
@@ -273,6 +286,47 @@ impl Node {
         self.changing_call("a clone", after, |s| block_on(s.clone_volume(&request)))?;
         self.made.push(made);
         Ok(())
+    }
+
+    /// The service first, then the engine: a crash between them leaves an attachment whose size
+    /// the successor serves.
+    fn grow(&mut self) -> Outcome {
+        let mut after = self.sure();
+        after.grow(EXTENT_SECTORS as usize);
+        let bytes = byte(after.sectors() as u64);
+        let (request, volume) = (self.fresh_request(), Selector::Name(volume_name()));
+        let size = told("a size", VolumeSize::from_bytes(bytes))?;
+        let grow = GrowVolume { request, volume, size, over_watermark: true };
+        self.changing_call("a growth", after, |s| block_on(s.grow_volume(&grow)))?;
+        let (volume, caller) = (self.volume_id()?, self.caller());
+        let request = ResumeAttachment { volume, epoch: self.serving().epoch, caller };
+        let held = self.call("a look", |s| block_on(s.resume_attachment(request)))?;
+        let served = told("the engine", self.serving().engine.grow(held.volume.size))?;
+        if served == size { Ok(()) } else { Err(format!("{served} is served, not {size}")) }
+    }
+
+    /// One step of the consolidator, as fs-core takes it: not while it is undecided which layer
+    /// is the head.
+    fn consolidate(&mut self) -> Outcome {
+        self.seal_if_undecided()?;
+        self.read_volume()?;
+        let claim = match self.serving().engine.claim(NOW) {
+            Ok(claim) => claim,
+            Err(NoClaim::NothingDue) => return Ok(()),
+            Err(refusal) => return Err(format!("nothing can be claimed: {refusal}")),
+        };
+        let logical = claim.logical;
+        let mut out = Vec::new();
+        let serving = self.serving();
+        let queue = &mut serving.queues[usize::from(shape::QUEUES)];
+        let before = serving.engine.stats().consolidated_extents;
+        let step = serving.engine.start_copy(queue, claim, &mut out);
+        self.run(usize::from(shape::QUEUES), out)?;
+        let copied = self.serving().engine.stats().consolidated_extents - before;
+        match (step, copied) {
+            (CopyStep::Begun, 1) => Ok(()),
+            (step, copied) => Err(format!("extent {logical}: {step:?}, {copied} copied")),
+        }
     }
 
     fn roll_back(&mut self) -> Outcome {

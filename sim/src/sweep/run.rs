@@ -1,9 +1,12 @@
 //! Whole sweeps: sequences, their moments and states, each recovered once and judged each time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::medium::{SectorMask, mix};
 use super::model::{CrashKind, Observed};
@@ -113,29 +116,72 @@ pub struct Report {
     pub failures: Vec<Failure>,
 }
 
+impl Report {
+    /// Adds that of another sequence.
+    fn add(&mut self, other: Self) {
+        self.sequences += other.sequences;
+        self.moments += other.moments;
+        self.states += other.states;
+        self.distinct += other.distinct;
+        self.kills += other.kills;
+        self.volatile_most = self.volatile_most.max(other.volatile_most);
+        self.failures.extend(other.failures);
+    }
+}
+
 /// What tells states apart.
 type Fingerprint = (u64, u64);
 
-/// A sweep.
+/// A sweep, which every processor takes part in.
 pub struct Sweep {
     scope: Scope,
     planted: Option<Planted>,
     failures_max: usize,
     sequences: Vec<Vec<Op>>,
-    /// What was there after the recovery of each state.
-    recovered: HashMap<Fingerprint, Rc<Observed>>,
+}
+
+/// What those who take part share.
+#[derive(Default)]
+struct Shared {
+    /// The sequence that is taken next.
+    next: AtomicUsize,
+    seen: Mutex<Seen>,
+    report: Mutex<Report>,
+}
+
+/// What was there after the recovery of each state.
+#[derive(Default)]
+struct Seen {
+    by_state: HashMap<Fingerprint, Arc<Observed>>,
     /// Equal observations are kept once.
-    observed: HashMap<Observed, Rc<Observed>>,
-    report: Report,
+    observed: HashSet<Arc<Observed>>,
+}
+
+impl Seen {
+    /// Keeps what there was; says whether nobody had recovered this state before.
+    fn keep(&mut self, print: Fingerprint, observed: Observed) -> (Arc<Observed>, bool) {
+        let shared = match self.observed.get(&observed) {
+            Some(shared) => Arc::clone(shared),
+            None => {
+                let shared = Arc::new(observed);
+                self.observed.insert(Arc::clone(&shared));
+                shared
+            }
+        };
+        let is_new = self.by_state.insert(print, Arc::clone(&shared)).is_none();
+        (shared, is_new)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("a panic of a recovery is caught")
 }
 
 impl Sweep {
     /// A sweep of this scope that ends at so many failures.
     #[must_use]
     pub fn new(scope: Scope, planted: Option<Planted>, failures_max: usize) -> Self {
-        let (recovered, observed) = (HashMap::new(), HashMap::new());
-        let (sequences, report) = (all_sequences(), Report::default());
-        Self { scope, planted, failures_max, sequences, recovered, observed, report }
+        Self { scope, planted, failures_max, sequences: all_sequences() }
     }
 
     /// The same for the last operations of these sequences only.
@@ -144,66 +190,90 @@ impl Sweep {
         Self { sequences, ..self }
     }
 
-    /// Runs it; `progress` is told the report and the sequence before each sequence.
-    pub fn run(mut self, mut progress: impl FnMut(&Report, &[Op])) -> Report {
-        for sequence in std::mem::take(&mut self.sequences) {
-            if self.report.failures.len() >= self.failures_max {
-                break;
+    /// Runs it; `progress` is told the report and the sequence after each sequence.
+    pub fn run(self, progress: impl Fn(&Report, &[Op]) + Sync) -> Report {
+        let shared = Shared::default();
+        let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        std::thread::scope(|scope| {
+            for _ in 0..threads.min(self.sequences.len()) {
+                scope.spawn(|| self.take_part(&shared, &progress));
             }
-            progress(&self.report, &sequence);
-            self.sweep_sequence(&sequence);
+        });
+        shared.report.into_inner().expect("a panic of a recovery is caught")
+    }
+
+    /// Sweeps one sequence after the other that nobody else has taken.
+    fn take_part(&self, shared: &Shared, progress: &impl Fn(&Report, &[Op])) {
+        loop {
+            let next = shared.next.fetch_add(1, Ordering::Relaxed);
+            let Some(sequence) = self.sequences.get(next) else { return };
+            let failed = lock(&shared.report).failures.len();
+            if failed >= self.failures_max {
+                return;
+            }
+            let one = self.sweep_sequence(shared, sequence, self.failures_max - failed);
+            let mut report = lock(&shared.report);
+            report.add(one);
+            progress(&report, sequence);
         }
-        self.report
     }
 
     /// A sequence: the moments of its last operation. Those before are of shorter sequences.
-    fn sweep_sequence(&mut self, sequence: &[Op]) {
+    fn sweep_sequence(&self, shared: &Shared, sequence: &[Op], failures_max: usize) -> Report {
         let with = match self.scope {
             Scope::Short if sequence.len() == LENGTH_MAX => Tears::None,
             Scope::Short => Tears::Beside(5),
             Scope::Whole => Tears::Beside(8),
         };
-        self.report.sequences += 1;
+        let mut report = Report { sequences: 1, ..Report::default() };
         let (points, from, ended) = run_sequence(sequence, self.planted);
         for (moment, point) in points.iter().enumerate().skip(from) {
-            self.report.moments += 1;
-            self.report.volatile_most = self.report.volatile_most.max(point.volatile.len());
+            report.moments += 1;
+            report.volatile_most = report.volatile_most.max(point.volatile.len());
+            let at = Moment { point, beside: Beside::of(point) };
             for survivors in states(point, with) {
-                let name = || name_of(sequence, moment, &survivors);
-                if let Err(what) = self.judge(point, &survivors) {
-                    self.fail(what, name());
+                if let Err(what) = self.judge(shared, &at, &survivors, &mut report) {
+                    self.fail(what, name_of(sequence, moment, &survivors), &mut report);
                 }
-                if self.report.failures.len() >= self.failures_max {
-                    return;
+                if report.failures.len() >= failures_max {
+                    return report;
                 }
             }
         }
         if let Err(what) = ended {
             let (moment, kind) = (points.len().saturating_sub(1), CrashKind::Cut);
             let none = Survivors { kind, whole: 0, torn: None };
-            self.fail(format!("the sequence itself: {what}"), name_of(sequence, moment, &none));
+            let name = name_of(sequence, moment, &none);
+            self.fail(format!("the sequence itself: {what}"), name, &mut report);
         }
+        report
     }
 
-    fn fail(&mut self, what: String, state: StateName) {
-        self.report.failures.push(Failure { what, state, planted: self.planted });
+    fn fail(&self, what: String, state: StateName, report: &mut Report) {
+        report.failures.push(Failure { what, state, planted: self.planted });
     }
 
-    fn judge(&mut self, point: &Point, survivors: &Survivors) -> Outcome {
-        self.report.states += 1;
+    fn judge(
+        &self,
+        shared: &Shared,
+        Moment { point, beside }: &Moment<'_>,
+        survivors: &Survivors,
+        report: &mut Report,
+    ) -> Outcome {
+        report.states += 1;
         let image = image_of(point, survivors);
-        let print = fingerprint(point, image.hash(), survivors.kind);
-        let observed = match self.recovered.get(&print) {
-            Some(observed) => Rc::clone(observed),
+        let print = (image.hash(), beside.hash(survivors.kind));
+        let known = lock(&shared.seen).by_state.get(&print).map(Arc::clone);
+        let observed = match known {
+            Some(observed) => observed,
             None => {
-                self.report.distinct += 1;
-                self.report.kills += u64::from(survivors.kind == CrashKind::Kill);
                 let planted = self.planted;
                 let observed = caught(|| recover(point, image, survivors.kind, planted))??;
-                let shared = self.observed.entry(observed.clone());
-                let shared = Rc::clone(shared.or_insert_with(|| Rc::new(observed)));
-                self.recovered.insert(print, Rc::clone(&shared));
-                shared
+                let (observed, is_new) = lock(&shared.seen).keep(print, observed);
+                report.distinct += u64::from(is_new);
+                let is_kill = survivors.kind == CrashKind::Kill;
+                report.kills += u64::from(is_new && is_kill);
+                observed
             }
         };
         check(point, &observed, survivors.kind)
@@ -221,23 +291,42 @@ fn check(point: &Point, observed: &Observed, kind: CrashKind) -> Outcome {
     wrong
 }
 
-fn fingerprint(point: &Point, image: u64, kind: CrashKind) -> Fingerprint {
-    let mut second = point.store.hash();
-    let mut fold = |word: u64| second = mix(second.rotate_left(17) ^ word);
-    fold(kind as u64);
-    if kind == CrashKind::Kill {
+/// A moment at which crashes are set.
+struct Moment<'a> {
+    point: &'a Point,
+    beside: Beside,
+}
+
+/// What tells the states of one moment from those of others, beside the disks.
+struct Beside {
+    cut: u64,
+    kill: u64,
+}
+
+impl Beside {
+    fn of(point: &Point) -> Self {
+        let store = point.store.hash();
+        let fold = |sum: u64, word: u64| mix(sum.rotate_left(17) ^ word);
+        let cut = fold(store, CrashKind::Cut as u64);
+        let mut kill = fold(store, CrashKind::Kill as u64);
         for ((_, epoch), words) in &point.tables {
-            fold(epoch.get());
-            words.iter().copied().for_each(&mut fold);
+            kill = words.iter().copied().fold(fold(kill, epoch.get()), fold);
         }
         if let Some(Pending { queue, op, write }) = point.pending {
             use std::hash::{DefaultHasher, Hash as _, Hasher as _};
             let mut hasher = DefaultHasher::new();
             (queue, write, format!("{op:?}")).hash(&mut hasher);
-            fold(hasher.finish());
+            kill = fold(kill, hasher.finish());
+        }
+        Self { cut, kill }
+    }
+
+    const fn hash(&self, kind: CrashKind) -> u64 {
+        match kind {
+            CrashKind::Cut => self.cut,
+            CrashKind::Kill => self.kill,
         }
     }
-    (image, second)
 }
 
 /// Runs a sequence; gives its moments, the first of its last operation, and how it ended.

@@ -9,7 +9,7 @@ use lunar_types::{
 
 use crate::stamp::SECTOR_BYTES;
 
-/// Extents of the volume.
+/// Extents of the volume at first.
 pub(super) const EXTENTS: u64 = 3;
 /// Blocks of an extent.
 const EXTENT_BLOCKS: u64 = 16;
@@ -17,7 +17,7 @@ const EXTENT_BLOCKS: u64 = 16;
 const EXTENT_BYTES: u64 = EXTENT_BLOCKS * lunar_types::BLOCK_BYTES;
 /// Sectors of an extent.
 pub(super) const EXTENT_SECTORS: u64 = EXTENT_BYTES / SECTOR_BYTES as u64;
-/// Sectors of the volume.
+/// Sectors of the volume at first.
 pub(super) const SECTORS: usize = (EXTENTS * EXTENT_SECTORS) as usize;
 /// Queues of the device; the control queue comes on top.
 pub(super) const QUEUES: u16 = 2;
@@ -35,7 +35,7 @@ pub(super) fn extent_size() -> ExtentSize {
     ExtentSize::from_bytes(EXTENT_BYTES).expect("a valid extent size")
 }
 
-/// The size of the volume.
+/// The size of the volume at first.
 pub(super) fn volume_size() -> VolumeSize {
     VolumeSize::from_bytes(EXTENTS * EXTENT_BYTES).expect("whole blocks")
 }
@@ -52,6 +52,8 @@ pub(super) fn tuning() -> Tuning {
         checkpoint_interval: Duration::from_secs(86_400),
         reserve_min: 6,
         reserve_max: 6,
+        // One read in pieces makes an extent due: a sweep consolidates only when it is asked to.
+        consolidate_reads: 1,
         ..Tuning::default()
     }
 }
