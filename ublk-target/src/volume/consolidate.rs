@@ -3,7 +3,7 @@
 //!
 //! Invariants:
 //! - one extent of a volume at a time; all volumes of the node share one rate;
-//! - writes of an extent wait for [`GRACE_LIMIT`] and its copy at the most;
+//! - writes of an extent wait for `GRACE_LIMIT` and its copy at the most;
 //! - nothing is copied in a pool above its high watermark, nor in one of which that is not known;
 //! - a claim that was made is ended before anything else is done: nothing cuts this off.
 
