@@ -12,6 +12,12 @@
 //! that its position lies in, and makes only that region's writes durable. So a metadata commit
 //! that came before the flush of what it speaks of is found, although one log orders both.
 //!
+//! A flush takes the writes that have completed when it reaches the target, of both regions, and
+//! they are logged when it ends. So the log says what each flush has covered only if flushes end in
+//! the order in which they came: whoever records sees to that. A write that a FUA write to the same
+//! place follows, with no flush between them, would be logged in the wrong order, too: neither the
+//! engine nor a journalling file system does that.
+//!
 //! Invariants of the [`Cache`]:
 //! - what it gives out as durable a power cut at that moment cannot undo;
 //! - what is pending may have become durable in any part, in units of [`UNIT_BYTES`]: writes that

@@ -94,6 +94,23 @@ fn split(session: &Session<'_>, below: &str) {
     made.expect("the parts are made");
 }
 
+/// Makes the device that is recorded. Flushes reach the target one after the other, because one
+/// thread of `delay` hands them on after a moment, and end in that order, because the disk below
+/// has one queue. Two processors that flush at once would get ahead of each other otherwise, and
+/// the log would show writes as pending that a flush has covered.
+fn record_below(session: &Session<'_>, disks: &Disks) {
+    let (sectors, logged) = (DISK_BYTES / 512, "/dev/mapper/logged");
+    let log = format!("0 {sectors} log-writes {} {}", disks.recorded, disks.log);
+    let (at_once, flushes_ms) = (format!("{logged} 0 0"), 1);
+    let ordered = format!("0 {sectors} delay {at_once} {at_once} {logged} 0 {flushes_ms}");
+    let made = session.quiet(&format!(
+        "modprobe -a dm_log_writes dm_delay && dmsetup create logged --table '{log}' && \
+         dmsetup create ordered --table '{ordered}'"
+    ));
+    made.expect("the lab's kernel has dm-log-writes");
+    split(session, "/dev/mapper/ordered");
+}
+
 fn places() -> Places {
     let store = "/mnt/meta/metadata.redb".to_owned();
     Places { store, luns: vec!["/dev/mapper/lun".to_owned()], scan: false }
@@ -112,11 +129,7 @@ fn marked(job: &Job) -> u64 {
 /// Runs the loads and the changes on the recorded device, and cuts the power.
 fn record(lab: &Lab, disks: &Disks) {
     let (node, session) = (lab.node(0), session(lab));
-    let table = format!("0 {} log-writes {} {}", DISK_BYTES / 512, disks.recorded, disks.log);
-    let logged =
-        format!("modprobe -a dm_log_writes dm_delay && dmsetup create logged --table '{table}'");
-    session.quiet(&logged).expect("the lab's kernel has dm-log-writes");
-    split(&session, "/dev/mapper/logged");
+    record_below(&session, disks);
     let mount = "mkfs.ext4 -q -E nodiscard /dev/mapper/meta && mount /dev/mapper/meta /mnt/meta";
     session.quiet(mount).expect("the disk of the metadata store is made");
     let daemons = start(node);
@@ -281,7 +294,7 @@ fn verify(lab: &Lab, moment: &Moment) {
 
 #[test]
 fn at_every_moment_a_power_cut_leaves_what_was_synced() {
-    let disk = || LunSpec::new(DISK_BYTES).write_cache(true);
+    let disk = || LunSpec::new(DISK_BYTES).write_cache(true).queues(1);
     let lab = lab([disk(), LunSpec::new(4 * GIB), disk(), LunSpec::new(GIB)]);
     let disks = Disks::of(&lab);
     record(&lab, &disks);

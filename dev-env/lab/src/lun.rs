@@ -25,12 +25,21 @@ pub struct LunSpec {
     pub write_cache: bool,
     /// Logical block size in bytes: 512 or 4096.
     pub logical_block_bytes: u32,
+    /// Queues that the machines send requests through; one for each processor when absent. With one
+    /// queue the flushes of all processors end in the order in which they began.
+    pub queues: Option<u16>,
 }
 
 impl LunSpec {
     /// A LUN with blocks of 512 bytes and no volatile write cache, as arrays have them.
     pub fn new(size_bytes: u64) -> Self {
-        Self { size_bytes, serial: None, write_cache: false, logical_block_bytes: 512 }
+        Self {
+            size_bytes,
+            serial: None,
+            write_cache: false,
+            logical_block_bytes: 512,
+            queues: None,
+        }
     }
 
     /// Sets the serial.
@@ -51,6 +60,13 @@ impl LunSpec {
     #[must_use]
     pub fn logical_block_bytes(mut self, bytes: u32) -> Self {
         self.logical_block_bytes = bytes;
+        self
+    }
+
+    /// Sets how many queues the machines send requests through.
+    #[must_use]
+    pub fn queues(mut self, queues: u16) -> Self {
+        self.queues = Some(queues);
         self
     }
 }
@@ -80,6 +96,9 @@ impl Lun {
         }
         if ![512, 4096].contains(&spec.logical_block_bytes) {
             return wrong("the logical block size is 512 or 4096");
+        }
+        if spec.queues == Some(0) {
+            return wrong("requests need at least one queue");
         }
         let file = directory.join(format!("{serial}.raw"));
         Ok(Self { serial, file, spec })

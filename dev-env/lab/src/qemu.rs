@@ -72,6 +72,7 @@ impl Machine {
             write_cache: false,
             direct: false,
             logical_block_bytes: 512,
+            queues: None,
         });
         line.disk(&Disk {
             name: "data",
@@ -81,6 +82,7 @@ impl Machine {
             write_cache: true,
             direct: false,
             logical_block_bytes: 512,
+            queues: None,
         });
         for (index, lun) in self.luns.iter().enumerate() {
             line.disk(&Disk {
@@ -91,6 +93,7 @@ impl Machine {
                 write_cache: lun.spec.write_cache,
                 direct: self.direct,
                 logical_block_bytes: lun.spec.logical_block_bytes,
+                queues: lun.spec.queues,
             });
         }
         line.0
@@ -139,6 +142,7 @@ struct Disk<'a> {
     write_cache: bool,
     direct: bool,
     logical_block_bytes: u32,
+    queues: Option<u16>,
 }
 
 struct Arguments(Vec<OsString>);
@@ -165,8 +169,7 @@ impl Arguments {
     }
 
     fn disk(&mut self, disk: &Disk<'_>) {
-        let Disk { name, file, serial, read_only, write_cache, direct, logical_block_bytes } =
-            *disk;
+        let Disk { name, file, serial, read_only, write_cache, direct, .. } = *disk;
         // A write that the guest sees completed is in the file, which outlives QEMU: an fsync of
         // the host's own disk would add nothing but minutes, hence no-flush.
         let cache = json!({ "direct": direct, "no-flush": true });
@@ -190,11 +193,13 @@ impl Arguments {
         self.option("-blockdev", &file_node.to_string());
         self.option("-blockdev", &raw_node.to_string());
         let write_cache = if write_cache { "on" } else { "off" };
+        let queues = disk.queues.map(|queues| format!(",num-queues={queues}")).unwrap_or_default();
+        let block = disk.logical_block_bytes;
         self.option(
             "-device",
             &format!(
                 "virtio-blk-pci,drive={name},serial={serial},share-rw=on,write-cache={write_cache},\
-                 logical_block_size={logical_block_bytes},physical_block_size=4096"
+                 logical_block_size={block},physical_block_size=4096{queues}"
             ),
         );
     }
