@@ -48,6 +48,45 @@ fn give_back(session: &Session<'_>, daemons: &Product<'_>) {
     must(daemons, session.quiet("lunar volume delete w"));
 }
 
+/// Extents that a snapshot has left in pieces are made whole when they are read often, and show
+/// the same. One read of a whole extent takes one I/O then.
+fn make_whole(session: &Session<'_>, daemons: &Product<'_>) {
+    const EXTENTS: u64 = 64;
+    let device = must(daemons, volume(session, "p", "64MiB"));
+    let zeros = format!("head --bytes={EXTENTS}M /dev/zero | tr '\\0' '\\104'");
+    let fill = format!("{zeros} | dd of={device} bs=1M iflag=fullblock oflag=direct conv=fsync");
+    must(daemons, session.quiet(&fill));
+    must(daemons, session.quiet("lunar snapshot create p p1"));
+    let one_block = format!("dd of={device} bs=4k oflag=direct status=none seek=$((n * 256 + 7))");
+    let write = format!("head --bytes=4096 /dev/zero | tr '\\0' '\\105' | {one_block}");
+    let pieces = format!("for n in $(seq 0 {}); do {write}; done", EXTENTS - 1);
+    must(daemons, session.quiet(&pieces));
+    let read = format!("dd if={device} bs=1M iflag=direct status=none");
+    let sum = must(daemons, session.quiet(&format!("{read} | sha256sum")));
+    let counters = || Ok(session.json("volume show p")?["attachment"]["counters"].clone());
+    let before = must(daemons, counters());
+    let read_often = format!("for n in $(seq 5); do {read} >/dev/null; done");
+    let whole = lunar_e2e::session::wait_until("all extents to be made whole", LIMIT, || {
+        session.quiet(&read_often)?;
+        Ok(counters()?["consolidated_extents"] == EXTENTS)
+    });
+    must(daemons, whole);
+    let after = must(daemons, counters());
+    assert!(after["split_reads"].as_u64() > before["split_reads"].as_u64(), "they were in pieces");
+    assert_eq!(after["failed_copies"], 0);
+    assert_eq!(must(daemons, session.quiet(&format!("{read} | sha256sum"))), sum);
+    let now = must(daemons, counters());
+    assert_eq!(now["split_reads"], after["split_reads"], "nothing is in pieces any more");
+    must(daemons, session.quiet("lunar volume detach p"));
+    must(daemons, session.quiet("lunar fsck"));
+    let device = must(daemons, attach_quietly(session, "p"));
+    let again = format!("dd if={device} bs=1M iflag=direct status=none | sha256sum");
+    assert_eq!(must(daemons, session.quiet(&again)), sum, "after another attachment");
+    must(daemons, session.quiet("lunar volume detach p"));
+    must(daemons, session.quiet("lunar snapshot delete p1 --no-wait"));
+    must(daemons, session.quiet("lunar volume delete p"));
+}
+
 #[test]
 fn snapshots_under_load_hold_what_was_flushed_and_never_change() {
     let lab = lab([
@@ -92,6 +131,7 @@ fn snapshots_under_load_hold_what_was_flushed_and_never_change() {
     must(&daemons, session.quiet("lunar fsck"));
 
     give_back(&session, &daemons);
+    make_whole(&session, &daemons);
 
     must(&daemons, session.quiet("lunar volume rollback v s2 --reattach"));
     let device = must(&daemons, lunar_e2e::main_job::device_of(&session, "v"));
