@@ -8,22 +8,23 @@ use lunar_proto::v1;
 use lunar_proto::v1::map_client::MapClient;
 use lunar_proto::v1::reservations_client::ReservationsClient;
 use lunar_proto::wire;
-use lunar_types::{ExtentRun, NodeIncarnation};
+use lunar_types::{ExtentRun, Freed, NodeIncarnation};
 
 use crate::transport::on_channel;
 use crate::{ClientError, MetadataClient, every};
 
 impl MetadataClient {
-    /// Changes slots of the head layer of an attached volume: all of the updates or none.
+    /// Changes slots of the head layer of an attached volume: all of the updates or none. Says
+    /// what becomes of the extents that are unmapped.
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn commit_map(&self, request: &CommitMap) -> Result<(), ClientError> {
+    pub async fn commit_map(&self, request: &CommitMap) -> Result<Freed, ClientError> {
         let request = v1::CommitMapRequest::from(request.clone());
         let answer = self.call_raw("commit the map", request, async |channel, request| {
             on_channel!(MapClient, channel).commit_map(request).await
         });
-        answer.await.map(|v1::CommitMapResponse {}| ())
+        answer.await.map(Freed::from)
     }
 
     /// Own slots and parts of a layer in order of their logical extent.

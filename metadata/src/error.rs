@@ -7,7 +7,7 @@ mod facts;
 use std::time::Duration;
 
 use lunar_proto::domain::{
-    FindingsDigest, Holder, NodeState, SetState, SnapshotState, VolumeState,
+    BackupNumber, FindingsDigest, Holder, NodeState, SetState, SnapshotState, VolumeState,
 };
 use lunar_proto::error::{ErrorReason, ErrorReport, FieldError};
 use lunar_types::{
@@ -441,6 +441,25 @@ pub enum ServiceError {
         /// How many these are.
         count: u64,
     },
+    /// A backup may name the extent: it was to be given back.
+    #[error(
+        "extent {extent} of pool {pool}, in the reservation of {node}, was mapped since a backup was \
+         begun, and is to be released, not mapped again"
+    )]
+    ExtentHeldForBackup {
+        /// The extent.
+        extent: ExtentAddress,
+        /// The pool.
+        pool: PoolId,
+        /// In whose reservation it is.
+        node: NodeIncarnation,
+    },
+    /// There is no such backup.
+    #[error("backup {backup} was not begun by this cluster, or was too long ago: make another one")]
+    BackupNotFound {
+        /// Which.
+        backup: BackupNumber,
+    },
     /// Nothing is free.
     #[error("pool '{pool_name}' has no free extent: add a LUN or delete volumes")]
     PoolFull {
@@ -556,6 +575,8 @@ impl ServiceError {
             Self::StaleJournals { .. } => ErrorReason::StaleJournals,
             Self::LayerNotWritable { .. } => ErrorReason::LayerNotWritable,
             Self::ExtentNotReserved { .. } => ErrorReason::ExtentNotReserved,
+            Self::ExtentHeldForBackup { .. } => ErrorReason::ExtentHeldForBackup,
+            Self::BackupNotFound { .. } => ErrorReason::BackupNotFound,
             Self::CommitOutOfOrder { .. } => ErrorReason::CommitOutOfOrder,
             Self::CheckpointRegression { .. } => ErrorReason::CheckpointRegression,
             Self::FindingsChanged { .. } => ErrorReason::FindingsChanged,

@@ -119,6 +119,10 @@ reasons! {
     LayerNotWritable = "LAYER_NOT_WRITABLE" => FailedPrecondition,
     /// The extent is not in the reservation that it should come from.
     ExtentNotReserved = "EXTENT_NOT_RESERVED" => FailedPrecondition,
+    /// A backup may name the extent: it was to be released.
+    ExtentHeldForBackup = "EXTENT_HELD_FOR_BACKUP" => FailedPrecondition,
+    /// There is no backup of this number.
+    BackupNotFound = "BACKUP_NOT_FOUND" => NotFound,
     /// The commit does not follow the last one under this grant; facts: `commit_last`,
     /// `commit_given`.
     CommitOutOfOrder = "COMMIT_OUT_OF_ORDER" => FailedPrecondition,

@@ -16,7 +16,8 @@ impl World {
         if !findings.is_empty() {
             return failed(format!("fsck after {after}: {}", findings.join("; ")));
         }
-        self.audit_reserves(after)
+        self.audit_reserves(after)?;
+        self.audit_backups(after)
     }
 
     fn audit_reserves(&mut self, after: &str) -> Flow {

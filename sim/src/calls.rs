@@ -19,7 +19,7 @@ use lunar_metadata::domain::{
 use lunar_metadata::error::ServiceError;
 use lunar_metadata::seams::block_on;
 use lunar_metadata::store::{KeyRange, MetaStore as _, RangeRead, Txn as _};
-use lunar_types::{ExtentRun, NodeSession, RequestId, SessionNumber};
+use lunar_types::{ExtentRun, Freed, NodeSession, RequestId, SessionNumber};
 
 use crate::oracle::Moment;
 use crate::recovery::is_retryable;
@@ -112,6 +112,8 @@ pub(crate) enum Answer {
     Joined(Joined),
     /// Of an attachment.
     Attached(Box<Attachment>),
+    /// Of a commit: what becomes of what it has unmapped.
+    Committed(Freed),
     /// Of a reservation.
     Extents(Vec<ExtentRun>),
     /// Of a member.
@@ -164,7 +166,7 @@ impl MetaLink {
             Call::Detach(detach) => block_on(service.detach(detach)).map(|()| Answer::Done),
             Call::Retire(retire) => block_on(service.retire_journal(retire)).map(|()| Answer::Done),
             Call::Commit(commit) if self.late.is_order_unchecked => self.commit_unchecked(commit),
-            Call::Commit(commit) => block_on(service.commit_map(commit)).map(|()| Answer::Done),
+            Call::Commit(commit) => block_on(service.commit_map(commit)).map(Answer::Committed),
             Call::Reserve(reserve) => {
                 block_on(service.reserve_extents(reserve)).map(Answer::Extents)
             }
@@ -192,12 +194,12 @@ impl MetaLink {
             match block_on(self.service().commit_map(before)) {
                 // It was not carried out then, and others were since.
                 Err(ServiceError::CommitOutOfOrder { .. } | ServiceError::StaleSession { .. }) => {}
-                answer => return answer.map(|()| Answer::Done),
+                answer => return answer.map(Answer::Committed),
             }
         }
         let forged = self.forge(commit).unwrap_or_else(|| commit.clone());
         self.late.forged.insert(commit.request, forged.clone());
-        block_on(self.service().commit_map(&forged)).map(|()| Answer::Done)
+        block_on(self.service().commit_map(&forged)).map(Answer::Committed)
     }
 
     fn forge(&self, commit: &CommitMap) -> Option<CommitMap> {

@@ -10,7 +10,7 @@ use lunar_engine::volume::{CommitBatch, ControlWork, WorkDone, blocking};
 use lunar_metadata::domain::{CommitMap, ReleaseExtents, ReserveExtents, SlotUpdate};
 use lunar_metadata::error::ServiceError;
 use lunar_metadata::seams::block_on;
-use lunar_types::{ExtentRun, JournalSeq};
+use lunar_types::{ExtentRun, Freed, JournalSeq};
 
 use crate::calls::{Answer, Call};
 use crate::disk::{OpenLuns, Source};
@@ -45,6 +45,7 @@ impl World {
         self.forget_early(guest)?;
         match work {
             Some(work) => self.take_work(guest, work),
+            None if self.release_returned(guest) => Ok(()),
             None => {
                 self.hear_of_merges(guest)?;
                 self.prune_now_and_then(guest);
@@ -185,7 +186,7 @@ impl World {
                 self.serving(guest).last_reserve = None;
             }
         }
-        if matches!(call, Call::Seal(_) | Call::Prune(_)) {
+        if matches!(call, Call::Seal(_) | Call::Prune(_) | Call::Release(_)) {
             self.serving(guest).is_control_woken = true;
             return Ok(());
         }
@@ -216,7 +217,12 @@ impl World {
                 (Err(ServiceError::Store(_)), _) => WorkDone::Unavailable,
                 _ if is_lost => WorkDone::Unavailable,
                 (Ok(Answer::Extents(runs)), _) => self.usable(guest, runs)?,
+                (Ok(Answer::Committed(freed)), _) => {
+                    self.note_freed(guest, freed);
+                    WorkDone::Committed
+                }
                 (Ok(Answer::Pruned(pruned)), _) => {
+                    self.note_freed(guest, pruned.freed);
                     self.pruned(guest, &pruned)?;
                     WorkDone::Committed
                 }
@@ -242,6 +248,36 @@ impl World {
         let pending = self.serving(guest).call.as_mut().expect("a call is under way");
         pending.answer = Some(answer);
         Ok(())
+    }
+
+    /// Before the engine hears that something was unmapped, it hears what becomes of that.
+    fn note_freed(&mut self, guest: usize, freed: Freed) {
+        if freed == Freed::GiveBack && self.planted != Some(Planted::FreedUsedAgain) {
+            self.serving(guest).volume.give_back_freed();
+        }
+    }
+
+    /// Gives back what is not to be used again. If no answer comes nothing is known of it: it stays
+    /// reserved until the daemon starts anew.
+    fn release_returned(&mut self, guest: usize) -> bool {
+        let served = self.serving(guest);
+        if served.call.is_some() {
+            return false;
+        }
+        let returned = served.volume.take_returned();
+        if returned.is_empty() {
+            return false;
+        }
+        self.counters.returned += returned.len() as u64;
+        let release = ReleaseExtents {
+            request: self.meta.fresh_request(),
+            caller: self.holder(guest),
+            pool: self.meta.pool,
+            runs: returned.iter().map(|at| ExtentRun::new(*at, 1)).collect(),
+        };
+        let call = Some(PendingCall { call: Call::Release(release), answer: None });
+        self.serving(guest).call = call;
+        true
     }
 
     /// Extents on LUNs that were added after the volume was attached are of no use to it.

@@ -12,6 +12,7 @@
 //! `docs/simulator.md`.
 
 mod audit;
+mod backup;
 mod calls;
 mod chain;
 mod consolidate;

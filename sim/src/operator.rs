@@ -206,7 +206,7 @@ impl World {
         self.run_actions(guest, control, out)
     }
 
-    /// Gives quarantined extents to some volume, once every volume of the host has completed a
+    /// Gives quarantined extents that no backup may name to some volume, once every volume of the host has completed a
     /// checkpoint.
     pub(crate) fn lift_quarantine(&mut self) -> Flow {
         (0..self.hosts.len()).try_for_each(|host| self.lift_quarantine_of(host))
@@ -224,7 +224,7 @@ impl World {
             return Ok(());
         };
         let quarantine = std::mem::take(&mut self.hosts[host].quarantine);
-        let extents: Vec<ExtentAddress> = quarantine.into_iter().collect();
+        let extents = self.keep_for_backups(host, quarantine)?;
         self.give(guest, &extents)
     }
 
@@ -267,6 +267,9 @@ impl World {
         }
         if self.dice.chance(self.scenario.growth) {
             return self.growth_step();
+        }
+        if self.dice.chance(self.scenario.backups) {
+            return self.backup_step();
         }
         let idle = self.idle_guests();
         if !idle.is_empty() && self.dice.chance(300) {
@@ -486,7 +489,8 @@ impl World {
     fn leave(&mut self, guest: usize) -> Flow<Attachment> {
         let served = self.serving(guest);
         let epoch = served.epoch;
-        let reserve = served.volume.take_reserve(usize::MAX);
+        let mut reserve = served.volume.take_reserve(usize::MAX);
+        reserve.append(&mut served.volume.take_returned());
         let caller = self.holder(guest);
         let request = ResumeAttachment { volume: self.guests[guest].id, epoch, caller };
         let attachment = self.must("a look", |s| block_on(s.resume_attachment(request)))?;

@@ -52,6 +52,8 @@ pub enum Planted {
     ThresholdNotRaised,
     /// A vote is sent while writes of before the freeze are under way.
     SealBeforeDrain,
+    /// What a commit has unmapped is used again although a backup may name it.
+    FreedUsedAgain,
 }
 
 impl Planted {
@@ -63,7 +65,7 @@ impl Planted {
     }
 
     /// Every planted bug.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::CommitBeforeDataFlush,
         Self::FlushMissesOtherQueue,
         Self::ExtentReusedEarly,
@@ -87,5 +89,6 @@ impl Planted {
         Self::MembersCutOneByOne,
         Self::ThresholdNotRaised,
         Self::SealBeforeDrain,
+        Self::FreedUsedAgain,
     ];
 }

@@ -68,6 +68,8 @@ pub struct Scenario {
     pub consolidate: u64,
     /// How often a volume grows, or its daemon hears of it, in a thousand steps of the operator.
     pub growth: u64,
+    /// How often the operator begins or ends a backup, in a thousand steps.
+    pub backups: u64,
     /// How often volumes are detached, deleted and made anew, in ten thousand steps.
     pub turnover: u64,
 }
@@ -138,6 +140,7 @@ impl Scenario {
             consolidate: dice.one_of(&[0, 200, 1000]),
             turnover: dice.one_of(&[0, 5, 20]),
             growth: dice.one_of(&[0, 30, 120]),
+            backups: dice.one_of(&[0, 0, 0, 40]),
         }
     }
 }

@@ -257,6 +257,8 @@ impl World {
             self.delete(guest)?;
         }
         self.step_until_idle().map_err(Stop::Failed)?;
+        self.back_up_the_end()?;
+        self.step_until_idle().map_err(Stop::Failed)?;
         self.audit("the deletion of everything")?;
         match self.meta.usage() {
             Some(usage) if usage.allocated_extents == usage.reserved_extents => Ok(()),

@@ -19,6 +19,7 @@ use lunar_types::{
     BootId, CommitNumber, Epoch, ExtentAddress, LayerId, NodeIncarnation, NodeSession, VolumeId,
 };
 
+use crate::backup::BackedUp;
 use crate::calls::Call;
 use crate::dice::Dice;
 use crate::disk::{Disk, Luns};
@@ -240,6 +241,10 @@ pub struct Counters {
     pub rollbacks: u64,
     /// Snapshots that were compared with another one.
     pub compared: u64,
+    /// Backups that were completed.
+    pub backups: u64,
+    /// Extents that volumes gave back because a backup may name them.
+    pub returned: u64,
     /// Times that volumes became larger.
     pub grown: u64,
     /// Snapshots that were read whole.
@@ -280,6 +285,8 @@ impl Counters {
         self.clones += other.clones;
         self.rollbacks += other.rollbacks;
         self.compared += other.compared;
+        self.backups += other.backups;
+        self.returned += other.returned;
         self.grown += other.grown;
         self.looks += other.looks;
         self.fingerprint ^= other.fingerprint;
@@ -296,6 +303,10 @@ pub(crate) struct World {
     pub(crate) planted: Option<Planted>,
     pub(crate) moment: Moment,
     pub(crate) guests: Vec<Guest>,
+    /// The backup that was begun last, while nobody has said that it is complete.
+    pub(crate) open_backup: Option<BackedUp>,
+    /// The newest complete one.
+    pub(crate) newest_backup: Option<BackedUp>,
     /// Those that were not deleted.
     pub(crate) snapshots: Vec<Snapshot>,
     /// Those of which it is not known whether they came about.
@@ -352,6 +363,8 @@ impl World {
             moment: 1,
             guests: Vec::new(),
             snapshots: Vec::new(),
+            open_backup: None,
+            newest_backup: None,
             open_sets: Vec::new(),
             groups: BTreeMap::new(),
             served: Vec::new(),

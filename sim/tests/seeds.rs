@@ -37,6 +37,8 @@ fn a_thousand_seeds_lose_mix_and_leak_nothing() {
         ("looks at what lies below heads", counters.chain_news, 10_000),
         ("snapshots compared", counters.compared, 500),
         ("volumes grown", counters.grown, 500),
+        ("backups completed", counters.backups, 200),
+        ("extents given back for backups", counters.returned, 500),
         ("long times without anything", counters.quiet_hours, 200),
         ("copies of extents", counters.copies, 3000),
         ("claims that ended before their copy", counters.claims_ended, 50),

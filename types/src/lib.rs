@@ -9,6 +9,7 @@
 //! stored values in `metadata`; each of them converts explicitly.
 
 mod address;
+mod freed;
 mod geometry;
 mod ids;
 mod names;
@@ -17,6 +18,7 @@ mod size;
 mod slot;
 
 pub use address::{ExtentAddress, ExtentRun, LogicalExtent, LunIndex, PhysicalExtent};
+pub use freed::Freed;
 pub use geometry::{
     BLOCK_BYTES, BLOCK_SHIFT, BlockCount, BlockIndex, BlockRange, ExtentSize, ExtentSizeError,
     LUN_DATA_START_BYTES, LUN_DATA_TAIL_BYTES, LogicalBlockSize, LogicalBlockSizeError,

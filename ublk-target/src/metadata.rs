@@ -17,7 +17,7 @@ use lunar_proto::domain::{
 };
 use lunar_proto::error::{ErrorReason, ErrorReport};
 use lunar_types::{
-    BootId, CommitNumber, Epoch, ExtentRun, ExtentSize, Incarnation, JournalSeq, LayerId,
+    BootId, CommitNumber, Epoch, ExtentRun, ExtentSize, Freed, Incarnation, JournalSeq, LayerId,
     LogicalExtent, Name, NodeIncarnation, PoolId, RequestId, SnapshotSetId, VolumeId,
 };
 
@@ -184,8 +184,8 @@ pub trait Metadata: Send + Sync {
     fn retire_journal(&self, grant: Grant, stale: Epoch) -> Reply<'_, ()>;
     /// What an incarnation holds.
     fn list_attachments(&self, node: NodeIncarnation) -> Reply<'_, Vec<AttachmentSummary>>;
-    /// Changes the map.
-    fn commit_map(&self, commit: MapCommit) -> Reply<'_, ()>;
+    /// Changes the map; says what becomes of the extents that are unmapped.
+    fn commit_map(&self, commit: MapCommit) -> Reply<'_, Freed>;
     /// What a layer has from a logical extent on, as far as one page goes.
     fn read_layer(&self, layer: LayerId, from: LogicalExtent) -> Reply<'_, LayerPage>;
     /// Takes free extents for an incarnation; at least one.

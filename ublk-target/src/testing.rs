@@ -10,7 +10,7 @@ use lunar_proto::domain::{
     WatermarkLevel,
 };
 use lunar_types::{
-    BootId, Epoch, ExtentRun, ExtentSize, Incarnation, LayerId, LogicalExtent, Name,
+    BootId, Epoch, ExtentRun, ExtentSize, Freed, Incarnation, LayerId, LogicalExtent, Name,
     NodeIncarnation, PoolId, SnapshotSetId, VolumeId,
 };
 
@@ -34,6 +34,7 @@ struct Script {
     released: Vec<ExtentRun>,
     commits: Vec<MapCommit>,
     commit: VecDeque<Result<(), MetadataError>>,
+    freed: Freed,
     retired: Vec<Epoch>,
     resume: VecDeque<Result<Attachment, MetadataError>>,
     detach: VecDeque<Result<(), MetadataError>>,
@@ -243,10 +244,11 @@ impl Metadata for FakeMetadata {
         ready(Ok(Vec::new()))
     }
 
-    fn commit_map(&self, commit: MapCommit) -> Reply<'_, ()> {
+    fn commit_map(&self, commit: MapCommit) -> Reply<'_, Freed> {
         let mut script = self.script();
         script.commits.push(commit);
-        ready(script.commit.pop_front().unwrap_or(Ok(())))
+        let (freed, next) = (script.freed, script.commit.pop_front());
+        ready(next.unwrap_or(Ok(())).map(|()| freed))
     }
 
     fn read_layer(&self, layer: LayerId, from: LogicalExtent) -> Reply<'_, LayerPage> {

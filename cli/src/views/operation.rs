@@ -10,13 +10,15 @@ use crate::output::{Report, table};
 #[derive(Serialize, Debug)]
 pub struct OperationView {
     operation_id: u64,
-    /// `delete-volume`, `reclaim-reservations` or `drop-layer`.
+    /// `delete-volume`, `reclaim-reservations`, `drop-layer` or `free-quarantine`.
     kind: &'static str,
     /// Empty where it is about no volume.
     volume_id: String,
     node_id: Option<u16>,
     incarnation: Option<u32>,
     layer: Option<u64>,
+    /// Frees what only backups before this one name.
+    backup: Option<u64>,
     /// The layer that stands on the one to be dropped, and has no room for all of its slots yet.
     waits_for_layer: Option<u64>,
     /// Logical extents that wait for that room.
@@ -32,6 +34,7 @@ impl From<&Operation> for OperationView {
             node_id: None,
             incarnation: None,
             layer: None,
+            backup: None,
             waits_for_layer: operation.waits_for.map(|room| room.layer.get()),
             waiting_extents: operation.waits_for.map(|room| room.extents),
         };
@@ -48,6 +51,9 @@ impl From<&Operation> for OperationView {
             OperationWork::DropLayer(layer) => {
                 Self { kind: "drop-layer", layer: Some(layer.get()), ..view }
             }
+            OperationWork::FreeQuarantine(backup) => {
+                Self { kind: "free-quarantine", backup: Some(backup.get()), ..view }
+            }
         }
     }
 }
@@ -59,6 +65,9 @@ impl OperationView {
         }
         if let Some(layer) = self.layer {
             return format!("layer {layer}");
+        }
+        if let Some(backup) = self.backup {
+            return format!("backups before {backup}");
         }
         let number =
             |number: Option<u64>| number.map_or_else(|| NONE.to_owned(), |n| n.to_string());

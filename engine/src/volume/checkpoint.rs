@@ -271,24 +271,23 @@ impl Core {
         self.ring.checkpointed(covers);
         let period = volume.grace.period();
         let freed = std::mem::take(&mut self.limbo.committing);
-        self.limbo.draining.extend(freed.into_iter().map(|at| (period, at)));
+        self.limbo.drain(period, freed);
         self.checkpoint.dirty_since = None;
         self.stats.checkpoints += 1;
         self.wake_for_table(out);
         self.drain_limbo(volume, out);
     }
 
-    /// Moves unmapped extents that no request can see any more into the reserve.
+    /// Moves unmapped extents that no request can see any more into the reserve, or to those that
+    /// are given back.
     fn drain_limbo(&mut self, volume: &Volume, out: &mut Vec<Action>) {
         if self.limbo.draining.is_empty() {
             return;
         }
-        let draining = std::mem::take(&mut self.limbo.draining);
-        let (drained, rest): (Vec<_>, Vec<_>) =
-            draining.into_iter().partition(|(period, _)| volume.grace.has_passed(*period));
-        self.limbo.draining = rest;
-        if !drained.is_empty() {
-            self.reserve.give(drained.into_iter().map(|(_, at)| at));
+        let drained = self.limbo.drained(|period| volume.grace.has_passed(period));
+        if drained.is_any {
+            self.reserve.give(drained.reusable);
+            // Also when nothing came of it: who waited for that has to be told that the pool is full.
             self.wake_for_reserve(out);
         }
     }

@@ -34,8 +34,8 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use lunar_types::{
-    BLOCK_BYTES, ExtentAddress, ExtentRun, ExtentSize, LogicalBlockSize, LogicalExtent, LunIndex,
-    NodeIncarnation, VolumeId, VolumeSize,
+    BLOCK_BYTES, ExtentAddress, ExtentRun, ExtentSize, Freed, LogicalBlockSize, LogicalExtent,
+    LunIndex, NodeIncarnation, VolumeId, VolumeSize,
 };
 
 use crate::grace::{Grace, Pin};
@@ -270,6 +270,18 @@ impl Volume {
     /// Takes up to `count` unused extents out of the reserve, to give them to others.
     pub fn take_reserve(&self, count: usize) -> Vec<ExtentAddress> {
         self.lock().take_reserve(count)
+    }
+
+    /// What is committed or pruned from now on leaves extents that are not to be used again. To be
+    /// called before the answer that says so is handed on. There is no way back: once a backup was
+    /// made, there may be one.
+    pub fn give_back_freed(&self) {
+        self.lock().limbo.freed = Freed::GiveBack;
+    }
+
+    /// Takes the extents that are to be given back, and that no request sees any more.
+    pub fn take_returned(&self) -> Vec<ExtentAddress> {
+        std::mem::take(&mut self.lock().limbo.returned)
     }
 
     /// Puts extents of the node's reservation into the reserve.

@@ -41,7 +41,7 @@ impl Volume {
         }
         let period = self.grace.period();
         let extents = slots.iter().filter_map(|slot| slot.extent);
-        core.limbo.draining.extend(extents.map(|at| (period, at)));
+        core.limbo.drain(period, extents);
         out.push(Action::WakeControl);
     }
 }

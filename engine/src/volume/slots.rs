@@ -3,7 +3,7 @@
 //!
 //! Invariant: an extent that has a mark has an entry in the dirty table, and the other way round.
 
-use lunar_types::{BlockRange, ExtentAddress, LogicalExtent, Presence, Slot, SlotPlace};
+use lunar_types::{BlockRange, ExtentAddress, Freed, LogicalExtent, Presence, Slot, SlotPlace};
 
 use super::Volume;
 use super::core::{Core, Park};
@@ -33,11 +33,42 @@ pub(super) struct Limbo {
     pub(super) journalled: Vec<ExtentAddress>,
     /// The unmapping is in the checkpoint under way.
     pub(super) committing: Vec<ExtentAddress>,
-    /// Committed; may be seen by requests of this period.
-    pub(super) draining: Vec<(u64, ExtentAddress)>,
+    /// Committed; may be seen by requests of a period.
+    pub(super) draining: Vec<Draining>,
+    /// Seen by nobody, and not to be used again: for the node to give back.
+    pub(super) returned: Vec<ExtentAddress>,
+    /// What becomes of what is committed from now on.
+    pub(super) freed: Freed,
+}
+
+/// An extent that the committed map names no more.
+#[derive(Debug)]
+pub(super) struct Draining {
+    /// Requests of this period may see it.
+    period: u64,
+    at: ExtentAddress,
+    freed: Freed,
 }
 
 impl Limbo {
+    /// These are in the map no more; requests of this period may still see them.
+    pub(super) fn drain(&mut self, period: u64, extents: impl IntoIterator<Item = ExtentAddress>) {
+        let freed = self.freed;
+        self.draining.extend(extents.into_iter().map(|at| Draining { period, at, freed }));
+    }
+
+    /// Of what drains, that which no request sees any more: what may be used again. The rest is to
+    /// be given back.
+    pub(super) fn drained(&mut self, has_passed: impl Fn(u64) -> bool) -> Drained {
+        let ready = self.draining.extract_if(.., |one| has_passed(one.period));
+        let (reusable, returned): (Vec<_>, Vec<_>) =
+            ready.partition(|one| one.freed == Freed::UseAgain);
+        let is_any = !reusable.is_empty() || !returned.is_empty();
+        self.returned.extend(returned.into_iter().map(|one| one.at));
+        Drained { is_any, reusable: reusable.into_iter().map(|one| one.at).collect() }
+    }
+
+    /// Whether nothing is on its way to the reserve, or to be given back.
     pub(super) fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -49,6 +80,14 @@ impl Limbo {
             + self.committing.len()
             + self.draining.len()
     }
+}
+
+/// What came out of the limbo.
+pub(super) struct Drained {
+    /// Something came out of it.
+    pub(super) is_any: bool,
+    /// This may be used again.
+    pub(super) reusable: Vec<ExtentAddress>,
 }
 
 impl Core {

@@ -143,7 +143,8 @@ impl ServiceError {
                 fact("volume", volume);
                 fact("head", head);
             }
-            Self::ExtentNotReserved { extent, pool, node } => {
+            Self::ExtentNotReserved { extent, pool, node }
+            | Self::ExtentHeldForBackup { extent, pool, node } => {
                 fact("extent", extent);
                 fact("pool", pool);
                 fact("node", node);

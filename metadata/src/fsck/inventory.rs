@@ -9,9 +9,9 @@ use lunar_types::{
 use super::report::{FindingKind, Report};
 use crate::error::ServiceError;
 use crate::keyspace::{
-    AttachmentKey, AttachmentRecord, Key, LayerKey, LayerRecord, LunKey, LunRecord, NodeKey,
-    NodeRecord, PoolKey, PoolRecord, Record as _, SnapshotKey, SnapshotRecord, StaleJournalKey,
-    StaleJournalRecord, TypedRange, VolumeKey, VolumeRecord, check_entry,
+    AttachmentKey, AttachmentRecord, BackupsKey, BackupsRecord, Key, LayerKey, LayerRecord, LunKey,
+    LunRecord, NodeKey, NodeRecord, PoolKey, PoolRecord, Record as _, SnapshotKey, SnapshotRecord,
+    StaleJournalKey, StaleJournalRecord, TypedRange, VolumeKey, VolumeRecord, check_entry,
 };
 use crate::store::{KeyRange, KeyValue, RangeRead, Txn};
 
@@ -88,6 +88,7 @@ pub(super) struct Inventory {
     pub(super) nodes: BTreeMap<NodeId, NodeRecord>,
     pub(super) attachments: BTreeMap<VolumeId, AttachmentRecord>,
     pub(super) stale_journals: BTreeMap<(VolumeId, Epoch), StaleJournalRecord>,
+    pub(super) backups: BackupsRecord,
 }
 
 impl Inventory {
@@ -125,6 +126,9 @@ impl Inventory {
             all.stale_journals.insert((key.volume, key.epoch), record);
         })
         .await?;
+        let backups = txn.get(&BackupsKey {}.pack()).await?;
+        let backups = backups.and_then(|value| BackupsRecord::decode(&value).ok());
+        all.backups = backups.unwrap_or_default();
         Ok(all)
     }
 

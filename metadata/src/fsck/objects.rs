@@ -432,6 +432,11 @@ async fn check_operations<T: Txn>(
                 wrong.push((key.operation, record.work));
             }
         }
+        OperationWork::FreeQuarantine(backup) => {
+            if backup.get() > all.backups.begun {
+                wrong.push((key.operation, record.work));
+            }
+        }
     })
     .await?;
     for (operation, work) in wrong {

@@ -99,6 +99,10 @@ kinds! {
     IncarnationUnknown = "incarnation-unknown",
     /// A reservation is in an unknown pool or LUN.
     ReservationUnknown = "reservation-unknown",
+    /// An extent is marked as one that the map has named, and is not in the reservation.
+    UnmappedNotReserved = "unmapped-not-reserved",
+    /// What is in quarantine waits for a backup that comes after one that was never begun.
+    QuarantineStamp = "quarantine-stamp",
     /// A reservation of an incarnation that is gone, and nothing takes it back.
     ReservationStuck = "reservation-stuck",
     /// A counter is behind an id that was given.

@@ -17,8 +17,8 @@ use super::repair::Repair;
 use super::report::{FindingKind, Remedy, Report};
 use crate::error::ServiceError;
 use crate::keyspace::{
-    Bitmap, GroupIndex, GroupKey, OperationKey, PartKey, QuarantineKey, ReservationKey, SlotKey,
-    SlotValue, runs_of,
+    Bitmap, GroupIndex, GroupKey, OperationKey, PartKey, QuarantineKey, QuarantineStamp,
+    ReservationKey, SlotKey, SlotValue, UnmappedKey, runs_of,
 };
 use crate::store::Txn;
 
@@ -60,6 +60,7 @@ pub(super) async fn check<T: Txn>(
     report: &mut Report<'_>,
 ) -> Result<(), ServiceError> {
     check_reservations(txn, all, report).await?;
+    check_horizon(txn, all, report).await?;
     let mut marks = Marks::default();
     each_owned(txn, all, |owner, place| marks.mark(all, owner, place, report)).await?;
     if !marks.twice.is_empty() {
@@ -260,6 +261,52 @@ async fn check_reservations<T: Txn>(
         } else if !all.is_live(node) && !all.has_journal(node) && !reclaimed.contains(&node) {
             let message = format!("{node} is gone, and nothing takes its reservation back");
             report.find(FindingKind::ReservationStuck, message, &[("node", &node)]);
+        }
+    })
+    .await
+}
+
+/// What is kept for backups: marks within reservations, and stamps of backups that were begun.
+async fn check_horizon<T: Txn>(
+    txn: &T,
+    all: &Inventory,
+    report: &mut Report<'_>,
+) -> Result<(), ServiceError> {
+    let mut unmapped: BTreeMap<_, Bitmap> = BTreeMap::new();
+    walk_table(txn, |key: UnmappedKey, bits| {
+        let UnmappedKey { node, incarnation, pool, lun, group } = key;
+        unmapped.insert((NodeIncarnation { node, incarnation }, (pool, lun, group)), bits);
+    })
+    .await?;
+    walk_table(txn, |key: ReservationKey, bits| {
+        let ReservationKey { node, incarnation, pool, lun, group } = key;
+        let place = (NodeIncarnation { node, incarnation }, (pool, lun, group));
+        if let Some(marked) = unmapped.get_mut(&place) {
+            *marked = marked.without(&bits);
+        }
+    })
+    .await?;
+    for ((node, (pool, lun, group)), bits) in &unmapped {
+        let mut runs = Vec::new();
+        runs_of(*lun, *group, bits, &mut runs);
+        for run in runs {
+            let message = format!(
+                "extents {run} of pool {pool} are marked as unmapped by {node}, which has not \
+                 reserved them"
+            );
+            let facts: &[(&str, &dyn ToString)] =
+                &[("pool", pool), ("extents", &run), ("node", node)];
+            report.find(FindingKind::UnmappedNotReserved, message, facts);
+        }
+    }
+    walk_table(txn, |QuarantineKey { pool, stamp, .. }, _| {
+        if stamp != QuarantineStamp::BY_HAND && stamp.get() > all.backups.begun {
+            let message = format!(
+                "extents of pool {pool} wait for a backup after backup {}, which was never begun",
+                stamp.get()
+            );
+            let facts: &[(&str, &dyn ToString)] = &[("pool", &pool), ("backup", &stamp.get())];
+            report.find(FindingKind::QuarantineStamp, message, facts);
         }
     })
     .await

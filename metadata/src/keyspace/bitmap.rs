@@ -43,7 +43,8 @@ impl GroupIndex {
     }
 }
 
-/// Until when extents of the quarantine are held back.
+/// Until when extents of the quarantine are held back: until a backup is complete that was begun
+/// after the one of this number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct QuarantineStamp(u64);
 

@@ -1,7 +1,7 @@
 //! The keys of the store: tuples of a table number and the parts that find a record.
 
 use foundationdb_tuple::{TuplePack, TupleUnpack, pack, unpack};
-use lunar_proto::domain::OperationId;
+use lunar_proto::domain::{BackupNumber, OperationId};
 use lunar_types::{
     Epoch, Incarnation, LayerId, LogicalExtent, LunId, LunIndex, Name, NodeId, PoolId, RequestId,
     SnapshotId, SnapshotSetId, VolumeId,
@@ -105,6 +105,7 @@ number_part! {
     OperationId = u64, |raw| Some(OperationId::new(raw));
     Generation = u64, |raw| Some(Generation::new(raw));
     QuarantineStamp = u64, |raw| Some(QuarantineStamp::new(raw));
+    BackupNumber = u64, |raw| Some(BackupNumber::new(raw));
 }
 
 impl Part for GroupIndex {
@@ -293,6 +294,15 @@ keys! {
         stamp: QuarantineStamp,
     }
 
+    /// What is known of all backups. Absent: none was ever begun.
+    BackupsKey = 17 "backups" => BackupsRecord {}
+
+    /// A backup.
+    BackupKey = 18 "backup" => BackupRecord {
+        /// Its number.
+        backup: BackupNumber,
+    }
+
     /// A volume.
     VolumeKey = 20 "volume" => VolumeRecord {
         /// Its id.
@@ -415,6 +425,20 @@ keys! {
 
     /// Which extents of a group an incarnation has reserved. Absent: none.
     ReservationKey = 36 "reservation" => Bitmap {
+        /// The node.
+        node: NodeId,
+        /// Its incarnation.
+        incarnation: Incarnation,
+        /// The pool.
+        pool: PoolId,
+        /// The LUN.
+        lun: LunIndex,
+        /// The group of the LUN.
+        group: GroupIndex,
+    }
+
+    /// Which extents of a reservation the map has named since a backup was begun. Absent: none.
+    UnmappedKey = 38 "unmapped extents of a reservation" => Bitmap {
         /// The node.
         node: NodeId,
         /// Its incarnation.

@@ -1,7 +1,8 @@
 //! The records of the store, field by field in the order of their bytes.
 
 use lunar_proto::domain::{
-    NodeState, OperationWork, PrunedPart, PrunedParts, SnapshotState, VolumeState, Watermarks,
+    BackupNumber, NodeState, OperationWork, PrunedPart, PrunedParts, SnapshotState, VolumeState,
+    Watermarks,
 };
 use lunar_types::{
     BootId, ByteCount, ClusterId, CommitNumber, Epoch, ExtentRun, ExtentSize, Incarnation,
@@ -72,6 +73,26 @@ records! {
     CounterRecord = "counter" {
         /// The last one that was given.
         last: u64,
+    }
+
+    /// All backups.
+    BackupsRecord = "backups" {
+        /// The last one that was begun.
+        begun: u64,
+        /// The greatest one that is complete; 0: none is.
+        complete: u64,
+        /// What backups up to this one name was given away: the horizon was off.
+        unprotected: u64,
+        /// What a backup names is given away as soon as it is free.
+        is_horizon_off: bool,
+    }
+
+    /// A backup.
+    BackupRecord = "backup" {
+        /// When it was begun, in Unix seconds.
+        begun_at: u64,
+        /// When it was said to be complete; 0: it was not.
+        complete_at: u64,
     }
 
     /// A pool; its LUNs have keys of their own.
@@ -341,6 +362,13 @@ pub struct MergePass {
     pub waits: bool,
 }
 
+impl Default for BackupsRecord {
+    /// None was ever begun.
+    fn default() -> Self {
+        Self { begun: 0, complete: 0, unprotected: 0, is_horizon_off: false }
+    }
+}
+
 impl MergePass {
     /// The beginning of a pass.
     #[must_use]
@@ -392,7 +420,9 @@ impl Field for PrunedParts {
         };
         let count = u16::take(input)?;
         let parts = (0..count).map(|_| part(input)).collect::<Result<_, _>>()?;
-        Ok(Self { parts, next: optional::<u64>(input)?.map(LogicalExtent::new) })
+        let next = optional::<u64>(input)?.map(LogicalExtent::new);
+        // What becomes of the extents is said at each answer, as it is then.
+        Ok(Self { parts, next, ..Self::default() })
     }
 }
 
@@ -477,6 +507,10 @@ impl Field for OperationWork {
                 3_u8.put(out);
                 layer.put(out);
             }
+            Self::FreeQuarantine(backup) => {
+                4_u8.put(out);
+                backup.get().put(out);
+            }
         }
     }
 
@@ -485,6 +519,7 @@ impl Field for OperationWork {
             1 => Self::DeleteVolume(Field::take(input)?),
             2 => Self::ReclaimReservations(Field::take(input)?),
             3 => Self::DropLayer(Field::take(input)?),
+            4 => Self::FreeQuarantine(BackupNumber::new(Field::take(input)?)),
             other => return Err(invalid("operation", other)),
         })
     }

@@ -1,9 +1,11 @@
 //! Handlers of the service itself.
 
+use std::time::SystemTime;
+
 use lunar_proto::domain::{FindingsDigest, FsckEvent, FsckSummary, Page, ReleaseQuarantine};
 use lunar_proto::v1;
 use lunar_proto::v1::admin_server::Admin;
-use lunar_proto::wire::{page_request, to_list, token_bytes};
+use lunar_proto::wire::{backup_number, page_request, to_list, token_bytes};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -44,6 +46,13 @@ impl<S: MetaStore> Handlers<S> {
         });
         Response::new(ReceiverStream::new(waiting))
     }
+}
+
+/// The time of this host, in Unix seconds.
+#[allow(clippy::disallowed_methods, reason = "a backup tells people when it was made")]
+fn unix_seconds() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }
 
 #[tonic::async_trait]
@@ -88,6 +97,41 @@ impl<S: MetaStore> Admin for Handlers<S> {
         let released = self.call(move |service| block_on(service.release_quarantine(&request)));
         let extents = released.await?;
         Ok(Response::new(v1::ReleaseQuarantineResponse { extents }))
+    }
+
+    async fn backup_done(
+        &self,
+        request: Request<v1::BackupDoneRequest>,
+    ) -> Result<Response<v1::Backups>, Status> {
+        Identity::require_admin(&request)?;
+        let number = backup_number("number", request.into_inner().number)?;
+        let now = unix_seconds();
+        let backups = self.call(move |service| block_on(service.backup_done(number, now))).await?;
+        info!(%number, "backup is complete");
+        // What only earlier ones name is free.
+        self.work.notify_one();
+        Ok(Response::new(backups.into()))
+    }
+
+    async fn list_backups(
+        &self,
+        request: Request<v1::ListBackupsRequest>,
+    ) -> Result<Response<v1::Backups>, Status> {
+        Identity::of(&request)?;
+        let backups = self.call(move |service| block_on(service.backups())).await?;
+        Ok(Response::new(backups.into()))
+    }
+
+    async fn set_backup_horizon(
+        &self,
+        request: Request<v1::SetBackupHorizonRequest>,
+    ) -> Result<Response<v1::Backups>, Status> {
+        Identity::require_admin(&request)?;
+        let on = request.into_inner().on;
+        let backups = self.call(move |service| block_on(service.set_backup_horizon(on))).await?;
+        info!(on, "backup horizon set: no backup of before is protected");
+        self.work.notify_one();
+        Ok(Response::new(backups.into()))
     }
 
     async fn repair(

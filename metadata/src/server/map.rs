@@ -19,8 +19,8 @@ impl<S: MetaStore> Map for Handlers<S> {
     ) -> Result<Response<v1::CommitMapResponse>, Status> {
         self.require_caller(&request, request.get_ref().caller.as_ref()).await?;
         let request = CommitMap::try_from(request.into_inner())?;
-        self.call(move |service| block_on(service.commit_map(&request))).await?;
-        Ok(Response::new(v1::CommitMapResponse {}))
+        let freed = self.call(move |service| block_on(service.commit_map(&request))).await?;
+        Ok(Response::new(freed.into()))
     }
 
     async fn read_layer(

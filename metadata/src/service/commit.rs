@@ -4,7 +4,8 @@
 //! - an extent that a commit maps comes out of the reservation of the incarnation that wrote it:
 //!   the holder's, or for a replay that of the incarnation whose journal is replayed;
 //! - an extent that a commit unmaps or replaces goes into that same reservation. The holder keeps
-//!   it there until I/O in flight has drained, and then uses it again or releases it;
+//!   it there until I/O in flight has drained, and then uses it again or releases it; once a backup
+//!   was begun it is marked, and the holder must release it: see `horizon`;
 //! - commits of a grant are numbered and carried out in that order, each once, whenever copies of
 //!   them arrive;
 //! - while stale journals are left, only the oldest is committed.
@@ -13,10 +14,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use lunar_proto::domain::{COMMIT_UPDATES_MAX, CommitMap, SlotUpdate};
-use lunar_types::{ExtentAddress, JournalSeq, NodeIncarnation, PoolId, Slot, SlotPlace};
+use lunar_types::{ExtentAddress, Freed, JournalSeq, NodeIncarnation, PoolId, Slot, SlotPlace};
 
 use super::Service;
 use super::attachments::{oldest_stale, require_attachment, require_oldest_stale};
+use super::horizon::Horizon;
 use super::layers::count_slot;
 use super::space::BitmapEdits;
 use crate::error::ServiceError;
@@ -118,7 +120,9 @@ async fn move_extents<T: Txn>(
     node: NodeIncarnation,
     changes: &[(&SlotUpdate, Option<SlotValue>)],
 ) -> Result<(), ServiceError> {
+    let marks = Horizon::load(txn).await?.marks();
     let mut reserved = BitmapEdits::reserved(txn, node, pool);
+    let mut unmapped = BitmapEdits::unmapped(txn, node, pool);
     let moves = || {
         let extents = changes.iter().map(|(update, old)| {
             (extent_of(old.as_ref().map(|old| &old.0)), extent_of(update.slot.as_ref()))
@@ -131,13 +135,20 @@ async fn move_extents<T: Txn>(
             let problem = format!("it is mapped and also reserved for {node}");
             return Err(ServiceError::corrupt(key, problem));
         }
+        if marks {
+            unmapped.insert(extent).await?;
+        }
     }
     for extent in moves().filter_map(|(_, new)| new) {
         if !reserved.remove(extent).await? {
             return Err(ServiceError::ExtentNotReserved { extent, pool, node });
         }
+        if marks && unmapped.remove(extent).await? {
+            return Err(ServiceError::ExtentHeldForBackup { extent, pool, node });
+        }
     }
     reserved.write();
+    unmapped.write();
     Ok(())
 }
 
@@ -237,16 +248,18 @@ async fn commit_map<T: Txn>(txn: &T, request: &CommitMap) -> Result<(), ServiceE
 }
 
 impl<S: MetaStore> Service<S> {
-    /// Changes slots of the head layer of an attached volume: all of the updates or none.
+    /// Changes slots of the head layer of an attached volume: all of the updates or none. Says
+    /// what becomes of the extents that are unmapped.
     ///
     /// # Errors
     /// The grant is over, a later process speaks for the node, the commit does not follow the last
     /// one, stale journals come first, the layer is not the head, an extent is not
     /// in the reservation it should come from, or the checkpoint would fall.
-    pub async fn commit_map(&self, request: &CommitMap) -> Result<(), ServiceError> {
+    pub async fn commit_map(&self, request: &CommitMap) -> Result<Freed, ServiceError> {
         check_updates(request)?;
         let what = ("commit map", request);
         let commit = |txn: Arc<S::Txn>| async move { commit_map(&*txn, request).await };
-        self.once_done(request.request, &what, commit).await
+        self.once_done(request.request, &what, commit).await?;
+        self.freed().await
     }
 }

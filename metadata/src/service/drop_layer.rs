@@ -15,11 +15,11 @@
 use lunar_proto::domain::{OperationId, OperationWork, RoomWanted};
 use lunar_types::{ExtentRun, LayerId};
 
+use super::horizon::free_mapped;
 use super::layers::{count_slot, remove_parts};
 use super::merge::{Known, step_merge};
 use super::operations::{Step, begin_operation};
 use super::snapshots::forget_snapshot;
-use super::space::free_extents;
 use super::waits::Moved;
 use crate::error::ServiceError;
 use crate::keyspace::{
@@ -141,7 +141,7 @@ async fn free_slots<T: Txn>(
     if slots.is_empty() {
         return Ok(Step::Idle);
     }
-    free_extents(txn, record.pool, &runs(slots.iter().map(|(_, slot)| slot))).await?;
+    free_mapped(txn, record.pool, &runs(slots.iter().map(|(_, slot)| slot))).await?;
     let mut record = record.clone();
     for (key, slot) in &slots {
         count_slot(&mut record, key, Some(slot), None)?;
@@ -160,7 +160,7 @@ async fn free_parts<T: Txn>(
     if parts.is_empty() {
         return Ok(Step::Idle);
     }
-    free_extents(txn, record.pool, &runs(parts.iter().map(|(_, slot)| slot))).await?;
+    free_mapped(txn, record.pool, &runs(parts.iter().map(|(_, slot)| slot))).await?;
     remove_parts(txn, &LayerPartsKey { layer }, &parts).await?;
     Ok(Step::Worked)
 }

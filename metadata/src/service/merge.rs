@@ -25,9 +25,9 @@ use lunar_types::{ExtentRun, LayerId, LogicalExtent, SlotPlace, VolumeId};
 use super::attachments::oldest_stale;
 use super::cover::Cover;
 use super::drop_layer::forget_name;
+use super::horizon::free_mapped;
 use super::layers::{add_parts, count_slot, remove_parts};
 use super::read_layer::{downwards, read_own, read_parts, read_window};
-use super::space::free_extents;
 use super::waits::Moved;
 use crate::error::ServiceError;
 use crate::keyspace::{
@@ -196,7 +196,7 @@ impl<T: Txn> Merge<'_, T> {
 
     async fn write(self, moves: Moves) -> Result<Option<Moved>, ServiceError> {
         let Self { txn, below, above, .. } = &self;
-        free_extents(*txn, below.record.pool, &moves.freed).await?;
+        free_mapped(*txn, below.record.pool, &moves.freed).await?;
         remove_parts(*txn, &LayerPartsKey { layer: below.id }, &moves.leaving).await?;
         add_parts(*txn, &LayerPartsKey { layer: above.id }, &moves.coming).await?;
         txn.put(&LayerKey { layer: below.id }, &below.record);

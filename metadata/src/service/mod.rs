@@ -13,6 +13,7 @@
 //! Somebody calls [`Service::step_operations`] now and then; a simulator does it by its seed.
 
 mod attachments;
+mod backups;
 mod clones;
 mod commit;
 mod cover;
@@ -21,6 +22,7 @@ mod diff;
 mod drop_layer;
 mod geometry;
 mod grow;
+mod horizon;
 mod idempotency;
 mod layers;
 mod members;

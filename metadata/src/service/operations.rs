@@ -19,18 +19,19 @@ use lunar_types::{NodeIncarnation, VolumeId};
 use tracing::{info, warn};
 
 use super::attachments::drop_stale_journal;
+use super::backups::step_free_quarantine;
 use super::damage::is_damage;
 use super::drop_layer::{step_drop, waits_for};
+use super::horizon::free_reserved;
 use super::layers::seal_head;
 use super::paging::page;
-use super::space::BitmapEdits;
 use super::waits::Moved;
 use super::{Service, next_number};
 use crate::error::ServiceError;
 use crate::keyspace::{
-    AttachmentKey, Counter, CounterKey, CounterRecord, Generation, GroupKey, IdempotencyKey,
-    Key as _, KeyedTxn, LayerName, MergePass, OperationKey, OperationRecord, PoolVolumeKey,
-    Scanned, TypedRange, VolumeKey, VolumeRecord, requests_before, reservations_of, runs_of,
+    AttachmentKey, Counter, CounterKey, CounterRecord, Generation, IdempotencyKey, Key as _,
+    KeyedTxn, LayerName, MergePass, OperationKey, OperationRecord, PoolVolumeKey, Scanned,
+    TypedRange, VolumeKey, VolumeRecord, requests_before, reservations_of, runs_of,
     stale_journals_of,
 };
 use crate::store::{MetaStore, Txn};
@@ -143,22 +144,14 @@ async fn step_reclaim<T: Txn>(
     if groups.is_empty() {
         txn.remove(&OperationKey { operation });
     }
-    let mut pool = None;
-    let mut allocated: Option<BitmapEdits<'_, T, GroupKey>> = None;
-    for (key, bits) in groups {
-        if pool != Some(key.pool) {
-            pool = Some(key.pool);
-            if let Some(finished) = allocated.replace(BitmapEdits::allocated(txn, key.pool)) {
-                finished.write();
-            }
-        }
+    for of_pool in groups.chunk_by(|(one, _), (other, _)| one.pool == other.pool) {
         let mut runs = Vec::new();
-        runs_of(key.lun, key.group, &bits, &mut runs);
-        allocated.as_mut().expect("it was set for this pool").free(&runs).await?;
-        txn.remove(&key);
-    }
-    if let Some(finished) = allocated {
-        finished.write();
+        for (key, bits) in of_pool {
+            runs_of(key.lun, key.group, bits, &mut runs);
+            txn.remove(key);
+        }
+        let (key, _) = of_pool.first().expect("a chunk is not empty");
+        free_reserved(txn, (key.pool, gone), &runs).await?;
     }
     Ok(())
 }
@@ -171,6 +164,9 @@ async fn step<T: Txn>(txn: &T, operation: OperationId) -> Result<Option<Moved>, 
         OperationWork::DropLayer(layer) => {
             return step_drop(txn, (operation, record), layer).await;
         }
+        OperationWork::FreeQuarantine(before) => {
+            step_free_quarantine(txn, &OperationKey { operation }, before).await?;
+        }
     }
     Ok(None)
 }
@@ -182,7 +178,9 @@ async fn waiting<T: Txn>(
 ) -> Result<Option<RoomWanted>, ServiceError> {
     match record.work {
         OperationWork::DropLayer(layer) => waits_for(txn, layer, record.pass).await,
-        OperationWork::DeleteVolume(_) | OperationWork::ReclaimReservations(_) => Ok(None),
+        OperationWork::DeleteVolume(_)
+        | OperationWork::ReclaimReservations(_)
+        | OperationWork::FreeQuarantine(_) => Ok(None),
     }
 }
 
@@ -293,7 +291,9 @@ impl<S: MetaStore> Service<S> {
         }
         let unneeded = match work {
             OperationWork::DropLayer(layer) => self.require_unneeded(operation, layer, met).await,
-            OperationWork::DeleteVolume(_) | OperationWork::ReclaimReservations(_) => Ok(()),
+            OperationWork::DeleteVolume(_)
+            | OperationWork::ReclaimReservations(_)
+            | OperationWork::FreeQuarantine(_) => Ok(()),
         };
         let stepped = match unneeded {
             Ok(()) => self.store.transact(|txn| async move { step(&*txn, operation).await }).await,

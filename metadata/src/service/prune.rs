@@ -4,8 +4,8 @@
 //! - only the holder prunes, and only its head: everybody else's reads of it are over;
 //! - what hides a part is committed: the own slot, and parts above it. What the engine has in its
 //!   memory hides no less, because a head with something below never hides less than before;
-//! - the extents go into the reservation of the caller, which reuses them after what it may still
-//!   read through an older map has ended.
+//! - the extents go into the reservation of the caller, which reuses or releases them after what it
+//!   may still read through an older map has ended.
 
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use lunar_types::{LayerId, LogicalExtent, NodeIncarnation, PoolId};
 
 use super::attachments::{oldest_stale, require_attachment};
 use super::cover::Cover;
+use super::horizon::Horizon;
 use super::layers::remove_parts;
 use super::space::BitmapEdits;
 use super::{Service, foreign_outcome};
@@ -68,15 +69,21 @@ async fn reserve<T: Txn>(
     (pool, node): (PoolId, NodeIncarnation),
     parts: &[Part],
 ) -> Result<(), ServiceError> {
+    let marks = Horizon::load(txn).await?.marks();
     let mut reserved = BitmapEdits::reserved(txn, node, pool);
+    let mut unmapped = BitmapEdits::unmapped(txn, node, pool);
     for extent in parts.iter().filter_map(|(_, value)| value.0.extent()) {
         if !reserved.insert(extent).await? {
             let key = format!("extent {extent} of pool {pool}");
             let problem = format!("it is of a part and also reserved for {node}");
             return Err(ServiceError::corrupt(key, problem));
         }
+        if marks {
+            unmapped.insert(extent).await?;
+        }
     }
     reserved.write();
+    unmapped.write();
     Ok(())
 }
 
@@ -101,7 +108,8 @@ async fn prune_layer<T: Txn>(txn: &T, request: &PruneLayer) -> Result<Outcome, S
         birth: *birth,
         extent: value.0.extent(),
     };
-    Ok(Outcome::Pruned(PrunedParts { parts: gone.iter().map(pruned).collect(), next }))
+    let parts = gone.iter().map(pruned).collect();
+    Ok(Outcome::Pruned(PrunedParts { parts, next, ..PrunedParts::default() }))
 }
 
 impl<S: MetaStore> Service<S> {
@@ -116,6 +124,7 @@ impl<S: MetaStore> Service<S> {
         let prune = |txn: Arc<S::Txn>| async move { prune_layer(&*txn, request).await };
         match self.once(request.request, &what, prune).await? {
             Outcome::Pruned(pruned) => {
+                let pruned = PrunedParts { freed: self.freed().await?, ..pruned };
                 if !pruned.parts.is_empty() {
                     self.waits.emptied(request.layer, self.seams.clock.now());
                 }

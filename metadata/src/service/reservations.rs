@@ -13,6 +13,7 @@ use lunar_proto::domain::{
 use lunar_types::{ExtentRun, NodeId, NodeIncarnation, PoolId};
 
 use super::geometry::PoolGeometry;
+use super::horizon::free_reserved;
 use super::nodes::require_session;
 use super::paging::page;
 use super::space::{Allocator, BitmapEdits, Purpose, runs_taken};
@@ -70,11 +71,8 @@ async fn release<T: Txn>(txn: &T, request: &ReleaseExtents) -> Result<(), Servic
             return Err(ServiceError::ExtentNotReserved { extent, pool, node });
         }
     }
-    let mut allocated = BitmapEdits::allocated(txn, pool);
-    allocated.free(runs).await?;
     reserved.write();
-    allocated.write();
-    Ok(())
+    free_reserved(txn, (pool, node), runs).await
 }
 
 impl<S: MetaStore> Service<S> {

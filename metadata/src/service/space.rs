@@ -11,7 +11,8 @@ use lunar_types::{ExtentAddress, ExtentRun, LunIndex, NodeIncarnation, PoolId};
 use super::geometry::{PoolGeometry, groups_of_lun, held_back_bits, usable_bits};
 use crate::error::ServiceError;
 use crate::keyspace::{
-    Bitmap, GroupIndex, GroupKey, Key, KeyedTxn, ReservationKey, groups_of, runs_of,
+    Bitmap, GroupIndex, GroupKey, Key, KeyedTxn, QuarantineKey, QuarantineStamp, ReservationKey,
+    UnmappedKey, groups_of, runs_of,
 };
 use crate::store::Txn;
 
@@ -204,6 +205,23 @@ impl<'a, T: Txn> BitmapEdits<'a, T, ReservationKey> {
     pub(super) fn reserved(txn: &'a T, node: NodeIncarnation, pool: PoolId) -> Self {
         let NodeIncarnation { node, incarnation } = node;
         let key_of = move |lun, group| ReservationKey { node, incarnation, pool, lun, group };
+        Self { txn, key_of: Box::new(key_of), loaded: BTreeMap::new() }
+    }
+}
+
+impl<'a, T: Txn> BitmapEdits<'a, T, UnmappedKey> {
+    /// Those of them that the map has named since a backup was begun.
+    pub(super) fn unmapped(txn: &'a T, node: NodeIncarnation, pool: PoolId) -> Self {
+        let NodeIncarnation { node, incarnation } = node;
+        let key_of = move |lun, group| UnmappedKey { node, incarnation, pool, lun, group };
+        Self { txn, key_of: Box::new(key_of), loaded: BTreeMap::new() }
+    }
+}
+
+impl<'a, T: Txn> BitmapEdits<'a, T, QuarantineKey> {
+    /// The extents of a pool in quarantine under a stamp.
+    pub(super) fn quarantined(txn: &'a T, pool: PoolId, stamp: QuarantineStamp) -> Self {
+        let key_of = move |lun, group| QuarantineKey { pool, lun, group, stamp };
         Self { txn, key_of: Box::new(key_of), loaded: BTreeMap::new() }
     }
 }

@@ -20,7 +20,7 @@ impl Held {
     }
 
     fn send(&self, commit: &CommitMap) -> Result<(), ServiceError> {
-        block_on(self.world.service.commit_map(commit))
+        block_on(self.world.service.commit_map(commit)).map(|_| ())
     }
 }
 

@@ -465,6 +465,17 @@ const GRANTS: &[Damage] = &[
     (FindingKind::ReservationUnknown, |it| {
         it.damage(|txn| txn.put(&it.reservation_key(it.node, 7), &bit(0)));
     }),
+    (FindingKind::UnmappedNotReserved, |it| {
+        let NodeIncarnation { node, incarnation } = it.node;
+        let (pool, lun, group) = (it.pool.id, LunIndex::new(0), GroupIndex::new(0));
+        let key = UnmappedKey { node, incarnation, pool, lun, group };
+        it.damage(|txn| txn.put(&key, &bit(900)));
+    }),
+    (FindingKind::QuarantineStamp, |it| {
+        let (pool, lun, group) = (it.pool.id, LunIndex::new(0), GroupIndex::new(0));
+        let stamp = QuarantineStamp::new(3);
+        it.damage(|txn| txn.put(&QuarantineKey { pool, lun, group, stamp }, &bit(900)));
+    }),
     (FindingKind::ReservationStuck, |it| {
         let key = StaleJournalKey { volume: it.volume.id, epoch: Epoch::new(1) };
         it.damage(|txn| txn.remove(&key));

@@ -105,6 +105,7 @@ fn pools(fixture: &mut Fixture) {
     }
     let (node, incarnation) = (NODE, INCARNATION);
     fixture.add(ReservationKey { node, incarnation, pool: POOL, lun: index, group }, bits);
+    fixture.add(UnmappedKey { node, incarnation, pool: POOL, lun: index, group }, bits);
 }
 
 fn volume(state: VolumeState) -> VolumeRecord {
@@ -246,6 +247,18 @@ fn work(fixture: &mut Fixture) {
         let pass = MergePass::begin(None);
         fixture.add(OperationKey { operation }, OperationRecord { work, pass });
     }
+    let (operation, backup) = (OperationId::new(5), BackupNumber::new(0x0e0f));
+    let work = OperationWork::FreeQuarantine(backup);
+    let pass = MergePass::begin(None);
+    fixture.add(OperationKey { operation }, OperationRecord { work, pass });
+    let backups = BackupsRecord {
+        begun: 0x0e10,
+        complete: 0x0e0f,
+        unprotected: 0x0102,
+        is_horizon_off: true,
+    };
+    fixture.add(BackupsKey {}, backups);
+    fixture.add(BackupKey { backup }, BackupRecord { begun_at: 0x0a0b, complete_at: 0x0a0c });
     let pass = MergePass {
         into: Some(LayerId::new(0x0103)),
         from: LogicalExtent::new(0x0a0b),
@@ -261,7 +274,8 @@ fn work(fixture: &mut Fixture) {
     let (at, birth) = (LogicalExtent::new(0x0d0e), LayerId::new(0x0101));
     let part = PrunedPart { at, birth, extent: Some(ExtentAddress::new(3, 0x0405)) };
     let zero = PrunedPart { birth: LayerId::new(0x0102), extent: None, ..part };
-    let pruned = PrunedParts { parts: vec![part, zero], next: Some(LogicalExtent::new(0x0f00)) };
+    let next = Some(LogicalExtent::new(0x0f00));
+    let pruned = PrunedParts { parts: vec![part, zero], next, ..PrunedParts::default() };
     let outcomes = [
         Outcome::Done,
         Outcome::Pool(POOL),

@@ -12,6 +12,7 @@ mod diffs;
 mod golden;
 mod grow;
 mod grpc;
+mod horizon;
 mod idempotency;
 mod layer_model;
 mod layers;

@@ -403,6 +403,8 @@ fn an_operator_releases_what_was_quarantined() {
         stamp: QuarantineStamp::new(7),
     };
     sound.damage(|txn| txn.put(&waiting, &bit(5)));
+    let backups = BackupsRecord { begun: 7, ..BackupsRecord::default() };
+    sound.damage(|txn| txn.put(&BackupsKey {}, &backups));
     allocate(&sound, ExtentAddress::new(0, 1024 + 5));
     world.assert_clean();
     let held = world.status(sound.pool.id).usage;

@@ -52,7 +52,7 @@ impl Held {
         let seal =
             SealLayer { caller, number: commit.number.next(), ..self.world.seal_of(&self.held) };
         vec![
-            ("commit", block_on(service.commit_map(&CommitMap { caller, ..commit }))),
+            ("commit", block_on(service.commit_map(&CommitMap { caller, ..commit })).map(|_| ())),
             ("reserve", block_on(service.reserve_extents(&reserve)).map(drop)),
             ("release", block_on(service.release_extents(&release))),
             ("attach", block_on(service.attach(&attach)).map(drop)),

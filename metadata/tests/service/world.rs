@@ -350,7 +350,7 @@ impl<S: MetaStore> World<S> {
     }
 
     pub fn commit(&self, held: &Attachment, updates: Vec<SlotUpdate>) -> Result<(), ServiceError> {
-        block_on(self.service.commit_map(&self.commit_of(held, updates)))
+        block_on(self.service.commit_map(&self.commit_of(held, updates))).map(|_| ())
     }
 
     /// A grant as it is now.

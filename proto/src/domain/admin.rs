@@ -42,6 +42,52 @@ impl fmt::Display for OperationId {
     }
 }
 
+/// Which backup of the metadata: they are numbered from 1 in the order in which they began.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct BackupNumber(u64);
+
+impl BackupNumber {
+    /// Wraps the raw number.
+    #[must_use]
+    pub const fn new(raw: u64) -> Self {
+        Self(raw)
+    }
+
+    /// The raw number.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for BackupNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A backup of the metadata, as the service knows of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Backup {
+    /// Which.
+    pub number: BackupNumber,
+    /// When it was begun, in Unix seconds.
+    pub begun_at: u64,
+    /// When its file was said to be complete, if it was.
+    pub complete_at: Option<u64>,
+}
+
+/// What the service knows of its backups.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Backups {
+    /// The newest complete one: the only one that may be restored.
+    pub newest_complete: Option<BackupNumber>,
+    /// Extents that a backup names are given away all the same.
+    pub is_horizon_off: bool,
+    /// The last ones that were begun, the newest first.
+    pub backups: Vec<Backup>,
+}
+
 /// What a long operation does.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum OperationWork {
@@ -52,6 +98,8 @@ pub enum OperationWork {
     /// Merges a layer that nothing names any more into the only one that stands on it, or frees
     /// what it owns; then forgets it.
     DropLayer(LayerId),
+    /// Frees what has been in quarantine since before this backup.
+    FreeQuarantine(BackupNumber),
 }
 
 impl fmt::Display for OperationWork {
@@ -60,6 +108,9 @@ impl fmt::Display for OperationWork {
             Self::DeleteVolume(volume) => write!(f, "delete volume {volume}"),
             Self::ReclaimReservations(node) => write!(f, "reclaim reservations of {node}"),
             Self::DropLayer(layer) => write!(f, "drop layer {layer}"),
+            Self::FreeQuarantine(backup) => {
+                write!(f, "free what only backups before {backup} name")
+            }
         }
     }
 }

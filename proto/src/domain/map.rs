@@ -1,8 +1,8 @@
 //! Map commits, pages of layers and reservations.
 
 use lunar_types::{
-    CommitNumber, Epoch, ExtentAddress, ExtentRun, ExtentSize, JournalSeq, LayerId, LogicalExtent,
-    NodeSession, PoolId, RequestId, Slot, VolumeId,
+    CommitNumber, Epoch, ExtentAddress, ExtentRun, ExtentSize, Freed, JournalSeq, LayerId,
+    LogicalExtent, NodeSession, PoolId, RequestId, Slot, VolumeId,
 };
 
 /// Most updates of one commit.
@@ -131,6 +131,8 @@ pub struct PrunedParts {
     pub parts: Vec<PrunedPart>,
     /// Where to go on; nothing at the end.
     pub next: Option<LogicalExtent>,
+    /// What becomes of their extents.
+    pub freed: Freed,
 }
 
 /// Takes free extents for an incarnation.

@@ -19,8 +19,9 @@ use std::fmt;
 use lunar_types::Name;
 
 pub use admin::{
-    Cluster, FindingsDigest, FindingsDigestError, FsckEvent, FsckFinding, FsckRemedy, FsckRepaired,
-    FsckSummary, Operation, OperationId, OperationWork, RoomWanted,
+    Backup, BackupNumber, Backups, Cluster, FindingsDigest, FindingsDigestError, FsckEvent,
+    FsckFinding, FsckRemedy, FsckRepaired, FsckSummary, Operation, OperationId, OperationWork,
+    RoomWanted,
 };
 pub use diff::{DiffKind, DiffPage, DiffRun, DiffSnapshots};
 pub use map::{

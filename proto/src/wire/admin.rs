@@ -3,10 +3,10 @@
 use lunar_types::LayerId;
 
 use super::volumes::layer_id;
-use super::{Checked, nested, parsed, required};
+use super::{Checked, list, nested, parsed, required, to_list};
 use crate::domain::{
-    Cluster, FindingsDigest, FsckEvent, FsckFinding, FsckRemedy, FsckRepaired, FsckSummary,
-    Operation, OperationId, OperationWork, RoomWanted,
+    Backup, BackupNumber, Backups, Cluster, FindingsDigest, FsckEvent, FsckFinding, FsckRemedy,
+    FsckRepaired, FsckSummary, Operation, OperationId, OperationWork, RoomWanted,
 };
 use crate::error::FieldError;
 use crate::v1;
@@ -46,6 +46,9 @@ impl TryFrom<v1::Operation> for Operation {
                 OperationWork::ReclaimReservations(nested("reclaim_reservations", Some(node))?)
             }
             Work::DropLayer(layer) => OperationWork::DropLayer(layer_id("drop_layer", layer)?),
+            Work::FreeQuarantine(backup) => {
+                OperationWork::FreeQuarantine(backup_number("free_quarantine", backup)?)
+            }
         };
         let waits_for = (wire.waits_for_layer > 0).then(|| RoomWanted {
             layer: LayerId::new(wire.waits_for_layer),
@@ -62,12 +65,63 @@ impl From<Operation> for v1::Operation {
             OperationWork::DeleteVolume(volume) => Work::DeleteVolume(volume.to_string()),
             OperationWork::ReclaimReservations(node) => Work::ReclaimReservations(node.into()),
             OperationWork::DropLayer(layer) => Work::DropLayer(layer.get()),
+            OperationWork::FreeQuarantine(backup) => Work::FreeQuarantine(backup.get()),
         };
         Self {
             operation_id: operation.id.get(),
             work: Some(work),
             waits_for_layer: operation.waits_for.map_or(0, |wanted| wanted.layer.get()),
             waiting_extents: operation.waits_for.map_or(0, |wanted| wanted.extents),
+        }
+    }
+}
+
+/// The number of a backup on the wire.
+///
+/// # Errors
+/// It is 0.
+pub fn backup_number(field: &str, raw: u64) -> Checked<BackupNumber> {
+    match raw {
+        0 => Err(FieldError::new(field, "backups are numbered from 1")),
+        raw => Ok(BackupNumber::new(raw)),
+    }
+}
+
+impl TryFrom<v1::Backup> for Backup {
+    type Error = FieldError;
+
+    fn try_from(wire: v1::Backup) -> Checked<Self> {
+        let number = backup_number("number", wire.number)?;
+        Ok(Self { number, begun_at: wire.begun_at, complete_at: wire.complete_at })
+    }
+}
+
+impl From<Backup> for v1::Backup {
+    fn from(backup: Backup) -> Self {
+        let Backup { number, begun_at, complete_at } = backup;
+        Self { number: number.get(), begun_at, complete_at }
+    }
+}
+
+impl TryFrom<v1::Backups> for Backups {
+    type Error = FieldError;
+
+    fn try_from(wire: v1::Backups) -> Checked<Self> {
+        Ok(Self {
+            newest_complete: (wire.newest_complete > 0)
+                .then(|| BackupNumber::new(wire.newest_complete)),
+            is_horizon_off: wire.is_horizon_off,
+            backups: list("backups", wire.backups)?,
+        })
+    }
+}
+
+impl From<Backups> for v1::Backups {
+    fn from(all: Backups) -> Self {
+        Self {
+            newest_complete: all.newest_complete.map_or(0, BackupNumber::get),
+            is_horizon_off: all.is_horizon_off,
+            backups: to_list(all.backups),
         }
     }
 }

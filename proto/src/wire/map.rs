@@ -1,8 +1,8 @@
 //! Slots, map commits and reservations on the wire.
 
 use lunar_types::{
-    CommitNumber, Epoch, ExtentAddress, ExtentSize, JournalSeq, LogicalExtent, Presence, Slot,
-    SlotPlace,
+    CommitNumber, Epoch, ExtentAddress, ExtentSize, Freed, JournalSeq, LogicalExtent, Presence,
+    Slot, SlotPlace,
 };
 
 use super::volumes::{granted_epoch, layer_id};
@@ -272,13 +272,34 @@ impl TryFrom<v1::PruneLayerResponse> for PrunedParts {
             let problem = "they are not in order of logical extent and birth";
             return Err(FieldError::new("parts", problem));
         }
-        Ok(Self { parts, next: wire.next.map(LogicalExtent::new) })
+        let next = wire.next.map(LogicalExtent::new);
+        Ok(Self { parts, next, freed: freed(wire.give_back_freed) })
     }
 }
 
 impl From<PrunedParts> for v1::PruneLayerResponse {
     fn from(pruned: PrunedParts) -> Self {
-        Self { parts: to_list(pruned.parts), next: pruned.next.map(LogicalExtent::get) }
+        Self {
+            parts: to_list(pruned.parts),
+            next: pruned.next.map(LogicalExtent::get),
+            give_back_freed: pruned.freed == Freed::GiveBack,
+        }
+    }
+}
+
+const fn freed(give_back: bool) -> Freed {
+    if give_back { Freed::GiveBack } else { Freed::UseAgain }
+}
+
+impl From<v1::CommitMapResponse> for Freed {
+    fn from(wire: v1::CommitMapResponse) -> Self {
+        freed(wire.give_back_freed)
+    }
+}
+
+impl From<Freed> for v1::CommitMapResponse {
+    fn from(freed: Freed) -> Self {
+        Self { give_back_freed: freed == Freed::GiveBack }
     }
 }
 

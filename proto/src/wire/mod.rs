@@ -29,6 +29,7 @@ use crate::domain::{PageRequest, PageToken, Selector, WAIT_MAX};
 use crate::error::FieldError;
 use crate::v1;
 
+pub use admin::backup_number;
 pub use sets::known_set_state;
 
 /// What a conversion from the wire gives.

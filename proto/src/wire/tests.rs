@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use lunar_types::{
     BlockRange, BootId, ByteCount, ClusterId, CommitNumber, Epoch, ExtentAddress, ExtentRun,
-    ExtentSize, Incarnation, JournalSeq, LayerId, LogicalBlockSize, LogicalExtent, LunId, LunIndex,
-    NodeId, NodeIncarnation, NodeSession, PoolId, Presence, RequestId, SessionNumber, Slot,
-    SnapshotId, SnapshotSetId, StructureNumber, VolumeId, VolumeSize,
+    ExtentSize, Freed, Incarnation, JournalSeq, LayerId, LogicalBlockSize, LogicalExtent, LunId,
+    LunIndex, NodeId, NodeIncarnation, NodeSession, PoolId, Presence, RequestId, SessionNumber,
+    Slot, SnapshotId, SnapshotSetId, StructureNumber, VolumeId, VolumeSize,
 };
 
 use crate::domain::*;
@@ -406,9 +406,13 @@ fn prunes_survive_the_wire() {
     };
     let parts = vec![part(0, 3, None), part(0, 4, Some(ExtentAddress::new(2, 7)))];
     for next in [None, Some(LogicalExtent::new(0)), Some(LogicalExtent::new(9))] {
-        survives::<_, v1::PruneLayerResponse>(PrunedParts { parts: parts.clone(), next });
+        for freed in [Freed::UseAgain, Freed::GiveBack] {
+            let parts = parts.clone();
+            survives::<_, v1::PruneLayerResponse>(PrunedParts { parts, next, freed });
+            assert_eq!(Freed::from(v1::CommitMapResponse::from(freed)), freed);
+        }
     }
-    let mut wire = v1::PruneLayerResponse::from(PrunedParts { parts, next: None });
+    let mut wire = v1::PruneLayerResponse::from(PrunedParts { parts, ..PrunedParts::default() });
     wire.parts.swap(0, 1);
     let problem = PrunedParts::try_from(wire.clone()).expect_err("refused").to_string();
     assert!(problem.contains("in order"), "{problem}");
@@ -428,12 +432,21 @@ fn admin_facts_survive_the_wire() {
         OperationWork::DeleteVolume(VolumeId::from_u128(13)),
         OperationWork::ReclaimReservations(node()),
         OperationWork::DropLayer(LayerId::new(8)),
+        OperationWork::FreeQuarantine(BackupNumber::new(9)),
     ];
     for work in works {
         for waits_for in [None, Some(RoomWanted { layer: LayerId::new(9), extents: 7 })] {
             survives::<_, v1::Operation>(Operation { id: OperationId::new(4), work, waits_for });
         }
     }
+    survives::<_, v1::Backups>(Backups::default());
+    let (one, two) = (BackupNumber::new(1), BackupNumber::new(2));
+    let backups = vec![
+        Backup { number: two, begun_at: 7, complete_at: None },
+        Backup { number: one, begun_at: 5, complete_at: Some(6) },
+    ];
+    let newest_complete = Some(one);
+    survives::<_, v1::Backups>(Backups { newest_complete, is_horizon_off: true, backups });
     let text = "what to do".to_owned();
     for remedy in [FsckRemedy::Repair(text.clone()), FsckRemedy::Refused(text.clone())] {
         survives::<_, v1::FsckEvent>(FsckEvent::Finding(FsckFinding {

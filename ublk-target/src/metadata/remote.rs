@@ -15,7 +15,7 @@ use lunar_proto::domain::{
     SealLayer, Selector, SetProgress, Vote, WatchNode, WatermarkLevel,
 };
 use lunar_types::{
-    BootId, Epoch, ExtentRun, Incarnation, LayerId, LogicalExtent, Name, NodeIncarnation,
+    BootId, Epoch, ExtentRun, Freed, Incarnation, LayerId, LogicalExtent, Name, NodeIncarnation,
     NodeSession, PoolId, SessionNumber, SnapshotSetId, VolumeId,
 };
 
@@ -172,7 +172,7 @@ impl Metadata for Remote {
         Box::pin(async move { Ok(self.client.attachments(node).await?) })
     }
 
-    fn commit_map(&self, commit: MapCommit) -> Reply<'_, ()> {
+    fn commit_map(&self, commit: MapCommit) -> Reply<'_, Freed> {
         Box::pin(async move {
             let request = CommitMap {
                 request: commit.request,

@@ -226,7 +226,8 @@ impl Node {
     ) -> Result<Detached, NodeError> {
         let Serving { record, served, control, task, queues } = serving;
         drop((control, task));
-        let spare = served.shared.volume.take_reserve(usize::MAX);
+        let mut spare = served.shared.volume.take_reserve(usize::MAX);
+        spare.append(&mut served.shared.volume.take_returned());
         let pool = served.facts.pool;
         slot.show(|view| view.served = None);
         drop(served);

@@ -16,7 +16,7 @@ use lunar_engine::io::Action;
 use lunar_engine::volume::{CommitBatch, ControlWork, QueueContext, WorkDone, blocking};
 use lunar_metadata_client::fresh_request_id;
 use lunar_proto::domain::SlotUpdate;
-use lunar_types::{ExtentRun, JournalSeq, RequestId};
+use lunar_types::{ExtentRun, Freed, JournalSeq, RequestId};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -310,13 +310,21 @@ impl Control {
             replay_of: None,
         };
         match self.metadata.commit_map(commit).await {
-            Ok(()) => {
+            Ok(freed) => {
+                self.note_freed(freed);
                 self.served.heads.lock().expect("a panic ends the process").last_commit = number;
                 self.note_unanswered(None);
                 (WorkDone::Committed, None)
             }
             Err(problem) if problem.is_unavailable() => (WorkDone::Unavailable, Some(problem)),
             Err(problem) => (WorkDone::Rejected(problem.to_string()), None),
+        }
+    }
+
+    /// Takes note of what becomes of unmapped extents, before the engine hears that they are.
+    pub(super) fn note_freed(&self, freed: Freed) {
+        if freed == Freed::GiveBack {
+            self.served.shared.volume.give_back_freed();
         }
     }
 
@@ -331,9 +339,14 @@ impl Control {
         }
     }
 
-    /// Gives back what a volume holds far beyond its need, such as extents that a large discard
-    /// has freed.
-    async fn trim_reserve(&self) {
+    /// Gives back what is not to be used again, and what a volume holds far beyond its need, such
+    /// as extents that a large discard has freed.
+    pub(super) async fn trim_reserve(&self) {
+        let facts = &self.served.facts;
+        // If it fails nothing is known of it: they may be free by now, so they are not used again
+        // and stay reserved, if they are, until the next start.
+        let returned = runs_of(self.served.shared.volume.take_returned());
+        let _ = self.desk.release(facts.grant.node, facts.pool, returned).await;
         let spare = self.served.stats().reserve_extents;
         let most = u64::from(self.served.shared.volume.spec().tuning.reserve_max);
         if spare <= most * 2 {
@@ -341,9 +354,6 @@ impl Control {
         }
         let excess = usize::try_from(spare - most).unwrap_or(usize::MAX);
         let runs = runs_of(self.served.shared.volume.take_reserve(excess));
-        let facts = &self.served.facts;
-        // If it fails nothing is known of it: they may be free by now, so they are not used again
-        // and stay reserved, if they are, until the next start.
         let _ = self.desk.release(facts.grant.node, facts.pool, runs).await;
     }
 

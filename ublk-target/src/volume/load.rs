@@ -389,6 +389,7 @@ impl Loader {
             checkpoint: Some(JournalSeq::new(SEQ_CONFIRMED)),
             replay_of: None,
         };
+        // It unmaps nothing.
         let confirmed = self.metadata.commit_map(commit).await;
         confirmed.map_err(metadata_error("confirm the journal", attachment))?;
         attachment.last_commit = number;

@@ -70,6 +70,7 @@ impl Control {
             match self.metadata.prune(prune).await {
                 Ok(pruned) => {
                     count += pruned.parts.len();
+                    self.note_freed(pruned.freed);
                     self.forget(&pruned.parts);
                     page = pruned.next.map(|from| (fresh_request_id(), layer, from));
                 }

@@ -108,6 +108,7 @@ impl Replaying<'_> {
                 checkpoint: None,
                 replay_of: Some(epoch),
             };
+            // What it unmaps goes into the reservation of the one who is gone.
             let committed = self.loader.metadata.commit_map(commit).await;
             committed.map_err(metadata_error("commit a replayed journal", &self.attachment))?;
             self.attachment.last_commit = number;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use lunar_proto::domain::{Layer, PrunedParts};
-use lunar_types::ExtentAddress;
+use lunar_types::{ExtentAddress, ExtentRun, Freed};
 
 use super::*;
 use crate::node::attach::serve;
@@ -43,7 +43,8 @@ fn pruned(extents: &[u64], next: Option<u64>) -> PrunedParts {
         birth: BELOW,
         extent: Some(ExtentAddress::new(0, *extent)),
     };
-    PrunedParts { parts: extents.iter().map(part).collect(), next: next.map(LogicalExtent::new) }
+    let (parts, next) = (extents.iter().map(part).collect(), next.map(LogicalExtent::new));
+    PrunedParts { parts, next, ..PrunedParts::default() }
 }
 
 #[tokio::test]
@@ -60,6 +61,23 @@ async fn what_is_pruned_page_by_page_comes_into_the_reserve() {
     let mut out = Vec::new();
     volume.next_work(Duration::from_secs(1), &mut out);
     assert_eq!(volume.stats().reserve_extents, 3, "nothing reads them");
+}
+
+#[tokio::test]
+async fn what_a_backup_may_name_is_released_and_not_used_again() {
+    let case = case().await;
+    let freed = Freed::GiveBack;
+    let held = PrunedParts { freed, ..pruned(&[30, 31], None) };
+    case.world.metadata.expect_prune([Ok(held)]);
+    case.control.prune_locked(PAUSE).await;
+    let volume = &case.control.served.shared.volume;
+    let mut out = Vec::new();
+    volume.next_work(Duration::from_secs(1), &mut out);
+    assert_eq!(volume.stats().reserve_extents, 0);
+    case.control.trim_reserve().await;
+    assert_eq!(case.world.metadata.released(), [ExtentRun::new(ExtentAddress::new(0, 30), 2)]);
+    case.control.trim_reserve().await;
+    assert_eq!(case.world.metadata.released().len(), 1, "once");
 }
 
 #[tokio::test]
