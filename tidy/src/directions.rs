@@ -20,13 +20,18 @@ struct Direction {
 const UBLK: &str = "libublk";
 const RPC: [&str; 3] = ["tonic", "prost", "tokio"];
 
-const DIRECTIONS: [Direction; 12] = [
+const DIRECTIONS: [Direction; 13] = [
     Direction {
         name: "types",
         may_use: &[],
         denied: &[UBLK, RPC[0], RPC[1], RPC[2], "io-uring", "nix", "redb"],
     },
     Direction { name: "proto", may_use: &["types"], denied: &[UBLK, "io-uring", "redb", "nix"] },
+    Direction {
+        name: "backup",
+        may_use: &["types"],
+        denied: &[UBLK, RPC[0], RPC[1], RPC[2], "io-uring", "nix", "redb"],
+    },
     Direction {
         name: "metadata-client",
         may_use: &["types", "proto"],
@@ -37,7 +42,11 @@ const DIRECTIONS: [Direction; 12] = [
         may_use: &["types"],
         denied: &[UBLK, RPC[0], RPC[1], RPC[2], "redb"],
     },
-    Direction { name: "metadata", may_use: &["types", "proto"], denied: &[UBLK, "io-uring"] },
+    Direction {
+        name: "metadata",
+        may_use: &["types", "proto", "backup"],
+        denied: &[UBLK, "io-uring"],
+    },
     Direction {
         name: "ublk-target",
         may_use: &["types", "proto", "engine", "metadata-client"],
@@ -50,7 +59,7 @@ const DIRECTIONS: [Direction; 12] = [
     },
     Direction {
         name: "cli",
-        may_use: &["types", "proto", "metadata-client"],
+        may_use: &["types", "proto", "metadata-client", "backup"],
         denied: &[UBLK, "io-uring", "redb"],
     },
     Direction {
