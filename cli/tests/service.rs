@@ -1,6 +1,7 @@
 //! `lunar` as it is installed, against the real metadata service on a fresh store, with a stand-in
 //! for fs-core that offers labelled LUNs.
 
+mod backups;
 mod double;
 mod grow;
 mod snapshots;

@@ -13,6 +13,7 @@
 
 mod admin;
 mod attachments;
+mod backup;
 mod diff;
 mod error;
 mod map;
@@ -28,6 +29,7 @@ use std::future::Future;
 use lunar_proto::domain::{Page, PageRequest};
 use lunar_types::RequestId;
 
+pub use backup::BackupBytes;
 pub use diff::DiffRuns;
 pub use error::{ClientError, ErrorKind};
 pub use lunar_proto::error::{ErrorReason, ErrorReport};

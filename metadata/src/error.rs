@@ -3,13 +3,14 @@
 //! The wire's reason and facts are derived here, in one place, and tested there.
 
 mod facts;
+mod kind;
 
 use std::time::Duration;
 
 use lunar_proto::domain::{
     BackupNumber, FindingsDigest, Holder, NodeState, SetState, SnapshotState, VolumeState,
 };
-use lunar_proto::error::{ErrorReason, ErrorReport, FieldError};
+use lunar_proto::error::{ErrorReport, FieldError};
 use lunar_types::{
     ByteCount, CommitNumber, Epoch, ExtentAddress, Incarnation, JournalSeq, LayerId,
     LogicalBlockSize, LunId, Name, NodeIncarnation, PoolId, RequestId, SessionNumber, SnapshotId,
@@ -443,8 +444,8 @@ pub enum ServiceError {
     },
     /// A backup may name the extent: it was to be given back.
     #[error(
-        "extent {extent} of pool {pool}, in the reservation of {node}, was mapped since a backup was \
-         begun, and is to be released, not mapped again"
+        "extent {extent} of pool {pool}, in the reservation of {node}, was mapped since a backup \
+         was begun, and is to be released, not mapped again"
     )]
     ExtentHeldForBackup {
         /// The extent.
@@ -533,60 +534,6 @@ impl ServiceError {
         pool: LogicalBlockSize,
     ) -> Self {
         Self::VolumeBlockSize { asked: asked.bytes(), pool_name, pool_blocks: pool.bytes() }
-    }
-
-    /// Why, for programs.
-    #[must_use]
-    pub fn kind(&self) -> ErrorReason {
-        match self {
-            Self::Field(_) => ErrorReason::InvalidField,
-            Self::RequestIdReused { .. } => ErrorReason::RequestIdReused,
-            Self::PoolNotFound { .. } => ErrorReason::PoolNotFound,
-            Self::VolumeNotFound { .. } => ErrorReason::VolumeNotFound,
-            Self::LayerNotFound { .. } => ErrorReason::LayerNotFound,
-            Self::SnapshotNotFound { .. } => ErrorReason::SnapshotNotFound,
-            Self::SnapshotExists { .. } => ErrorReason::SnapshotExists,
-            Self::SnapshotNotReady { .. } => ErrorReason::SnapshotNotReady,
-            Self::SnapshotOfOtherVolume { .. } => ErrorReason::SnapshotOfOtherVolume,
-            Self::SnapshotsUnrelated { .. } => ErrorReason::SnapshotsUnrelated,
-            Self::VolumeNotAtRest { .. } => ErrorReason::VolumeNotAtRest,
-            Self::VolumeBusy { .. } => ErrorReason::VolumeBusy,
-            Self::SetNotFound { .. } => ErrorReason::SetNotFound,
-            Self::SetDecided { .. } => ErrorReason::SetDecided,
-            Self::NodeTooOld { .. } => ErrorReason::NodeTooOld,
-            Self::NextHeadMismatch { .. } => ErrorReason::NextHeadMismatch,
-            Self::ChainTooDeep { .. } => ErrorReason::ChainTooDeep,
-            Self::NodeNotFound { .. } => ErrorReason::NodeNotFound,
-            Self::JournalNotFound { .. } => ErrorReason::JournalNotFound,
-            Self::PoolExists { .. } => ErrorReason::PoolExists,
-            Self::VolumeExists { .. } => ErrorReason::VolumeExists,
-            Self::LunInUse { .. } | Self::LunTwice { .. } => ErrorReason::LunInUse,
-            Self::LunBlockSize { .. } | Self::VolumeBlockSize { .. } => ErrorReason::LunBlockSize,
-            Self::VolumeNotReady { .. } => ErrorReason::VolumeNotReady,
-            Self::VolumeWouldShrink { .. } => ErrorReason::VolumeWouldShrink,
-            Self::VolumeTooLarge { .. } => ErrorReason::VolumeTooLarge,
-            Self::VolumeAttached { .. } => ErrorReason::VolumeAttached,
-            Self::NotAttached { .. } => ErrorReason::NotAttached,
-            Self::StaleEpoch { .. } => ErrorReason::StaleEpoch,
-            Self::NodeFenced { .. } => ErrorReason::NodeFenced,
-            Self::StaleSession { .. } => ErrorReason::StaleSession,
-            Self::NodeAlive { .. } => ErrorReason::NodeAlive,
-            Self::NodeHoldsAttachments { .. } => ErrorReason::NodeHoldsAttachments,
-            Self::StaleJournals { .. } => ErrorReason::StaleJournals,
-            Self::LayerNotWritable { .. } => ErrorReason::LayerNotWritable,
-            Self::ExtentNotReserved { .. } => ErrorReason::ExtentNotReserved,
-            Self::ExtentHeldForBackup { .. } => ErrorReason::ExtentHeldForBackup,
-            Self::BackupNotFound { .. } => ErrorReason::BackupNotFound,
-            Self::CommitOutOfOrder { .. } => ErrorReason::CommitOutOfOrder,
-            Self::CheckpointRegression { .. } => ErrorReason::CheckpointRegression,
-            Self::FindingsChanged { .. } => ErrorReason::FindingsChanged,
-            Self::PoolFull { .. } => ErrorReason::PoolFull,
-            Self::PoolWatermark { .. } => ErrorReason::PoolWatermark,
-            Self::LimitReached { .. } => ErrorReason::LimitReached,
-            Self::Store(StoreError::Failed { .. }) => ErrorReason::StoreFailed,
-            Self::Store(_) => ErrorReason::StoreBusy,
-            Self::Corrupt { .. } => ErrorReason::StoreCorrupt,
-        }
     }
 
     /// The error as it travels, with the causes in its message.

@@ -17,6 +17,7 @@ mod calls;
 mod chain;
 mod consolidate;
 mod control;
+pub mod counters;
 mod crash;
 mod cut;
 pub mod dice;

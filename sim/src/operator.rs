@@ -206,8 +206,8 @@ impl World {
         self.run_actions(guest, control, out)
     }
 
-    /// Gives quarantined extents that no backup may name to some volume, once every volume of the host has completed a
-    /// checkpoint.
+    /// Gives quarantined extents that no backup may name to some volume, once every volume of the
+    /// host has completed a checkpoint.
     pub(crate) fn lift_quarantine(&mut self) -> Flow {
         (0..self.hosts.len()).try_for_each(|host| self.lift_quarantine_of(host))
     }

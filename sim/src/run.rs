@@ -8,7 +8,7 @@ use crate::planted::Planted;
 use crate::trace::Trace;
 use crate::world::{Stop, World};
 
-pub use crate::world::Counters;
+pub use crate::counters::Counters;
 
 /// Moments of a run, unless told otherwise.
 pub const MOMENTS: u64 = 6000;

@@ -4,6 +4,7 @@
 //! - Every global option is also an environment variable `LUNAR_*`.
 //! - Nothing here does anything: `commands` acts, `views` shows.
 
+mod backup;
 mod lun;
 mod pool;
 mod select;
@@ -18,6 +19,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use lunar_proto::domain::FindingsDigest;
 
+pub use backup::{BackupCommand, HorizonArg, HorizonArgs};
 pub use lun::LunCommand;
 pub use pool::PoolCommand;
 pub use select::{LunReference, PoolArg, SelectorArg, SnapshotArg, VolumeArg};
@@ -120,6 +122,9 @@ pub enum Command {
     /// Long operations of the metadata service, such as deletions.
     #[command(subcommand)]
     Operation(OperationCommand),
+    /// Backups of the metadata.
+    #[command(subcommand)]
+    Backup(BackupCommand),
     /// Check the metadata: leaked, doubly owned or out-of-range extents, wrong epochs.
     Fsck(FsckArgs),
     /// Write a completion script to the standard output.

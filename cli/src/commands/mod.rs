@@ -1,5 +1,6 @@
 //! What the commands do: ask a service, shape the answer, write it.
 
+mod backup;
 mod clone;
 mod cut;
 mod doctor;
@@ -66,6 +67,7 @@ pub async fn run(command: &Command, global: &GlobalArgs) -> Result<Exit, CliErro
         Command::Snapshot(command) => snapshot::run(command, &context).await,
         Command::Node(NodeCommand::List) => node::list(&context).await,
         Command::Operation(OperationCommand::List) => operation::list(&context).await,
+        Command::Backup(command) => backup::run(command, &context).await,
         Command::Fsck(args) => fsck::run(args, &context).await,
         Command::Completions { shell } => generate::completions(*shell),
         Command::Man { out } => generate::manual_pages(out),

@@ -3,6 +3,7 @@
 //! - Field names are a contract with programs; each ends with its unit where it has one.
 //! - Views are made of checked values and nothing else: no I/O, no clock.
 
+pub mod backup;
 pub mod diff;
 pub mod fsck;
 pub mod lun;

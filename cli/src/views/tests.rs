@@ -8,18 +8,20 @@ use std::path::Path;
 use std::time::Duration;
 use std::{env, fs};
 
+use lunar_backup::{BackupEnd, BackupHeader};
 use lunar_proto::domain::{
-    DiffKind, DiffRun, FindingsDigest, FsckFinding, FsckRemedy, FsckRepaired, FsckSummary, Holder,
-    LayerEntry, LayerPart, Lun, LunStatus, Node, NodeState, Operation, OperationId, OperationWork,
-    Pool, PoolFill, PoolStatus, RoomWanted, Snapshot, SnapshotState, SpaceUsage, Usage, Volume,
-    VolumeState, Watermarks,
+    Backup, BackupNumber, Backups, DiffKind, DiffRun, FindingsDigest, FsckFinding, FsckRemedy,
+    FsckRepaired, FsckSummary, Holder, LayerEntry, LayerPart, Lun, LunStatus, Node, NodeState,
+    Operation, OperationId, OperationWork, Pool, PoolFill, PoolStatus, RoomWanted, Snapshot,
+    SnapshotState, SpaceUsage, Usage, Volume, VolumeState, Watermarks,
 };
 use lunar_proto::error::Facts;
 use lunar_proto::v1;
 use lunar_types::{
-    BlockRange, BootId, ByteCount, Epoch, ExtentAddress, ExtentSize, Incarnation, LayerId,
-    LogicalBlockSize, LogicalExtent, LunId, LunIndex, Name, NodeId, NodeIncarnation, PoolId,
-    Presence, SessionNumber, Slot, SlotPlace, SnapshotId, SnapshotSetId, VolumeId, VolumeSize,
+    BlockRange, BootId, ByteCount, ClusterId, Epoch, ExtentAddress, ExtentSize, Incarnation,
+    LayerId, LogicalBlockSize, LogicalExtent, LunId, LunIndex, Name, NodeId, NodeIncarnation,
+    PoolId, Presence, SessionNumber, Slot, SlotPlace, SnapshotId, SnapshotSetId, VolumeId,
+    VolumeSize,
 };
 
 use super::*;
@@ -391,8 +393,43 @@ fn operation_list_is_golden() {
         operation(2, OperationWork::ReclaimReservations(gone), None),
         operation(3, OperationWork::DropLayer(LayerId::new(5)), None),
         operation(4, OperationWork::DropLayer(LayerId::new(6)), Some(room)),
+        operation(5, OperationWork::FreeQuarantine(BackupNumber::new(12)), None),
     ];
     assert_golden(&operation::OperationList::new(&operations), "operation-list");
+}
+
+#[test]
+fn backups_are_golden() {
+    let header = BackupHeader {
+        keyspace_version: 3,
+        cluster: ClusterId::from_u128(0xc),
+        number: 12,
+        begun: 1_735_689_599,
+    };
+    let end = BackupEnd { blocks: 3, entries: 20_000, bytes: 2_500_000 };
+    let path = "/backup/lunar-12".to_owned();
+    let made = backup::BackupFileView::new(path.clone(), &header, &end, true);
+    assert_golden(&made, "backup-create");
+    assert_golden(&backup::BackupFileView::new(path, &header, &end, false), "backup-check");
+    let one = |number, begun_at, complete_at| Backup {
+        number: BackupNumber::new(number),
+        begun_at,
+        complete_at,
+    };
+    let newest_complete = Some(BackupNumber::new(12));
+    let all = Backups {
+        newest_complete,
+        is_horizon_off: false,
+        backups: vec![
+            one(13, 1_735_689_700, None),
+            one(12, 1_735_689_599, Some(1_735_689_601)),
+            one(11, 1_735_600_000, Some(1_735_600_001)),
+        ],
+    };
+    assert_golden(&backup::BackupList::new(&all), "backup-list");
+    let off = Backups { newest_complete: None, is_horizon_off: true, ..all };
+    assert_golden(&backup::BackupList::new(&off), "backup-list-off");
+    assert_golden(&backup::BackupList::new(&Backups::default()), "backup-list-none");
 }
 
 #[test]

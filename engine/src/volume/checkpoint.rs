@@ -287,7 +287,7 @@ impl Core {
         let drained = self.limbo.drained(|period| volume.grace.has_passed(period));
         if drained.is_any {
             self.reserve.give(drained.reusable);
-            // Also when nothing came of it: who waited for that has to be told that the pool is full.
+            // Also when nothing came of it: who waited for it has to hear that the pool is full.
             self.wake_for_reserve(out);
         }
     }

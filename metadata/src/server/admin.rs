@@ -1,7 +1,5 @@
 //! Handlers of the service itself.
 
-use std::time::SystemTime;
-
 use lunar_proto::domain::{FindingsDigest, FsckEvent, FsckSummary, Page, ReleaseQuarantine};
 use lunar_proto::v1;
 use lunar_proto::v1::admin_server::Admin;
@@ -11,6 +9,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use tracing::info;
 
+use super::backups::{BackupStream, unix_seconds};
 use super::{Handlers, Identity, status};
 use crate::error::ServiceError;
 use crate::fsck::Flow;
@@ -48,15 +47,9 @@ impl<S: MetaStore> Handlers<S> {
     }
 }
 
-/// The time of this host, in Unix seconds.
-#[allow(clippy::disallowed_methods, reason = "a backup tells people when it was made")]
-fn unix_seconds() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
-}
-
 #[tonic::async_trait]
 impl<S: MetaStore> Admin for Handlers<S> {
+    type BackupStream = BackupStream;
     type FsckStream = Events;
     type RepairStream = Events;
 
@@ -97,6 +90,14 @@ impl<S: MetaStore> Admin for Handlers<S> {
         let released = self.call(move |service| block_on(service.release_quarantine(&request)));
         let extents = released.await?;
         Ok(Response::new(v1::ReleaseQuarantineResponse { extents }))
+    }
+
+    async fn backup(
+        &self,
+        request: Request<v1::BackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        Identity::require_admin(&request)?;
+        self.open_backup().await
     }
 
     async fn backup_done(

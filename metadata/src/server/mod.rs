@@ -11,6 +11,7 @@
 mod admin;
 mod attachments;
 mod background;
+mod backups;
 mod diff;
 mod identity;
 mod map;

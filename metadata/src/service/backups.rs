@@ -1,12 +1,12 @@
 //! Backups of the metadata: beginning one, hearing that its file is whole, what follows from that.
 //!
 //! Invariants:
-//! - a backup is begun before its snapshot of the store is taken: what is freed from then on is held
-//!   back for it;
+//! - a backup is begun before its snapshot of the store is taken: what is freed from then on is
+//!   held back for it;
 //! - only who has the file says that it is complete, and only the newest complete one may be
 //!   restored: what earlier ones alone name is freed;
-//! - turning the horizon off or on takes a number, too: what is stamped after it was turned on again
-//!   is not freed by what turning it off has begun.
+//! - turning the horizon off or on takes a number, too: what is stamped after it was turned on
+//!   again is not freed by what turning it off has begun.
 
 use std::sync::Arc;
 

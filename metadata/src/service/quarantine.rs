@@ -4,9 +4,10 @@
 //! - an extent comes back into the pool in the transaction that takes it out of the quarantine;
 //! - what waits for an operator is freed by nothing else; what waits for a backup (see `horizon`)
 //!   has had an owner until then, and needs no such care;
-//! - nothing of the former is freed while a check finds anything that could hide an owner, nor while a journal
-//!   waits to be replayed. The second is looked at again by every transaction that frees; the first
-//!   cannot come by itself, because nobody becomes the owner of an extent whose bit is set.
+//! - nothing of the former is freed while a check finds anything that could hide an owner, nor
+//!   while a journal waits to be replayed. The second is looked at again by every transaction that
+//!   frees; the first cannot come by itself, because nobody becomes the owner of an extent whose
+//!   bit is set.
 
 use std::collections::BTreeMap;
 

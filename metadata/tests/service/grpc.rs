@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use lunar_backup::{BackupHeader, BackupReader};
+use lunar_metadata::keyspace::{BackupKey, BackupsKey, Key as _};
 use lunar_metadata::seams::{SystemClock, SystemIds, block_on};
 use lunar_metadata::server::{Handlers, Identity, NodeScope, serve_loopback};
 use lunar_metadata::service::{Seams, Service, Settings};
-use lunar_metadata::store::RedbStore;
+use lunar_metadata::store::{KeyRange, KeyValue, MetaStore as _, RangeRead, RedbStore, Txn as _};
 use lunar_proto::domain::*;
 use lunar_proto::error::{ErrorReason, ErrorReport};
 use lunar_proto::v1;
@@ -230,7 +232,7 @@ async fn events_of_a_check_stream_and_a_client_may_go_away() {
     let served = served().await;
     let store = served.service.store().clone();
     tokio::task::spawn_blocking(move || {
-        use lunar_metadata::store::{MetaStore as _, StoreError, Txn as _};
+        use lunar_metadata::store::StoreError;
         block_on(store.transact(|txn| async move {
             for index in 0..500_u32 {
                 txn.set(format!("junk {index}").as_bytes(), b"junk");
@@ -269,4 +271,87 @@ async fn events_of_a_check_stream_and_a_client_may_go_away() {
     let report = ErrorReport::from_status(&refused).expect("a report");
     assert_eq!(report.reason, ErrorReason::FindingsChanged);
     assert_eq!(report.facts["findings_found"], digest.to_string());
+}
+
+/// The bytes of a backup, as a client gets them.
+async fn streamed(served: &Served) -> Vec<u8> {
+    let mut admin = v1::admin_client::AdminClient::new(served.channel.clone());
+    let mut chunks = admin.backup(v1::BackupRequest {}).await.expect("it runs").into_inner();
+    let mut bytes = Vec::new();
+    while let Some(chunk) = chunks.message().await.expect("a chunk") {
+        assert!(chunk.data.len() <= 1 << 20, "{} bytes at once", chunk.data.len());
+        bytes.extend(chunk.data);
+    }
+    bytes
+}
+
+/// The header and every entry of a backup that is whole.
+fn believed(bytes: &[u8]) -> (BackupHeader, Vec<KeyValue>) {
+    let mut reader = BackupReader::begin(bytes).expect("a backup");
+    let mut entries = Vec::new();
+    while let Some(block) = reader.next_block().expect("sound") {
+        entries.extend(block.entries().map(|(key, value)| (key.to_vec(), value.to_vec())));
+    }
+    (*reader.header(), entries)
+}
+
+#[tokio::test]
+async fn a_backup_has_every_key_of_one_moment() {
+    let served = served().await;
+    let store = served.service.store().clone();
+    let fill = move |from: u32, to: u32| {
+        let store = store.clone();
+        tokio::task::spawn_blocking(move || {
+            use lunar_metadata::store::StoreError;
+            let filled = block_on(store.transact(|txn| async move {
+                for index in from..to {
+                    txn.set(format!("more {index:08}").as_bytes(), &[index as u8; 1500]);
+                }
+                Ok::<_, StoreError>(())
+            }));
+            filled.expect("filled");
+            let everything = KeyRange::new(Vec::new(), vec![0xFF]);
+            let read = RangeRead::first(everything, usize::MAX);
+            block_on(async { store.begin().await.expect("begun").get_range(&read).await })
+                .expect("all of it")
+        })
+    };
+    for part in 0..5 {
+        fill(part * 500, (part + 1) * 500).await.expect("ran");
+    }
+    let before = fill(2500, 3000).await.expect("ran");
+    let mut admin = v1::admin_client::AdminClient::new(served.channel.clone());
+    let mut chunks = admin.backup(v1::BackupRequest {}).await.expect("it runs").into_inner();
+    let mut bytes = chunks.message().await.expect("a chunk").expect("the header").data;
+    // What comes after the backup was begun is not in it.
+    fill(3000, 3100).await.expect("ran");
+    while let Some(chunk) = chunks.message().await.expect("a chunk") {
+        bytes.extend(chunk.data);
+    }
+    let (header, mut entries) = believed(&bytes);
+    assert_eq!((header.number, header.keyspace_version), (1, 3));
+    assert_eq!(header.cluster, served.service.cluster().id);
+    // The backup knows of itself, and it began after everything else was there.
+    let own = [BackupsKey {}.pack(), BackupKey { backup: BackupNumber::new(1) }.pack()];
+    entries.retain(|(key, _)| !own.contains(key));
+    assert_eq!(entries, before);
+    let (second, _) = believed(&streamed(&served).await);
+    assert_eq!(second.number, 2);
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_leaves_a_backup_that_is_not_complete() {
+    let served = served().await;
+    let mut admin = v1::admin_client::AdminClient::new(served.channel.clone());
+    let chunks = admin.backup(v1::BackupRequest {}).await.expect("it runs").into_inner();
+    drop(chunks);
+    let backups = admin.list_backups(v1::ListBackupsRequest {}).await.expect("a list");
+    let backups = Backups::try_from(backups.into_inner()).expect("valid");
+    assert_eq!(backups.newest_complete, None);
+    assert_eq!(backups.backups.len(), 1);
+    let unknown = admin.backup_done(v1::BackupDoneRequest { number: 7 }).await;
+    let status = unknown.expect_err("never begun");
+    assert_eq!(report(&status).reason, ErrorReason::BackupNotFound);
+    let done = admin.backup_done(v1::BackupDoneRequest { number: 1 }).await.expect("noted");
+    assert_eq!(done.into_inner().newest_complete, 1);
 }
