@@ -167,9 +167,11 @@ impl ServiceError {
                 fact("checkpoint_stored", stored);
                 fact("checkpoint_given", given);
             }
-            Self::PoolFull { pool, pool_name } => {
+            Self::PoolFull { pool, pool_name, held } => {
                 fact("pool", pool);
                 fact("pool_name", pool_name);
+                fact("held_for_backups_extents", &held.for_backups);
+                fact("held_by_hand_extents", &held.by_hand);
             }
             Self::LimitReached { what, limit } => {
                 fact("what", what);

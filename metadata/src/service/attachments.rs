@@ -32,6 +32,7 @@ use super::geometry::PoolGeometry;
 use super::layers::{CHAIN_LAYERS_MAX, next_layer};
 use super::nodes::{is_live, reclaim_if_unused, require_session};
 use super::paging::page;
+use super::quarantine::count_held;
 use super::reservations::home_group;
 use super::sets::leave_set;
 use super::space::{Allocator, Purpose, free_extents, runs_taken};
@@ -198,7 +199,8 @@ async fn attach<T: Txn>(txn: &T, request: &Attach) -> Result<Outcome, ServiceErr
     let taken = Allocator::take(txn, &geometry, Purpose::Journal, start, wanted).await?;
     if taken.is_empty() {
         let pool_name = geometry.record.name;
-        return Err(ServiceError::PoolFull { pool: record.pool, pool_name });
+        let (pool, held) = (record.pool, count_held(txn, record.pool).await?);
+        return Err(ServiceError::PoolFull { pool, pool_name, held });
     }
     let epoch = record.epoch.next();
     let journal = runs_taken(&taken);

@@ -16,7 +16,7 @@ use lunar_types::PoolId;
 
 use super::Service;
 use super::geometry::find_pool;
-use crate::error::ServiceError;
+use crate::error::{HeldExtents, ServiceError};
 use crate::fsck::{self, Flow};
 use crate::keyspace::{
     Bitmap, GroupKey, Key as _, KeyedTxn, PoolKey, QuarantineKey, QuarantineStamp, StaleJournalKey,
@@ -26,6 +26,8 @@ use crate::store::{MetaStore, Txn};
 
 /// Groups that one transaction frees.
 const GROUPS_PER_STEP: usize = 256;
+/// Groups that are counted at once.
+const GROUPS_PER_READ: usize = 1000;
 
 /// The findings that forbid a release, if there are any: those with which a repair takes nothing
 /// away either. The first one of each kind.
@@ -53,6 +55,24 @@ async fn require_no_stale<T: Txn>(txn: &T) -> Result<(), ServiceError> {
             let wanted = "release the quarantine of a pool";
             Err(ServiceError::StaleJournals { volume, oldest, wanted })
         }
+    }
+}
+
+/// What a pool has in quarantine.
+pub(super) async fn count_held<T: Txn>(txn: &T, pool: PoolId) -> Result<HeldExtents, ServiceError> {
+    let (mut range, mut held) = (quarantine_of(pool), HeldExtents::default());
+    loop {
+        let read = range.first(GROUPS_PER_READ).as_snapshot();
+        let found = txn.scan_read::<QuarantineKey>(read).await?;
+        for (key, bits) in &found {
+            let count = u64::from(bits.count());
+            match key.stamp {
+                QuarantineStamp::BY_HAND => held.by_hand += count,
+                _ => held.for_backups += count,
+            }
+        }
+        let Some((last, _)) = found.last() else { return Ok(held) };
+        range = range.after(&last.pack());
     }
 }
 

@@ -16,6 +16,7 @@ use super::geometry::PoolGeometry;
 use super::horizon::free_reserved;
 use super::nodes::require_session;
 use super::paging::page;
+use super::quarantine::count_held;
 use super::space::{Allocator, BitmapEdits, Purpose, runs_taken};
 use super::{Service, foreign_outcome};
 use crate::error::ServiceError;
@@ -110,7 +111,8 @@ impl<S: MetaStore> Service<S> {
         let purpose = Purpose::Reservation;
         let taken = Allocator::take(txn, &geometry, purpose, start, count as usize).await?;
         let Some(last) = taken.last() else {
-            return Err(ServiceError::PoolFull { pool, pool_name: geometry.record.name });
+            let held = count_held(txn, pool).await?;
+            return Err(ServiceError::PoolFull { pool, pool_name: geometry.record.name, held });
         };
         self.cursors.remember(node.node, pool, geometry.ordinal_of(last.lun, last.group));
         let mut reserved = BitmapEdits::reserved(txn, node, pool);

@@ -153,6 +153,24 @@ fn a_deleted_volume_comes_back_with_the_next_backup() {
 }
 
 #[test]
+fn a_full_pool_names_what_is_held_back_and_what_brings_it_back() {
+    let named = Named::new();
+    let Held { world, node, pool, .. } = &named.it;
+    named.unmap_first();
+    named.release(named.it.extents[0]);
+    let full = loop {
+        if let Err(error) = world.reserve(*node, pool.id, 1000) {
+            break error;
+        }
+    };
+    let (text, facts) = (full.to_string(), full.facts());
+    assert!(text.contains("1 extents come back when a backup is complete"), "{text}");
+    assert_eq!(facts["held_for_backups_extents"], "1");
+    assert_eq!(facts["held_by_hand_extents"], "0");
+    assert_eq!(kind::<()>(Err(full)), ErrorReason::PoolFull);
+}
+
+#[test]
 fn without_the_horizon_nothing_waits_and_no_backup_is_complete() {
     let named = Named::new();
     let world = &named.it.world;
