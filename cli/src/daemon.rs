@@ -81,9 +81,14 @@ impl Daemon {
         open(&step, answer)
     }
 
-    /// Attaches a volume to this node.
-    pub async fn attach(&self, volume: &Selector<VolumeId>) -> Answer<v1::LocalAttachment> {
-        let request = work(v1::AttachVolumeRequest { volume: Some(volume.clone().into()) });
+    /// Attaches a volume to this node; one that was restored only if it is accepted.
+    pub async fn attach(
+        &self,
+        volume: &Selector<VolumeId>,
+        accept_restored: bool,
+    ) -> Answer<v1::LocalAttachment> {
+        let volume_wanted = Some(volume.clone().into());
+        let request = work(v1::AttachVolumeRequest { volume: volume_wanted, accept_restored });
         let answer = self.client.clone().attach_volume(request).await;
         open(&format!("attach volume {volume}"), answer)
     }

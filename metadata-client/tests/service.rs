@@ -174,7 +174,8 @@ async fn join(client: &MetadataClient) -> Joined {
 
 async fn attach(client: &MetadataClient, volume: VolumeId, caller: NodeSession) -> Attachment {
     let (request, volume) = (fresh_request_id(), Selector::Id(volume));
-    let attach = Attach { request, volume, caller, understands_layers: true };
+    let attach =
+        Attach { request, volume, caller, understands_layers: true, accept_restored: false };
     client.attach(&attach).await.expect("granted")
 }
 

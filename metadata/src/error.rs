@@ -4,6 +4,7 @@
 
 mod facts;
 mod kind;
+mod restored;
 
 use std::time::Duration;
 
@@ -17,12 +18,17 @@ use lunar_types::{
     SnapshotSetId, VolumeId, VolumeSize,
 };
 
+pub use restored::RestoredError;
+
 use crate::store::{StoreError, TransactError};
 
 /// Why a request was not carried out. Nothing was changed then, except that a
 /// [`StoreError::MaybeCommitted`] inside [`ServiceError::Store`] leaves it open.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
+    /// What a restore brought back.
+    #[error(transparent)]
+    Restored(#[from] RestoredError),
     /// A field of the request.
     #[error(transparent)]
     Field(#[from] FieldError),

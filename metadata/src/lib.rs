@@ -1,7 +1,8 @@
 //! The metadata service: the only authority over extent maps and epochs.
 //!
 //! From the outside in: [`server`] speaks gRPC; [`service`] carries out requests in domain types;
-//! [`keyspace`] says what keys and values mean; [`store`] keeps them. [`fsck`] checks the whole.
+//! [`keyspace`] says what keys and values mean; [`store`] keeps them. [`fsck`] checks the whole,
+//! [`restore`] makes one from a backup.
 //! Time and randomness enter through [`seams`], so that the service runs without gRPC, without
 //! an async runtime and repeatably in a simulation.
 //!
@@ -12,6 +13,7 @@ pub mod config;
 pub mod error;
 pub mod fsck;
 pub mod keyspace;
+pub mod restore;
 pub mod seams;
 pub mod server;
 pub mod service;

@@ -1,15 +1,17 @@
-//! The program `metadata-service`: serves a store, or checks one offline.
+//! The program `metadata-service`: serves a store, checks one offline, or makes one from a backup.
 
+use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::{Parser, Subcommand};
 use lunar_metadata::config::{ConfigError, ServeConfig, ServeFlags};
 use lunar_metadata::error::{ServiceError, chain};
 use lunar_metadata::fsck::{self, Flow};
+use lunar_metadata::restore::{Asked, RestoreError, Survey, restore};
 use lunar_metadata::seams::{SystemClock, SystemIds, block_on};
 use lunar_metadata::server::{Handlers, StoreFailure, run_operations, serve_loopback};
 use lunar_metadata::service::{Seams, Service, Settings, StartError, check_keyspace};
@@ -55,6 +57,28 @@ enum Command {
         #[command(flatten)]
         repair: RepairFlags,
     },
+    /// Makes a store from a backup. The whole backup is checked before anything is written. All
+    /// that is free is quarantined then, and nothing can be attached before 'lunar pool
+    /// release-quarantine'.
+    Restore(RestoreFlags),
+}
+
+/// Which backup is restored, and where to.
+#[derive(clap::Args)]
+struct RestoreFlags {
+    /// The backup.
+    #[arg(long, value_name = "FILE")]
+    from: PathBuf,
+    /// The store: a file that does not exist yet.
+    #[arg(long, env = "LUNAR_METADATA_STORE", value_name = "PATH")]
+    store: PathBuf,
+    /// The number of the newest complete backup, which is the only one that may be restored: what
+    /// earlier ones name may be another volume's by now.
+    #[arg(long)]
+    number: u64,
+    /// Check the backup and tell what would be done; write nothing.
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// What a check may change.
@@ -82,6 +106,16 @@ enum MainError {
     Start(#[from] StartError),
     #[error(transparent)]
     Check(#[from] ServiceError),
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+    #[error("backup '{path}' cannot be opened")]
+    Backup {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("standard output cannot be written")]
+    Output(#[source] std::io::Error),
     #[error(transparent)]
     Failed(#[from] StoreFailure),
     #[error("--log '{filter}' is no filter")]
@@ -115,6 +149,7 @@ fn main() -> ExitCode {
     let outcome = start_logging(&cli.log).and_then(|()| match cli.command {
         Command::Serve(flags) => serve(flags.resolve()?).map(|()| ExitCode::SUCCESS),
         Command::Fsck { store, repair } => check(&store, &repair),
+        Command::Restore(flags) => restore_from(&flags),
     });
     match outcome {
         Ok(code) => code,
@@ -263,5 +298,77 @@ fn write_summary(out: &mut impl std::io::Write, summary: &FsckSummary) -> std::i
         summary.nodes,
         summary.attachments,
         summary.allocated_extents
+    )
+}
+
+#[allow(clippy::disallowed_methods, reason = "this is the program that owns the clock")]
+fn unix_seconds() -> u64 {
+    // Before 1970 is 0, which every restore refuses.
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+fn open_backup(path: &Path) -> Result<File, MainError> {
+    File::open(path).map_err(|source| MainError::Backup { path: path.to_owned(), source })
+}
+
+fn restore_from(flags: &RestoreFlags) -> Result<ExitCode, MainError> {
+    let asked = Asked { number: flags.number, now: unix_seconds() };
+    let survey = Survey::read(open_backup(&flags.from)?, asked)?;
+    let mut out = std::io::stdout();
+    write_survey(&mut out, &survey).map_err(MainError::Output)?;
+    if flags.dry_run {
+        writeln!(out, "the backup is whole and can be restored, nothing was written")
+            .map_err(MainError::Output)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let store = RedbStore::open(&flags.store)?;
+    let extents = block_on(restore(&store, open_backup(&flags.from)?, &survey))?;
+    write_restored(&mut out, extents).map_err(MainError::Output)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write_survey(out: &mut impl std::io::Write, survey: &Survey) -> std::io::Result<()> {
+    let (header, counts, raised) = (&survey.header, &survey.counts, &survey.raised);
+    writeln!(
+        out,
+        "backup {} of cluster {}, begun {} s before now: {} entries in {} blocks, {} bytes, every \
+         checksum is right",
+        header.number,
+        header.cluster,
+        raised.now() - header.begun,
+        survey.end.entries,
+        survey.end.blocks,
+        survey.end.bytes
+    )?;
+    writeln!(
+        out,
+        "{} volumes and {} snapshots come back and are listed as restored",
+        counts.volumes, counts.snapshots
+    )?;
+    writeln!(
+        out,
+        "{} attachments and {} stale journals are taken away, {} open snapshot sets are aborted",
+        counts.attachments, counts.stale_journals, counts.open_sets
+    )?;
+    writeln!(
+        out,
+        "epochs, sessions, structures, layers, operations and backups go on from {}, incarnations \
+         of {} nodes from {}",
+        raised.number(),
+        counts.nodes,
+        raised.incarnation()
+    )
+}
+
+fn write_restored(out: &mut impl std::io::Write, extents: u64) -> std::io::Result<()> {
+    writeln!(
+        out,
+        "restored; {extents} extents are in quarantine: all that was free, reserved or a journal"
+    )?;
+    writeln!(
+        out,
+        "next: stop every fs-core of before or fence its host, serve the store, and certify that \
+         with 'lunar pool release-quarantine' of each pool; then attach volumes with \
+         --accept-restored"
     )
 }

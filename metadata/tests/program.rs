@@ -7,11 +7,13 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
+use lunar_backup::{BackupEncoder, BackupHeader};
 use lunar_metadata::keyspace::{
-    KEYSPACE_VERSION, KeyedTxn, KeyspaceKey, KeyspaceRecord, PoolNameKey, PoolNameRecord,
+    ClusterKey, KEYSPACE_VERSION, KeyedTxn, KeyspaceKey, KeyspaceRecord, PoolNameKey,
+    PoolNameRecord, RestoreKey, RestoreRecord,
 };
 use lunar_metadata::seams::block_on;
-use lunar_metadata::store::{MetaStore, RedbStore, StoreError, Txn};
+use lunar_metadata::store::{KeyRange, MetaStore, RangeRead, RedbStore, StoreError, Txn};
 
 fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_metadata-service"));
@@ -197,4 +199,74 @@ fn stores_that_cannot_be_used_are_named() {
     let (code, _, errors) = fsck();
     assert_eq!(code, Some(8));
     assert!(errors.contains("is not a store"), "{errors}");
+}
+
+/// A backup with number 7 of a store, begun in 2026.
+fn back_up(store: &Path, file: &Path) {
+    let store = RedbStore::open_existing(store).expect("opened");
+    let (cluster, entries) = block_on(async {
+        let txn = store.begin().await.expect("begun");
+        let cluster = txn.load_known(&ClusterKey {}).await.expect("a cluster").id;
+        let everything = KeyRange::new(Vec::new(), vec![0xFF; 2]);
+        let entries = txn.get_range(&RangeRead::first(everything, 100)).await.expect("read");
+        (cluster, entries)
+    });
+    let (keyspace_version, begun) = (KEYSPACE_VERSION, 1_767_312_000);
+    let header = BackupHeader { keyspace_version, cluster, number: 7, begun };
+    let (mut encoder, mut bytes) = BackupEncoder::begin(&header);
+    for (key, value) in &entries {
+        bytes.extend(encoder.push(key, value).expect("it fits").unwrap_or_default());
+    }
+    bytes.extend(encoder.finish().0);
+    std::fs::write(file, bytes).expect("written");
+}
+
+#[test]
+fn a_backup_is_restored_by_its_number_and_served() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    let (lost, file, store) = (path("lost.redb"), path("backup"), path("store.redb"));
+    let (mut child, ..) = start(&lost);
+    terminate(&child);
+    assert!(child.wait().expect("it ends").success());
+    back_up(&lost, &file);
+    let restore = |arguments: &[&str]| {
+        let mut command = program();
+        command.arg("restore").arg("--from").arg(&file).arg("--store").arg(&store);
+        run(command.args(arguments))
+    };
+    let (code, _, errors) = restore(&["--number", "6"]);
+    assert_eq!(code, Some(1));
+    assert!(errors.contains("the file is backup 7"), "{errors}");
+    let (code, out, errors) = restore(&["--number", "7", "--dry-run"]);
+    assert_eq!(code, Some(0), "{errors}");
+    assert!(out.contains("backup 7 of cluster") && out.contains("nothing was written"), "{out}");
+    assert!(!store.exists(), "neither try has made a store");
+    let (code, out, errors) = restore(&["--number", "7"]);
+    assert_eq!(code, Some(0), "{errors}");
+    assert!(out.contains("release-quarantine"), "{out}");
+    let (code, _, errors) = restore(&["--number", "7"]);
+    assert_eq!(code, Some(1));
+    assert!(errors.contains("the store is not empty"), "{errors}");
+    let (code, out, errors) = run(program().args(["fsck", "--store"]).arg(&store));
+    assert_eq!(code, Some(0), "{errors}");
+    assert!(out.starts_with("0 findings"), "{out}");
+    let (mut child, ..) = start(&store);
+    terminate(&child);
+    assert!(child.wait().expect("it ends").success());
+}
+
+#[test]
+fn a_store_that_was_not_restored_wholly_is_neither_served_nor_checked() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = folder.path().join("store.redb");
+    change(&store, |txn| {
+        let (finished, backup, begun, restored) = (false, 7, 1, 2);
+        txn.put(&RestoreKey {}, &RestoreRecord { finished, backup, begun, restored });
+    });
+    for arguments in [&["serve", "--listen", "127.0.0.1:0"][..], &["fsck"]] {
+        let (_, _, errors) = run(program().args(arguments).arg("--store").arg(&store));
+        assert!(errors.contains("the restore of backup 7"), "{errors}");
+        assert!(errors.contains("begin again with an empty store"), "{errors}");
+    }
 }

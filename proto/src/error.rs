@@ -111,6 +111,12 @@ reasons! {
     NodeAlive = "NODE_ALIVE" => FailedPrecondition,
     /// The daemon does not know layers: it would serve holes in the place of data.
     NodeTooOld = "NODE_TOO_OLD" => FailedPrecondition,
+    /// The metadata was restored, and nobody has certified that no daemon of before runs; facts:
+    /// `backup`, `restored`.
+    RestoreNotCertified = "RESTORE_NOT_CERTIFIED" => FailedPrecondition,
+    /// The volume came back with a backup and may be a mixture: it has to be accepted; fact:
+    /// `volume`.
+    VolumeRestored = "VOLUME_RESTORED" => FailedPrecondition,
     /// The incarnation still holds attachments.
     NodeHoldsAttachments = "NODE_HOLDS_ATTACHMENTS" => FailedPrecondition,
     /// Journals of earlier epochs wait to be replayed and retired, the oldest first.
@@ -291,6 +297,8 @@ mod tests {
             ("STALE_SESSION", 9),
             ("NODE_ALIVE", 9),
             ("NODE_TOO_OLD", 9),
+            ("RESTORE_NOT_CERTIFIED", 9),
+            ("VOLUME_RESTORED", 9),
             ("NODE_HOLDS_ATTACHMENTS", 9),
             ("STALE_JOURNALS", 9),
             ("LAYER_NOT_WRITABLE", 9),

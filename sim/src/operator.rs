@@ -391,6 +391,7 @@ impl World {
             volume: Selector::Id(self.guests[guest].id),
             caller,
             understands_layers: true,
+            accept_restored: false,
         };
         if self.guests[guest].device.is_some() {
             // The daemon was killed after it had given the volume back.

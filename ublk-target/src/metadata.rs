@@ -58,11 +58,18 @@ impl MetadataError {
             || matches!(self.reason(), Some(ErrorReason::StoreBusy | ErrorReason::StoreFailed))
     }
 
-    /// Whether the service says that this process must not go on: its incarnation is over, or a
-    /// later process of the node has taken over.
+    /// Whether the service says that this process must not go on: its incarnation is over, a later
+    /// process of the node has taken over, or the metadata was restored since it joined.
     #[must_use]
     pub const fn is_lease_lost(&self) -> bool {
-        matches!(self.reason(), Some(ErrorReason::NodeFenced | ErrorReason::StaleSession))
+        matches!(
+            self.reason(),
+            Some(
+                ErrorReason::NodeFenced
+                    | ErrorReason::StaleSession
+                    | ErrorReason::RestoreNotCertified
+            )
+        )
     }
 
     /// Whether the service says that this incarnation does not hold the volume.
@@ -174,8 +181,13 @@ pub trait Metadata: Send + Sync {
     fn join(&self, name: Name, boot: BootId, resume: Option<Incarnation>) -> Reply<'_, Joined>;
     /// Renews the lease; one attempt.
     fn heartbeat(&self, node: NodeIncarnation) -> Reply<'_, (NodeState, LeaseTimers)>;
-    /// Grants a volume.
-    fn attach(&self, volume: Selector<VolumeId>, node: NodeIncarnation) -> Reply<'_, Attachment>;
+    /// Grants a volume; one that was restored only if it is accepted.
+    fn attach(
+        &self,
+        volume: Selector<VolumeId>,
+        node: NodeIncarnation,
+        accept_restored: bool,
+    ) -> Reply<'_, Attachment>;
     /// The facts of a held attachment.
     fn resume_attachment(&self, grant: Grant) -> Reply<'_, Attachment>;
     /// Gives a volume back.

@@ -217,7 +217,7 @@ impl Metadata for FakeMetadata {
         ready(self.script().heartbeat.pop_front().unwrap_or(Err(unavailable())))
     }
 
-    fn attach(&self, _: Selector<VolumeId>, _: NodeIncarnation) -> Reply<'_, Attachment> {
+    fn attach(&self, _: Selector<VolumeId>, _: NodeIncarnation, _: bool) -> Reply<'_, Attachment> {
         ready(Err(unavailable()))
     }
 

@@ -35,10 +35,11 @@ pub enum PoolCommand {
     },
     /// List the pools.
     List,
-    /// Free the extents that a repair has put into quarantine.
+    /// Free the extents that a repair or a restore has put into quarantine.
     ///
     /// Nothing may write to them any more: every fs-core that ran when they leaked must have ended,
-    /// or its node must have lost its access to the LUNs.
+    /// or its node must have lost its access to the LUNs. After a restore this certifies, for the
+    /// whole cluster, that no fs-core of before runs; until then no volume can be attached.
     ReleaseQuarantine {
         /// The pool, by name or id.
         pool: PoolArg,

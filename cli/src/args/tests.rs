@@ -33,6 +33,7 @@ fn every_command_of_the_manual_is_understood() {
         "lunar volume list --pool p",
         "lunar volume show v",
         "lunar volume attach v",
+        "lunar volume attach v --accept-restored",
         "lunar volume detach v --force",
         "lunar volume delete v --no-wait",
         "lunar volume map v --checkpoint",

@@ -51,6 +51,10 @@ pub enum VolumeCommand {
     Attach {
         /// The volume, by name or id.
         volume: VolumeArg,
+        /// Attach it although it came back with a backup of the metadata: what was written since is
+        /// there in part. It counts as accepted from then on.
+        #[arg(long)]
+        accept_restored: bool,
     },
     /// Detach a volume from this node. Refused while its device is open or mounted.
     Detach(DetachArgs),

@@ -111,7 +111,7 @@ pub(super) async fn reattached(
     waiting.update(format!("rolling volume '{name}' back"));
     let rolled_back = target.roll_back(&service).await;
     waiting.update(format!("attaching volume '{name}'"));
-    let attached = daemon.attach(&by_id).await;
+    let attached = daemon.attach(&by_id, false).await;
     drop(waiting);
     match (rolled_back, attached) {
         (Ok(()), Ok(attachment)) => target.show(context, &service, Some(&attachment)).await,

@@ -40,7 +40,9 @@ pub(super) async fn run(command: &VolumeCommand, context: &Context<'_>) -> Resul
         VolumeCommand::List { pool } => list(context, pool.as_ref().map(|pool| &pool.0)).await,
         VolumeCommand::Show { volume } => show(context, &volume.0).await,
         VolumeCommand::Usage { volume } => usage(context, &volume.0).await,
-        VolumeCommand::Attach { volume } => attach(context, &volume.0).await,
+        VolumeCommand::Attach { volume, accept_restored } => {
+            attach(context, &volume.0, *accept_restored).await
+        }
         VolumeCommand::Detach(args) => detach(context, args).await,
         VolumeCommand::Delete { volume, no_wait: true } => {
             let volume = start_delete(&context.service().await?, &volume.0).await?;
@@ -110,7 +112,11 @@ async fn local_attachment(
     Ok(local.map(AttachmentView::from))
 }
 
-async fn attach(context: &Context<'_>, volume: &Selector<VolumeId>) -> Result<Exit, CliError> {
+async fn attach(
+    context: &Context<'_>,
+    volume: &Selector<VolumeId>,
+    accept_restored: bool,
+) -> Result<Exit, CliError> {
     let daemon = context.daemon().await?;
     // The daemon takes a repeated call for a retry; a person who attaches twice is told.
     let attached = daemon.attachments().await?;
@@ -118,7 +124,7 @@ async fn attach(context: &Context<'_>, volume: &Selector<VolumeId>) -> Result<Ex
         return Err(attached_already(attached));
     }
     let waiting = Waiting::on(&format!("attaching volume {volume}"));
-    let attachment = daemon.attach(volume).await?;
+    let attachment = daemon.attach(volume, accept_restored).await?;
     drop(waiting);
     context.show(&AttachmentView::from(&attachment))
 }

@@ -27,6 +27,11 @@ fn size(bytes: u64) -> String {
 /// What stands in a table where there is nothing.
 const NONE: &str = "-";
 
+/// A state, and that what has it came back with a backup.
+fn with_restored(state: &str, restored: bool) -> String {
+    if restored { format!("{state}, restored") } else { state.to_owned() }
+}
+
 /// A number of things, in words.
 fn count(number: u64, thing: &str) -> String {
     match number {

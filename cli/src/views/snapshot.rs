@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::time::utc;
 use super::volume::{AttachmentView, VolumeView};
-use super::{NONE, size};
+use super::{NONE, size, with_restored};
 use crate::output::{Report, facts, table};
 
 /// What snapshots point at, to name it.
@@ -43,6 +43,8 @@ pub struct SnapshotView {
     owned_bytes: u64,
     logical_block_size_bytes: u32,
     state: &'static str,
+    /// It came back with a backup, or was cut of a volume that did.
+    restored: bool,
     /// Absent while it is being cut.
     layer: Option<u64>,
     set_id: String,
@@ -65,6 +67,7 @@ impl SnapshotView {
             owned_bytes: snapshot.owned_extents.saturating_mul(pool.extent_size.bytes()),
             logical_block_size_bytes: snapshot.logical_block_size.bytes(),
             state: state_word(snapshot.state),
+            restored: snapshot.restored,
             layer: snapshot.layer.map(lunar_types::LayerId::get),
             set_id: snapshot.set.to_string(),
             created_unix_seconds: snapshot.created_unix_seconds,
@@ -84,7 +87,7 @@ impl SnapshotView {
             self.volume_text(),
             size(self.size_bytes),
             size(self.owned_bytes),
-            self.state.to_owned(),
+            with_restored(self.state, self.restored),
             utc(self.created_unix_seconds),
             self.snapshot_id.clone(),
         ]
@@ -109,7 +112,7 @@ impl Report for SnapshotView {
             ("size", size(self.size_bytes)),
             ("owned", size(self.owned_bytes)),
             ("logical blocks", size(self.logical_block_size_bytes.into())),
-            ("state", self.state.to_owned()),
+            ("state", with_restored(self.state, self.restored)),
             ("layer", self.layer.map_or_else(|| NONE.to_owned(), |layer| layer.to_string())),
             ("set", self.set_id.clone()),
             ("created", utc(self.created_unix_seconds)),

@@ -79,6 +79,7 @@ fn volume(text: &str, holder: Option<Holder>) -> Volume {
         head: LayerId::new(3),
         epoch: Epoch::new(2),
         state: VolumeState::Ready,
+        restored: false,
         holder,
         mapped_extents: 1536,
     }
@@ -187,6 +188,14 @@ fn volume_show_is_golden() {
 }
 
 #[test]
+fn what_came_back_with_a_backup_is_shown_as_restored() {
+    let restored = Volume { restored: true, ..volume("db", None) };
+    assert_golden(&volume::VolumeView::new(&restored, &pool()), "volume-show-restored");
+    let list = volume::VolumeList::new(vec![volume::VolumeView::new(&restored, &pool())]);
+    assert!(render(&list, OutputFormat::Table).contains("ready, restored"));
+}
+
+#[test]
 fn attach_detach_and_delete_are_golden() {
     assert_golden(&volume::AttachmentView::from(&attachment()), "volume-attach");
     let answer = v1::DetachVolumeResponse { pending: true, journal_kept: true };
@@ -280,6 +289,7 @@ fn snapshot(text: &str, volume: u128, created: u64, state: SnapshotState) -> Sna
         set: SnapshotSetId::from_u128(0x7),
         created_unix_seconds: 1_735_689_599 + created,
         state,
+        restored: false,
         owned_extents: 3,
     }
 }

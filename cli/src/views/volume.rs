@@ -4,7 +4,7 @@ use lunar_proto::domain::{Holder, Pool, Volume, VolumeState};
 use lunar_proto::v1;
 use serde::Serialize;
 
-use super::{NONE, count, size};
+use super::{NONE, count, size, with_restored};
 use crate::file_system::{FileSystem, Mounted};
 use crate::output::{Report, facts, table};
 
@@ -48,6 +48,8 @@ pub struct VolumeView {
     mapped_bytes: u64,
     logical_block_size_bytes: u32,
     state: &'static str,
+    /// It came back with a backup, and nobody has accepted it since.
+    restored: bool,
     head_layer: u64,
     epoch: u64,
     holder: Option<HolderView>,
@@ -66,6 +68,7 @@ impl VolumeView {
             mapped_bytes: volume.mapped_extents.saturating_mul(pool.extent_size.bytes()),
             logical_block_size_bytes: volume.logical_block_size.bytes(),
             state: state_word(volume.state),
+            restored: volume.restored,
             head_layer: volume.head.get(),
             epoch: volume.epoch.get(),
             holder: volume.holder.as_ref().map(HolderView::from),
@@ -76,6 +79,10 @@ impl VolumeView {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    fn state_text(&self) -> String {
+        with_restored(self.state, self.restored)
     }
 
     fn holder_text(&self) -> String {
@@ -90,7 +97,7 @@ impl VolumeView {
             ("size", size(self.size_bytes)),
             ("mapped", size(self.mapped_bytes)),
             ("logical blocks", size(self.logical_block_size_bytes.into())),
-            ("state", self.state.to_owned()),
+            ("state", self.state_text()),
             ("head layer", self.head_layer.to_string()),
             ("epoch", self.epoch.to_string()),
             ("attached to", self.holder_text()),
@@ -134,7 +141,7 @@ impl Report for VolumeList {
                 size(volume.size_bytes),
                 size(volume.mapped_bytes),
                 volume.pool_name.clone(),
-                volume.state.to_owned(),
+                volume.state_text(),
                 volume.holder_text(),
                 volume.volume_id.clone(),
             ]

@@ -176,7 +176,13 @@ impl<'a> HolderOfV<'a> {
             let caller = client.join(&join).await.expect("joined").session;
             let volume = Selector::Name("v".parse().expect("a name"));
             let request = fresh_request_id();
-            let attach = Attach { request, volume, caller, understands_layers: true };
+            let attach = Attach {
+                request,
+                volume,
+                caller,
+                understands_layers: true,
+                accept_restored: false,
+            };
             let held = client.attach(&attach).await.expect("granted");
             (client, caller, held)
         });

@@ -226,6 +226,7 @@ impl ServiceError {
                 fact("depth", depth);
                 fact("limit", most);
             }
+            Self::Restored(error) => return error.facts(),
             _ => {}
         }
         facts

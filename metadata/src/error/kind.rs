@@ -10,6 +10,7 @@ impl ServiceError {
     #[must_use]
     pub fn kind(&self) -> ErrorReason {
         match self {
+            Self::Restored(error) => error.kind(),
             Self::Field(_) => ErrorReason::InvalidField,
             Self::RequestIdReused { .. } => ErrorReason::RequestIdReused,
             Self::PoolNotFound { .. } => ErrorReason::PoolNotFound,

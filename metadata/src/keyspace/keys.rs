@@ -48,7 +48,7 @@ pub fn table_range<K: Key>() -> KeyRange {
 }
 
 /// The number that a key begins with.
-fn table_of(key: &[u8]) -> Option<u16> {
+pub(crate) fn table_of(key: &[u8]) -> Option<u16> {
     match key {
         // The tuple encoding of a number of one byte, which all tables have.
         [0x15, table, ..] => Some(u16::from(*table)),
@@ -245,6 +245,10 @@ keys! {
         /// Which.
         counter: Counter,
     }
+
+    /// The restore that made the store. Absent: an operator has certified that no daemon of before
+    /// it runs, or the store was not restored.
+    RestoreKey = 4 "restore" => RestoreRecord {}
 
     /// A pool.
     PoolKey = 10 "pool" => PoolRecord {

@@ -15,6 +15,7 @@ mod kept;
 mod keys;
 mod outcome;
 mod records;
+mod restored;
 mod set_records;
 mod slot_value;
 mod typed;

@@ -14,6 +14,7 @@ use lunar_types::{
 use super::digest::SlotDigest;
 use super::encoding::{DecodeError, Field, Record, invalid};
 use super::outcome::Outcome;
+use super::restored::{earlier_snapshot, earlier_volume};
 use super::watermarks::earlier_pool;
 
 macro_rules! records {
@@ -67,6 +68,18 @@ records! {
     ClusterRecord = "cluster" {
         /// Made at the first start.
         id: ClusterId,
+    }
+
+    /// The restore that made the store.
+    RestoreRecord = "restore" {
+        /// Everything is written; it waits for an operator.
+        finished: bool,
+        /// The number of the backup.
+        backup: u64,
+        /// When the backup was begun, in seconds since 1970-01-01 UTC.
+        begun: u64,
+        /// When it was restored, in seconds since 1970-01-01 UTC.
+        restored: u64,
     }
 
     /// A number that rises.
@@ -148,7 +161,7 @@ records! {
     }
 
     /// A volume.
-    VolumeRecord = "volume" version 2 {
+    VolumeRecord = "volume" version 3 reads earlier_volume {
         /// Its name; no longer its own while it is being deleted.
         name: Name,
         /// Where its extents are.
@@ -167,6 +180,8 @@ records! {
         structure: StructureNumber,
         /// The open set that it is a member of.
         set: Option<SnapshotSetId>,
+        /// It came back with a backup, and nobody has accepted it since: it may be a mixture.
+        restored: bool,
     }
 
     /// A volume of a pool, for its sums.
@@ -207,7 +222,7 @@ records! {
     }
 
     /// A snapshot.
-    SnapshotRecord = "snapshot" {
+    SnapshotRecord = "snapshot" version 2 reads earlier_snapshot {
         /// Its name; no longer its own while it is being deleted.
         name: Name,
         /// The volume that it was cut of; the volume may be gone.
@@ -226,6 +241,8 @@ records! {
         created_unix_seconds: u64,
         /// Where it is in its life.
         state: SnapshotState,
+        /// It came back with a backup, or was cut of a volume that did: it may be a mixture.
+        restored: bool,
     }
 
     /// A snapshot of a name.

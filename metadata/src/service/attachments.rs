@@ -34,11 +34,12 @@ use super::nodes::{is_live, reclaim_if_unused, require_session};
 use super::paging::page;
 use super::quarantine::count_held;
 use super::reservations::home_group;
+use super::restored::require_certified;
 use super::sets::leave_set;
 use super::space::{Allocator, Purpose, free_extents, runs_taken};
 use super::volumes::{find_volume, holder_of, volume_view};
 use super::{Service, foreign_outcome};
-use crate::error::ServiceError;
+use crate::error::{RestoredError, ServiceError};
 use crate::keyspace::{
     AttachmentKey, AttachmentRecord, KeyedTxn, LayerKey, NodeAttachmentKey, NodeAttachmentRecord,
     NodeKey, NodeStaleJournalKey, Outcome, Present, StaleJournalKey, StaleJournalRecord, VolumeKey,
@@ -186,11 +187,25 @@ async fn take_over<T: Txn>(txn: &T, volume: VolumeId, pool: PoolId) -> Result<()
     leave_journal(txn, volume, pool, &attachment).await
 }
 
-async fn attach<T: Txn>(txn: &T, request: &Attach) -> Result<Outcome, ServiceError> {
-    let node = request.caller.node;
+/// The volume to attach. One that was restored has to be accepted, once.
+async fn attachable<T: Txn>(
+    txn: &T,
+    request: &Attach,
+) -> Result<(VolumeId, VolumeRecord), ServiceError> {
+    require_certified(txn).await?;
     require_session(txn, request.caller).await?;
     let (volume, mut record) = find_volume(txn, &request.volume).await?;
     require_ready(volume, &record)?;
+    if record.restored && !request.accept_restored {
+        return Err(RestoredError::NotAccepted { volume }.into());
+    }
+    record.restored = false;
+    Ok((volume, record))
+}
+
+async fn attach<T: Txn>(txn: &T, request: &Attach) -> Result<Outcome, ServiceError> {
+    let node = request.caller.node;
+    let (volume, mut record) = attachable(txn, request).await?;
     take_over(txn, volume, record.pool).await?;
     leave_set(txn, volume, &mut record, "volume-attached").await?;
     let geometry = PoolGeometry::load(txn, record.pool).await?;
@@ -297,8 +312,8 @@ impl<S: MetaStore> Service<S> {
     ///
     /// # Errors
     /// The incarnation is gone, a later process speaks for it, the volume is not Ready or held by a
-    /// live incarnation (also by this one), the pool has no extent for a journal, or the caller
-    /// does not understand layers.
+    /// live incarnation (also by this one), the pool has no extent for a journal, the caller does
+    /// not understand layers, or a restore has to be certified or accepted first.
     pub async fn attach(&self, request: &Attach) -> Result<Attachment, ServiceError> {
         if !request.understands_layers {
             return Err(ServiceError::NodeTooOld { node: request.caller.node });

@@ -1,6 +1,7 @@
 //! Volumes from snapshots: clones, and volumes that go back to what they were.
 //!
 //! Invariants:
+//! - what they begin with may have come back with a backup: they are as restored as it is;
 //! - both put an empty head on the snapshot's layer, in one transaction; no data is copied;
 //! - a snapshot that is being deleted is neither cloned nor rolled back to, so a layer without
 //!   name never gets another child;
@@ -56,7 +57,8 @@ async fn clone_volume<T: Txn>(
     admission.require(txn, pool).await?;
     let head = begin_head(txn, volume, pool, Some(layer)).await?;
     let (name, logical_block_size) = (request.name.clone(), snapshot.logical_block_size);
-    put_volume(txn, volume, NewVolume { name, pool, size, logical_block_size, head });
+    let restored = snapshot.restored;
+    put_volume(txn, volume, NewVolume { name, pool, size, logical_block_size, head, restored });
     Ok(Outcome::Volume(volume))
 }
 
@@ -89,6 +91,7 @@ async fn rollback_volume<T: Txn>(
     seal_head(txn, &record, LayerName::Nameless).await?;
     begin_operation(txn, OperationWork::DropLayer(old)).await?;
     record.head = begin_head(txn, volume, record.pool, Some(layer)).await?;
+    record.restored = target.restored;
     txn.put(&VolumeKey { volume }, &record);
     Ok(Outcome::Volume(volume))
 }

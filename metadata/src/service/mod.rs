@@ -36,6 +36,7 @@ mod prune;
 mod quarantine;
 mod read_layer;
 mod reservations;
+mod restored;
 mod seal;
 mod set_deadlines;
 mod sets;
@@ -62,12 +63,12 @@ use tokio::sync::watch;
 use crate::error::ServiceError;
 use crate::keyspace::{
     ClusterKey, ClusterRecord, Counter, CounterKey, CounterRecord, KEYSPACE_VERSION, KeyedTxn,
-    KeyspaceKey, KeyspaceRecord, Outcome,
+    KeyspaceKey, KeyspaceRecord, Outcome, RestoreKey, RestoreRecord,
 };
 use crate::seams::{Clock, RandomIds};
 use crate::store::{KeyRange, MetaStore, RangeRead, StoreError, Txn};
 
-pub(crate) use geometry::usable_bits;
+pub(crate) use geometry::{groups_of_lun, usable_bits};
 pub use layers::CHAIN_LAYERS_MAX;
 pub use operations::Step;
 pub(crate) use operations::begin_operation;
@@ -119,6 +120,15 @@ pub enum StartError {
         /// The version of the store.
         found: u32,
     },
+    /// A restore was cut off.
+    #[error(
+        "the restore of backup {backup} into this store was not finished: begin again with an \
+         empty store (remove this one)"
+    )]
+    RestoreNotFinished {
+        /// The number of the backup.
+        backup: u64,
+    },
     /// There are keys, but not ours.
     #[error("the store holds data that is not the metadata service's: give the path of another")]
     ForeignData,
@@ -145,9 +155,11 @@ impl crate::store::TransactError for StartError {
 /// Reads the version of the layout and refuses what this program does not know.
 ///
 /// # Errors
-/// A newer keyspace, foreign data, or a failing store. An empty store gives `None`.
+/// A newer keyspace, a restore that was not finished, foreign data, or a failing store. An empty
+/// store gives `None`.
 pub async fn check_keyspace<T: Txn>(txn: &T) -> Result<Option<ClusterId>, StartError> {
     let Some(keyspace) = txn.load(&KeyspaceKey {}).await? else {
+        require_restored(txn).await?;
         let everything = KeyRange::new(Vec::new(), vec![0xFF]);
         let found = txn.get_range(&RangeRead::first(everything, 1)).await?;
         return if found.is_empty() { Ok(None) } else { Err(StartError::ForeignData) };
@@ -158,7 +170,18 @@ pub async fn check_keyspace<T: Txn>(txn: &T) -> Result<Option<ClusterId>, StartE
     if keyspace.version < KEYSPACE_VERSION {
         return Err(StartError::OlderKeyspace { found: keyspace.version });
     }
+    require_restored(txn).await?;
     Ok(Some(txn.load_known(&ClusterKey {}).await?.id))
+}
+
+/// Refuses a store that a restore has begun to write and not finished.
+async fn require_restored<T: Txn>(txn: &T) -> Result<(), StartError> {
+    match txn.load(&RestoreKey {}).await? {
+        Some(RestoreRecord { finished: false, backup, .. }) => {
+            Err(StartError::RestoreNotFinished { backup })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The metadata service on a store.

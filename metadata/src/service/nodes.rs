@@ -24,6 +24,7 @@ use lunar_types::{Incarnation, NodeId, NodeIncarnation, NodeSession, SessionNumb
 
 use super::operations::begin_operation;
 use super::paging::page;
+use super::restored::require_certified;
 use super::{Service, foreign_outcome, next_number};
 use crate::error::ServiceError;
 use crate::keyspace::{
@@ -76,11 +77,15 @@ pub(super) fn is_live(record: &NodeRecord, node: NodeIncarnation) -> bool {
 /// The record of a node whose incarnation must be live.
 async fn require_live<T: Txn>(txn: &T, node: NodeIncarnation) -> Result<NodeRecord, ServiceError> {
     let record = txn.load(&NodeKey { node: node.node }).await?;
+    if let Some(record) = &record
+        && is_live(record, node)
+    {
+        return Ok(record.clone());
+    }
+    // A restore leaves no incarnation of before, and knows no node that joined since the backup.
+    require_certified(txn).await?;
     let record =
         record.ok_or_else(|| ServiceError::NodeNotFound { node: node.node.to_string() })?;
-    if is_live(&record, node) {
-        return Ok(record);
-    }
     Err(ServiceError::NodeFenced { node, newest: record.incarnation, state: record.state })
 }
 

@@ -115,6 +115,10 @@ impl<S: MetaStore> Service<S> {
     /// Frees what an operator has to release of the quarantine of a pool; gives how many extents.
     /// Sent again, it frees what is left.
     ///
+    /// After a restore it is also the operator's word for the whole cluster that no daemon of
+    /// before it runs: that is so whatever a check finds in the space of this pool, and if it came
+    /// only after the check, nobody could attach a volume while there is a finding.
+    ///
     /// # Errors
     /// There is no such pool, the name does not confirm it, a journal waits to be replayed, or a
     /// check cannot tell that nobody owns the extents.
@@ -123,6 +127,7 @@ impl<S: MetaStore> Service<S> {
         request: &ReleaseQuarantine,
     ) -> Result<u64, ServiceError> {
         let pool = self.confirmed_pool(request).await?;
+        self.certify_restore().await?;
         self.read(|txn| async move { require_no_stale(&*txn).await }).await?;
         if let Some(doubt) = find_doubt(&self.store.begin().await?).await? {
             let problem = format!("its extents may have owners, a check finds {doubt}");

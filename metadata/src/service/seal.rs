@@ -14,9 +14,7 @@ use lunar_proto::domain::{
     CutAs, LayerSealed, OperationWork, SealLayer, SealedHead, SetAbort, SetState, SnapshotState,
     VolumeState,
 };
-use lunar_types::{
-    JournalSeq, LayerId, RequestId, SnapshotId, SnapshotSetId, VolumeId, VolumeSize,
-};
+use lunar_types::{JournalSeq, LayerId, RequestId, SnapshotId, SnapshotSetId, VolumeId};
 
 use super::attachments::{oldest_stale, require_attachment, require_oldest_stale};
 use super::layers::{begin_head, move_head, next_layer, require_depth_left};
@@ -145,27 +143,30 @@ async fn cut_member<T: Txn>(
     }
     forget_member(txn, set, volume, &vote);
     match &entry.cut {
-        CutAs::Snapshot(snapshot) => finish_snapshot(txn, *snapshot, (sealed, record.size)).await,
+        CutAs::Snapshot(snapshot) => finish_snapshot(txn, *snapshot, sealed, &record).await,
         CutAs::Clone { volume: clone, name } => {
-            let VolumeRecord { pool, size, logical_block_size, .. } = record;
+            let VolumeRecord { pool, size, logical_block_size, restored, .. } = record;
             let head = begin_head(txn, *clone, pool, Some(sealed)).await?;
             let name = name.clone();
-            put_volume(txn, *clone, NewVolume { name, pool, size, logical_block_size, head });
+            let new = NewVolume { name, pool, size, logical_block_size, head, restored };
+            put_volume(txn, *clone, new);
             Ok(())
         }
     }
 }
 
-/// The snapshot has its layer, and the size of the volume now: it may have grown since the set
-/// was stored.
+/// The snapshot has its layer, and is as large and as restored as the volume now: that may have
+/// changed since the set was stored.
 async fn finish_snapshot<T: Txn>(
     txn: &T,
     snapshot: SnapshotId,
-    (sealed, size): (LayerId, VolumeSize),
+    sealed: LayerId,
+    of: &VolumeRecord,
 ) -> Result<(), ServiceError> {
     let key = SnapshotKey { snapshot };
     let mut record = txn.load_known(&key).await?;
-    (record.layer, record.size, record.state) = (Some(sealed), size, SnapshotState::Ready);
+    (record.layer, record.state) = (Some(sealed), SnapshotState::Ready);
+    (record.size, record.restored) = (of.size, of.restored);
     txn.put(&key, &record);
     let listed = VolumeSnapshotKey { volume: record.volume, snapshot };
     txn.put(&listed, &VolumeSnapshotRecord { layer: Some(sealed) });

@@ -202,6 +202,7 @@ async fn put_uncut<T: Txn>(
         set,
         created_unix_seconds,
         state: SnapshotState::Creating,
+        restored: record.restored,
     };
     txn.put(&SnapshotKey { snapshot }, &made);
     txn.put(&name_key, &SnapshotNameRecord { snapshot });

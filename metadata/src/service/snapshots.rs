@@ -73,7 +73,7 @@ pub(super) async fn snapshot_view<T: Txn>(
 /// What the record of a snapshot says by itself.
 fn snapshot_alone(id: SnapshotId, record: SnapshotRecord) -> Snapshot {
     let SnapshotRecord { name, volume, pool, layer, size, logical_block_size, set, .. } = record;
-    let SnapshotRecord { created_unix_seconds, state, .. } = record;
+    let SnapshotRecord { created_unix_seconds, state, restored, .. } = record;
     Snapshot {
         id,
         name,
@@ -85,6 +85,7 @@ fn snapshot_alone(id: SnapshotId, record: SnapshotRecord) -> Snapshot {
         set,
         created_unix_seconds,
         state,
+        restored,
         owned_extents: 0,
     }
 }

@@ -86,6 +86,7 @@ fn volume_alone(id: VolumeId, record: VolumeRecord) -> Volume {
         head: record.head,
         epoch: record.epoch,
         state: record.state,
+        restored: record.restored,
         holder: None,
         mapped_extents: 0,
     }
@@ -108,11 +109,13 @@ pub(super) struct NewVolume {
     pub(super) size: VolumeSize,
     pub(super) logical_block_size: LogicalBlockSize,
     pub(super) head: LayerId,
+    /// What it begins with came back with a backup.
+    pub(super) restored: bool,
 }
 
 /// Writes the records of a volume that was never granted.
 pub(super) fn put_volume<T: Txn>(txn: &T, volume: VolumeId, new: NewVolume) {
-    let NewVolume { name, pool, size, logical_block_size, head } = new;
+    let NewVolume { name, pool, size, logical_block_size, head, restored } = new;
     let record = VolumeRecord {
         name: name.clone(),
         pool,
@@ -123,6 +126,7 @@ pub(super) fn put_volume<T: Txn>(txn: &T, volume: VolumeId, new: NewVolume) {
         state: VolumeState::Ready,
         structure: StructureNumber::default(),
         set: None,
+        restored,
     };
     txn.put(&VolumeKey { volume }, &record);
     txn.put(&VolumeNameKey { name }, &VolumeNameRecord { volume });
@@ -145,7 +149,9 @@ async fn create_volume<T: Txn>(
     admission.require(txn, pool).await?;
     let head = begin_head(txn, volume, pool, None).await?;
     let (name, size) = (request.name.clone(), request.size);
-    put_volume(txn, volume, NewVolume { name, pool, size, logical_block_size: asked, head });
+    let logical_block_size = asked;
+    let new = NewVolume { name, pool, size, logical_block_size, head, restored: false };
+    put_volume(txn, volume, new);
     Ok(Outcome::Volume(volume))
 }
 

@@ -197,7 +197,13 @@ fn a_daemon_that_does_not_know_layers_gets_no_grant() {
     let world = World::new();
     world.pool(64);
     let (volume, caller) = (Selector::Id(world.volume("v").id), world.node("a"));
-    let attach = Attach { request: world.request(), volume, caller, understands_layers: false };
+    let attach = Attach {
+        request: world.request(),
+        volume,
+        caller,
+        understands_layers: false,
+        accept_restored: false,
+    };
     let error = block_on(world.service.attach(&attach)).expect_err("too old");
     assert_eq!(error.kind(), ErrorReason::NodeTooOld);
     assert!(error.to_string().contains("update it"), "{error}");

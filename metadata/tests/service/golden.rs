@@ -73,6 +73,10 @@ fn cluster(fixture: &mut Fixture) {
     for counter in [Counter::Layer, Counter::Node, Counter::Operation, Counter::Generation] {
         fixture.add(CounterKey { counter }, CounterRecord { last: 0x0102_0304_0506_0708 });
     }
+    for finished in [false, true] {
+        let (backup, begun, restored) = (0x0708, 0x0102_0304, 0x0102_0305);
+        fixture.add(RestoreKey {}, RestoreRecord { finished, backup, begun, restored });
+    }
 }
 
 fn pools(fixture: &mut Fixture) {
@@ -119,6 +123,7 @@ fn volume(state: VolumeState) -> VolumeRecord {
         state,
         structure: StructureNumber::new(6),
         set: (state == VolumeState::Ready).then_some(SET),
+        restored: state == VolumeState::Deleting,
     }
 }
 
@@ -183,6 +188,7 @@ fn snapshot(state: SnapshotState, layer: Option<LayerId>) -> SnapshotRecord {
         set: SET,
         created_unix_seconds: 0x0102_0304,
         state,
+        restored: state == SnapshotState::Deleting,
     }
 }
 

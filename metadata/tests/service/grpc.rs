@@ -127,8 +127,13 @@ async fn a_change_by_another_process_is_seen_by_who_waits() {
         last_session: SessionNumber::new(0),
     };
     let caller = other.join(&join).await.expect("joined").session;
-    let attach =
-        Attach { request: request(), volume: volume.clone(), caller, understands_layers: true };
+    let attach = Attach {
+        request: request(),
+        volume: volume.clone(),
+        caller,
+        understands_layers: true,
+        accept_restored: false,
+    };
     other.attach(&attach).await.expect("granted");
     let create = CreateSnapshots {
         request: request(),

@@ -24,6 +24,7 @@ mod pools;
 mod prune;
 mod races;
 mod repair;
+mod restore;
 mod seals;
 mod sessions;
 mod set_deadlines;

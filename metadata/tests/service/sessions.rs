@@ -37,7 +37,13 @@ impl Held {
         let runs = vec![ExtentRun::new(self.extents[5], 1)];
         let release = ReleaseExtents { request: request(), caller, pool, runs };
         let by_id = Selector::Id(volume);
-        let attach = Attach { request: request(), volume: by_id, caller, understands_layers: true };
+        let attach = Attach {
+            request: request(),
+            volume: by_id,
+            caller,
+            understands_layers: true,
+            accept_restored: false,
+        };
         let resume = ResumeAttachment { volume, epoch, caller };
         let mode = DetachMode::Clean;
         let detach = Detach { request: request(), volume, epoch, caller, mode };

@@ -175,7 +175,8 @@ impl<S: MetaStore> World<S> {
     ) -> Result<Attachment, ServiceError> {
         let request = self.request();
         let volume = Selector::Id(volume);
-        let attach = Attach { request, volume, caller, understands_layers: true };
+        let attach =
+            Attach { request, volume, caller, understands_layers: true, accept_restored: false };
         block_on(self.service.attach(&attach))
     }
 

@@ -53,6 +53,8 @@ pub struct Snapshot {
     pub created_unix_seconds: u64,
     /// Where it is in its life.
     pub state: SnapshotState,
+    /// It came back with a backup, or was cut of a volume that did: it may be a mixture.
+    pub restored: bool,
     /// Extents that its layer owns.
     pub owned_extents: u64,
 }

@@ -62,6 +62,8 @@ pub struct Volume {
     pub epoch: Epoch,
     /// Where it is in its life.
     pub state: VolumeState,
+    /// It came back with a backup, and nobody has accepted it since: it may be a mixture.
+    pub restored: bool,
     /// Who holds it.
     pub holder: Option<Holder>,
     /// Extents that its head layer owns.
@@ -131,6 +133,8 @@ pub struct Attach {
     pub caller: NodeSession,
     /// Whether the caller reads parts of layers and keeps next heads apart; refused without.
     pub understands_layers: bool,
+    /// Attach it although it was restored and may be a mixture; it counts as accepted then.
+    pub accept_restored: bool,
 }
 
 /// Asks again for the facts of an attachment that is held.

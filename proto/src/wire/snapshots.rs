@@ -49,6 +49,7 @@ impl TryFrom<v1::Snapshot> for Snapshot {
             set: parsed("set_id", &wire.set_id)?,
             created_unix_seconds: wire.created_unix_seconds,
             state,
+            restored: wire.restored,
             owned_extents: wire.owned_extents,
         })
     }
@@ -67,6 +68,7 @@ impl From<Snapshot> for v1::Snapshot {
             set_id: snapshot.set.to_string(),
             created_unix_seconds: snapshot.created_unix_seconds,
             state: v1::SnapshotState::from(snapshot.state).into(),
+            restored: snapshot.restored,
             owned_extents: snapshot.owned_extents,
         }
     }

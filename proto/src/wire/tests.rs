@@ -63,6 +63,7 @@ fn volume() -> Volume {
         epoch: Epoch::new(4),
         state: VolumeState::Ready,
         holder: Some(holder),
+        restored: true,
         mapped_extents: 17,
     }
 }
@@ -142,6 +143,7 @@ fn volumes_and_attachments_survive_the_wire() {
             volume: by_id.clone(),
             caller: caller(),
             understands_layers,
+            accept_restored: !understands_layers,
         });
     }
     let (volume_id, epoch) = (VolumeId::from_u128(13), Epoch::new(4));
@@ -232,6 +234,7 @@ fn snapshot(state: SnapshotState) -> Snapshot {
         set: SnapshotSetId::from_u128(15),
         created_unix_seconds: 1_700_000_000,
         state,
+        restored: true,
         owned_extents: 18,
     }
 }
@@ -537,6 +540,7 @@ fn a_bad_field_of_a_volume_request_is_named() {
         volume: Some(Selector::Id(VolumeId::from_u128(1)).into()),
         caller: Some(caller().into()),
         understands_layers: true,
+        accept_restored: false,
     };
     let spoil = |node, incarnation, session| v1::NodeSession { node, incarnation, session };
     for (wire, field) in [

@@ -85,6 +85,7 @@ impl TryFrom<v1::Volume> for Volume {
             head: layer_id("head_layer", wire.head_layer)?,
             epoch: Epoch::new(wire.epoch),
             state: volume_state("state", wire.state)?,
+            restored: wire.restored,
             holder: wire.holder.map(|holder| nested("holder", Some(holder))).transpose()?,
             mapped_extents: wire.mapped_extents,
         })
@@ -102,6 +103,7 @@ impl From<Volume> for v1::Volume {
             head_layer: volume.head.get(),
             epoch: volume.epoch.get(),
             state: v1::VolumeState::from(volume.state).into(),
+            restored: volume.restored,
             holder: volume.holder.map(Into::into),
             mapped_extents: volume.mapped_extents,
         }
@@ -213,6 +215,7 @@ impl TryFrom<v1::AttachRequest> for Attach {
             volume: selector("volume", wire.volume)?,
             caller: nested("caller", wire.caller)?,
             understands_layers: wire.understands_layers,
+            accept_restored: wire.accept_restored,
         })
     }
 }
@@ -224,6 +227,7 @@ impl From<Attach> for v1::AttachRequest {
             volume: Some(request.volume.into()),
             caller: Some(request.caller.into()),
             understands_layers: request.understands_layers,
+            accept_restored: request.accept_restored,
         }
     }
 }

@@ -139,7 +139,9 @@ impl FsCore for AdminService {
         &self,
         request: Request<v1::AttachVolumeRequest>,
     ) -> Answer<v1::LocalAttachment> {
-        let slot = self.node.attach(volume(request.into_inner().volume)?).await.map_err(failed)?;
+        let v1::AttachVolumeRequest { volume: wanted, accept_restored } = request.into_inner();
+        let attached = self.node.attach(volume(wanted)?, accept_restored).await;
+        let slot = attached.map_err(failed)?;
         Ok(Response::new(convert::attachment(&slot.view())))
     }
 

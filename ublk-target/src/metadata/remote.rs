@@ -129,11 +129,21 @@ impl Metadata for Remote {
         Box::pin(async move { Ok(client.heartbeat(self.caller(node)?).await?) })
     }
 
-    fn attach(&self, volume: Selector<VolumeId>, node: NodeIncarnation) -> Reply<'_, Attachment> {
+    fn attach(
+        &self,
+        volume: Selector<VolumeId>,
+        node: NodeIncarnation,
+        accept_restored: bool,
+    ) -> Reply<'_, Attachment> {
         Box::pin(async move {
             let caller = self.caller(node)?;
-            let request =
-                Attach { request: fresh_request_id(), volume, caller, understands_layers: true };
+            let request = Attach {
+                request: fresh_request_id(),
+                volume,
+                caller,
+                understands_layers: true,
+                accept_restored,
+            };
             Ok(self.client.attach(&request).await?)
         })
     }

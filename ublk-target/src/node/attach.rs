@@ -47,28 +47,34 @@ pub(super) enum GivenBack {
 }
 
 impl Node {
-    /// Attaches a volume and serves it; one that is served here already is left as it is.
+    /// Attaches a volume and serves it; one that is served here already is left as it is, one
+    /// that was restored is refused unless it is accepted.
     ///
     /// # Errors
     /// See [`NodeError`]; nothing is left of a failed attempt.
     pub async fn attach(
         self: &Arc<Self>,
         volume: Selector<VolumeId>,
+        accept_restored: bool,
     ) -> Result<Arc<Slot>, NodeError> {
         let node = Arc::clone(self);
         // On a task of its own: a caller that goes away must not leave it half done.
-        let attached = tokio::spawn(async move { node.attach_here(volume).await });
+        let attached = tokio::spawn(async move { node.attach_here(volume, accept_restored).await });
         attached.await.expect("attaching neither panics nor is cancelled")
     }
 
-    async fn attach_here(&self, volume: Selector<VolumeId>) -> Result<Arc<Slot>, NodeError> {
+    async fn attach_here(
+        &self,
+        volume: Selector<VolumeId>,
+        accept_restored: bool,
+    ) -> Result<Arc<Slot>, NodeError> {
         let member = self.member()?;
         let granting = self.granting.lock().await;
         if let Some(slot) = self.slot(&volume) {
             drop(granting);
             return served_already(slot).await;
         }
-        let attachment = self.grant(&volume, &member).await?;
+        let attachment = self.grant(&volume, &member, accept_restored).await?;
         let record = self.new_record(&attachment)?;
         let slot = Slot::new(&record, Stage::Vacant);
         let mut stage = Arc::clone(&slot.gate).lock_owned().await;
@@ -91,10 +97,12 @@ impl Node {
         &self,
         volume: &Selector<VolumeId>,
         member: &Membership,
+        accept_restored: bool,
     ) -> Result<Attachment, NodeError> {
         let refused =
             |source| NodeError::Metadata { what: format!("attach volume {volume}"), source };
-        let asked = self.metadata.attach(volume.clone(), member.node);
+        let ask = || self.metadata.attach(volume.clone(), member.node, accept_restored);
+        let asked = ask();
         let answer = watched(&volume.to_string(), "grant", asked).await;
         self.note_link(&answer);
         match answer {
@@ -103,7 +111,7 @@ impl Node {
                 if self.give_back_strays(member).await == 0 {
                     return Err(refused(error));
                 }
-                self.metadata.attach(volume.clone(), member.node).await.map_err(refused)
+                ask().await.map_err(refused)
             }
             other => other.map_err(refused),
         }
@@ -437,7 +445,9 @@ mod tests {
         let soon = std::time::Duration::from_millis(1);
         let timers = LeaseTimers { renew: soon, ..LeaseTimers::DEFAULT };
         let renewed = (NodeState::Active, timers);
-        for reason in [ErrorReason::StaleSession, ErrorReason::NodeFenced] {
+        let reasons =
+            [ErrorReason::StaleSession, ErrorReason::NodeFenced, ErrorReason::RestoreNotCertified];
+        for reason in reasons {
             let message = "a later fs-core process of this node has taken over".to_owned();
             let report = ErrorReport { reason, message, facts: Facts::new() };
             let lost = MetadataError::Refused(report);

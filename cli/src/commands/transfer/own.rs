@@ -113,7 +113,7 @@ impl Here {
     /// Attaches a volume and gives its device.
     pub(super) async fn attach(&self, volume: &Volume) -> Result<PathBuf, CliError> {
         let _waiting = Waiting::on(&format!("attaching volume '{}'", volume.name));
-        let attachment = self.daemon.attach(&Selector::Id(volume.id)).await?;
+        let attachment = self.daemon.attach(&Selector::Id(volume.id), false).await?;
         Ok(PathBuf::from(attachment.device_path))
     }
 

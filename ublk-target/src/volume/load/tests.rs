@@ -94,6 +94,7 @@ pub(crate) fn attachment(epoch: u64, journal_at: u64) -> Attachment {
         head,
         epoch: Epoch::new(epoch),
         state: VolumeState::Ready,
+        restored: false,
         holder: None,
         mapped_extents: 0,
     };

@@ -1,0 +1,118 @@
+//! What becomes of each entry of a backup.
+//!
+//! | table | |
+//! | --- | --- |
+//! | keyspace, counters | written last, raised; the last node stays |
+//! | volumes | epoch and structure raised, in no set, restored |
+//! | snapshots | restored; those of open sets are gone, with their names |
+//! | nodes | session and incarnation raised |
+//! | sets | open ones are aborted; members and lists of holders are gone |
+//! | attachments, stale journals, reservations, requests | gone |
+//! | quarantine | written anew with all that is free |
+//! | everything else | as it was, also what cannot be read: a check names it |
+
+use lunar_proto::domain::{SetAbort, SetState};
+use lunar_types::{Epoch, Incarnation, SessionNumber, StructureNumber};
+
+use super::survey::{Survey, decoded};
+use super::{RestoreError, content};
+use crate::keyspace::{
+    AttachmentKey, Counter, CounterKey, Generation, IdempotencyKey, Key, KeyspaceKey,
+    NodeAttachmentKey, NodeKey, NodeSetKey, NodeStaleJournalKey, QuarantineKey, Record as _,
+    ReservationKey, RestoreKey, SetMemberKey, SnapshotKey, SnapshotNameKey, SnapshotSetKey,
+    StaleJournalKey, VolumeKey, VolumeSnapshotKey, table_of,
+};
+use crate::store::KeyValue;
+
+/// Why a set was aborted.
+const ABORTED: &str = "metadata-restored";
+
+fn entry<K: Key>(key: &K, record: &K::Value) -> Option<KeyValue> {
+    Some((key.pack(), record.encode()))
+}
+
+fn kept(key: &[u8], value: &[u8]) -> Option<KeyValue> {
+    Some((key.to_vec(), value.to_vec()))
+}
+
+impl Survey {
+    /// The entry as it is restored, if it is.
+    ///
+    /// # Errors
+    /// It has to be changed and cannot be read.
+    pub(super) fn rewritten(
+        &self,
+        key: &[u8],
+        value: &[u8],
+    ) -> Result<Option<KeyValue>, RestoreError> {
+        Ok(match table_of(key) {
+            Some(
+                KeyspaceKey::TABLE
+                | RestoreKey::TABLE
+                | QuarantineKey::TABLE
+                | AttachmentKey::TABLE
+                | StaleJournalKey::TABLE
+                | NodeAttachmentKey::TABLE
+                | NodeStaleJournalKey::TABLE
+                | ReservationKey::TABLE
+                | IdempotencyKey::TABLE
+                | SetMemberKey::TABLE
+                | NodeSetKey::TABLE,
+            ) => None,
+            Some(CounterKey::TABLE) => {
+                let (found, _) = decoded::<CounterKey>(key, value)?;
+                if found.counter == Counter::Node { kept(key, value) } else { None }
+            }
+            Some(VolumeKey::TABLE) => self.volume(key, value)?,
+            Some(SnapshotKey::TABLE) => self.snapshot(key, value)?,
+            Some(SnapshotNameKey::TABLE) => {
+                let (_, record) = decoded::<SnapshotNameKey>(key, value)?;
+                if self.uncut.contains(&record.snapshot) { None } else { kept(key, value) }
+            }
+            Some(VolumeSnapshotKey::TABLE) => {
+                let (found, _) = decoded::<VolumeSnapshotKey>(key, value)?;
+                if self.uncut.contains(&found.snapshot) { None } else { kept(key, value) }
+            }
+            Some(NodeKey::TABLE) => self.node(key, value)?,
+            Some(SnapshotSetKey::TABLE) => self.set(key, value)?,
+            Some(_) => kept(key, value),
+            None => return Err(content(format!("{key:02x?}"), "the key is of no table")),
+        })
+    }
+
+    fn volume(&self, key: &[u8], value: &[u8]) -> Result<Option<KeyValue>, RestoreError> {
+        let (key, mut record) = decoded::<VolumeKey>(key, value)?;
+        record.epoch = Epoch::new(self.raised.number());
+        record.structure = StructureNumber::new(self.raised.number());
+        record.set = None;
+        record.restored = true;
+        Ok(entry(&key, &record))
+    }
+
+    fn snapshot(&self, key: &[u8], value: &[u8]) -> Result<Option<KeyValue>, RestoreError> {
+        let (key, mut record) = decoded::<SnapshotKey>(key, value)?;
+        if self.uncut.contains(&key.snapshot) {
+            return Ok(None);
+        }
+        record.restored = true;
+        Ok(entry(&key, &record))
+    }
+
+    fn node(&self, key: &[u8], value: &[u8]) -> Result<Option<KeyValue>, RestoreError> {
+        let (key, mut record) = decoded::<NodeKey>(key, value)?;
+        record.session = SessionNumber::new(self.raised.number());
+        record.incarnation = Incarnation::new(self.raised.incarnation());
+        Ok(entry(&key, &record))
+    }
+
+    fn set(&self, key: &[u8], value: &[u8]) -> Result<Option<KeyValue>, RestoreError> {
+        let (key, mut record) = decoded::<SnapshotSetKey>(key, value)?;
+        if record.state.is_open() {
+            let reason = ABORTED.parse().expect("reasons are names");
+            record.state = SetState::Aborted;
+            record.abort = Some(SetAbort { reason, volume: None });
+            record.generation = Generation::new(super::Raised::generation(self.generation));
+        }
+        Ok(entry(&key, &record))
+    }
+}
