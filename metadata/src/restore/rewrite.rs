@@ -7,8 +7,9 @@
 //! | snapshots | restored; those of open sets are gone, with their names |
 //! | nodes | session and incarnation raised |
 //! | sets | open ones are aborted; members and lists of holders are gone |
-//! | attachments, stale journals, reservations, requests | gone |
+//! | attachments, stale journals, reservations and their marks, requests | gone |
 //! | quarantine | written anew with all that is free |
+//! | backups | written last, raised; of the list only the one that is restored stays, complete |
 //! | everything else | as it was, also what cannot be read: a check names it |
 
 use lunar_proto::domain::{SetAbort, SetState};
@@ -17,10 +18,10 @@ use lunar_types::{Epoch, Incarnation, SessionNumber, StructureNumber};
 use super::survey::{Survey, decoded};
 use super::{RestoreError, content};
 use crate::keyspace::{
-    AttachmentKey, Counter, CounterKey, Generation, IdempotencyKey, Key, KeyspaceKey,
-    NodeAttachmentKey, NodeKey, NodeSetKey, NodeStaleJournalKey, QuarantineKey, Record as _,
-    ReservationKey, RestoreKey, SetMemberKey, SnapshotKey, SnapshotNameKey, SnapshotSetKey,
-    StaleJournalKey, VolumeKey, VolumeSnapshotKey, table_of,
+    AttachmentKey, BackupKey, BackupsKey, Counter, CounterKey, Generation, IdempotencyKey, Key,
+    KeyspaceKey, NodeAttachmentKey, NodeKey, NodeSetKey, NodeStaleJournalKey, QuarantineKey,
+    Record as _, ReservationKey, RestoreKey, SetMemberKey, SnapshotKey, SnapshotNameKey,
+    SnapshotSetKey, StaleJournalKey, UnmappedKey, VolumeKey, VolumeSnapshotKey, table_of,
 };
 use crate::store::KeyValue;
 
@@ -50,6 +51,8 @@ impl Survey {
                 KeyspaceKey::TABLE
                 | RestoreKey::TABLE
                 | QuarantineKey::TABLE
+                | BackupsKey::TABLE
+                | UnmappedKey::TABLE
                 | AttachmentKey::TABLE
                 | StaleJournalKey::TABLE
                 | NodeAttachmentKey::TABLE
@@ -63,6 +66,7 @@ impl Survey {
                 let (found, _) = decoded::<CounterKey>(key, value)?;
                 if found.counter == Counter::Node { kept(key, value) } else { None }
             }
+            Some(BackupKey::TABLE) => self.backup(key, value)?,
             Some(VolumeKey::TABLE) => self.volume(key, value)?,
             Some(SnapshotKey::TABLE) => self.snapshot(key, value)?,
             Some(SnapshotNameKey::TABLE) => {
@@ -78,6 +82,18 @@ impl Survey {
             Some(_) => kept(key, value),
             None => return Err(content(format!("{key:02x?}"), "the key is of no table")),
         })
+    }
+
+    /// Its file is whole, whoever has said so.
+    fn backup(&self, key: &[u8], value: &[u8]) -> Result<Option<KeyValue>, RestoreError> {
+        let (key, mut record) = decoded::<BackupKey>(key, value)?;
+        if key.backup.get() != self.header.number {
+            return Ok(None);
+        }
+        if record.complete_at == 0 {
+            record.complete_at = self.raised.now();
+        }
+        Ok(entry(&key, &record))
     }
 
     fn volume(&self, key: &[u8], value: &[u8]) -> Result<Option<KeyValue>, RestoreError> {

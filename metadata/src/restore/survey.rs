@@ -11,9 +11,9 @@ use lunar_types::{ExtentRun, LunIndex, PoolId, SnapshotId, VolumeId};
 use super::raised::Raised;
 use super::{Asked, RestoreError, accepted, content};
 use crate::keyspace::{
-    AttachmentKey, Bitmap, ClusterKey, Counter, CounterKey, GroupIndex, Key, KeyspaceKey, LunKey,
-    NodeKey, QuarantineKey, Record as _, ReservationKey, SnapshotKey, SnapshotSetKey,
-    StaleJournalKey, TABLES, VolumeKey, table_of,
+    AttachmentKey, BackupsKey, BackupsRecord, Bitmap, ClusterKey, Counter, CounterKey, GroupIndex,
+    Key, KeyspaceKey, LunKey, NodeKey, QuarantineKey, Record as _, ReservationKey, SnapshotKey,
+    SnapshotSetKey, StaleJournalKey, TABLES, VolumeKey, table_of,
 };
 
 /// A group of the cluster.
@@ -47,6 +47,8 @@ pub struct Survey {
     pub raised: Raised,
     /// What it holds.
     pub counts: Counts,
+    /// What was known of backups.
+    pub(super) backups: BackupsRecord,
     /// The generation of requests.
     pub(super) generation: u64,
     /// Snapshots of open sets: they were never cut.
@@ -82,6 +84,7 @@ impl Survey {
             end: BackupEnd { blocks: 0, entries: 0, bytes: 0 },
             raised: Raised::at(asked.now, header.begun)?,
             counts: Counts::default(),
+            backups: BackupsRecord::default(),
             generation: 0,
             uncut: BTreeSet::new(),
             held: BTreeMap::new(),
@@ -115,6 +118,7 @@ impl Survey {
             Some(CounterKey::TABLE) => self.see_counter(key, value),
             Some(LunKey::TABLE) => self.see_lun(key, value),
             Some(QuarantineKey::TABLE) => self.see_quarantine(key, value),
+            Some(BackupsKey::TABLE) => self.see_backups(key, value),
             Some(VolumeKey::TABLE) => self.see_volume(key, value),
             Some(SnapshotKey::TABLE) => self.see_snapshot(key, value),
             Some(NodeKey::TABLE) => self.see_node(key, value),
@@ -172,6 +176,13 @@ impl Survey {
     fn see_quarantine(&mut self, key: &[u8], value: &[u8]) -> Result<(), RestoreError> {
         let (key, bits) = decoded::<QuarantineKey>(key, value)?;
         self.hold((key.pool, key.lun, key.group), &bits);
+        Ok(())
+    }
+
+    fn see_backups(&mut self, key: &[u8], value: &[u8]) -> Result<(), RestoreError> {
+        let (_, record) = decoded::<BackupsKey>(key, value)?;
+        self.raised.require_number("the last backup", record.begun)?;
+        self.backups = record;
         Ok(())
     }
 

@@ -8,8 +8,8 @@ use super::space::quarantine_all;
 use super::survey::Survey;
 use super::{Raised, RestoreError};
 use crate::keyspace::{
-    Counter, CounterKey, CounterRecord, KEYSPACE_VERSION, Key as _, KeyedTxn, KeyspaceKey,
-    KeyspaceRecord, Record as _, RestoreKey, RestoreRecord,
+    BackupsKey, BackupsRecord, Counter, CounterKey, CounterRecord, KEYSPACE_VERSION, Key as _,
+    KeyedTxn, KeyspaceKey, KeyspaceRecord, Record as _, RestoreKey, RestoreRecord,
 };
 use crate::store::{KeyRange, KeyValue, MetaStore, RangeRead, Txn};
 
@@ -93,6 +93,18 @@ async fn write_entries<S: MetaStore>(
     if reader.end()? != survey.end { Err(RestoreError::Changed) } else { Ok(()) }
 }
 
+impl Survey {
+    /// What is freed from now on is held back for the backup that was restored, as for any: it may
+    /// be restored again. It is the newest complete one, unless the horizon was off.
+    fn backups_from_now(&self) -> BackupsRecord {
+        let BackupsRecord { unprotected, is_horizon_off, .. } = self.backups;
+        let number = self.header.number;
+        let is_protected = !is_horizon_off && number > unprotected;
+        let complete = if is_protected { number } else { 0 };
+        BackupsRecord { begun: self.raised.number(), complete, unprotected, is_horizon_off }
+    }
+}
+
 /// The numbers, the keyspace version, and the mark that an operator takes away.
 async fn finish<S: MetaStore>(store: &S, survey: &Survey) -> Result<(), RestoreError> {
     let number = survey.raised.number();
@@ -101,11 +113,12 @@ async fn finish<S: MetaStore>(store: &S, survey: &Survey) -> Result<(), RestoreE
         (Counter::Operation, number),
         (Counter::Generation, Raised::generation(survey.generation)),
     ];
-    let mark = &survey.mark(true);
+    let (mark, backups) = (&survey.mark(true), &survey.backups_from_now());
     let finished = store.transact(|txn| async move {
         for (counter, last) in counters {
             txn.put(&CounterKey { counter }, &CounterRecord { last });
         }
+        txn.put(&BackupsKey {}, backups);
         txn.put(&KeyspaceKey {}, &KeyspaceRecord { version: KEYSPACE_VERSION });
         txn.put(&RestoreKey {}, mark);
         Ok::<_, RestoreError>(())

@@ -89,7 +89,9 @@ async fn set_horizon<T: Txn>(txn: &T, is_off: bool) -> Result<(), ServiceError> 
 async fn load_backups<T: Txn>(txn: &T) -> Result<Backups, ServiceError> {
     let record = txn.load(&BackupsKey {}).await?.unwrap_or_default();
     let kept = usize::try_from(BACKUPS_KEPT).expect("it is small");
-    let found = txn.scan(&TypedRange::<BackupKey>::table(), kept).await?;
+    // From the newest on: one that was restored stays, and numbers have a gap after it.
+    let read = TypedRange::<BackupKey>::table().first(kept).reversed();
+    let found = txn.scan_read::<BackupKey>(read).await?;
     let backup = |(BackupKey { backup: number }, record): (_, BackupRecord)| Backup {
         number,
         begun_at: record.begun_at,
@@ -98,7 +100,7 @@ async fn load_backups<T: Txn>(txn: &T) -> Result<Backups, ServiceError> {
     Ok(Backups {
         newest_complete: (record.complete > 0).then(|| BackupNumber::new(record.complete)),
         is_horizon_off: record.is_horizon_off,
-        backups: found.into_iter().rev().map(backup).collect(),
+        backups: found.into_iter().map(backup).collect(),
     })
 }
 

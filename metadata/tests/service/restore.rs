@@ -14,7 +14,7 @@ use lunar_types::*;
 
 use crate::damage::{Sound, sound};
 use crate::repair::dump;
-use crate::world::{World, kind, name, solid};
+use crate::world::{World, hole, kind, name, solid};
 
 /// The number of the backup.
 const NUMBER: u64 = 7;
@@ -240,6 +240,55 @@ fn what_comes_of_restored_volumes_and_snapshots_is_restored_too() {
     let since = block_on(world.service.snapshot(&Selector::Name(name("since")))).expect("there");
     assert!(world.roll_back(volume.id, since.id).expect("rolled back").restored);
     assert!(!world.roll_back(volume.id, exact.id).expect("rolled back").restored);
+    world.assert_clean();
+}
+
+#[test]
+fn what_waited_for_backups_is_quarantined_and_backups_go_on_from_higher_numbers() {
+    let Sound { world: lost, volume, held, pool, .. } = sound();
+    lost.retire(&held, Epoch::new(1)).expect("retired");
+    let begin = |world: &World| block_on(world.service.begin_backup(BEGUN)).expect("begun");
+    begin(&lost);
+    let caller = lost.caller_of(&held);
+    let freed = lost.extents(caller, pool.id, 2);
+    let updates = vec![solid(1, freed[0]), solid(2, freed[1])];
+    lost.commit(&held, updates).expect("mapped");
+    lost.commit(&held, vec![hole(1), hole(2)]).expect("unmapped");
+    lost.release(caller, pool.id, &[ExtentRun::new(freed[0], 1)]).expect("given back");
+    let stamped = |world: &World| {
+        let all = records::<QuarantineKey>(world);
+        all.iter().any(|(key, _)| key.stamp != QuarantineStamp::BY_HAND)
+    };
+    assert!(stamped(&lost) && !records::<UnmappedKey>(&lost).is_empty());
+    let number = begin(&lost);
+    let bytes = backup_of(&BackupHeader { number: number.get(), ..header(&lost) }, &dump(&lost));
+    let asked = Asked { number: number.get(), now: NOW };
+    let survey = Survey::read(&bytes[..], asked).expect("it can be restored");
+    let store = RedbStore::in_memory();
+    block_on(restore(&store, &bytes[..], &survey)).expect("restored");
+    let world = open(store, &lost).expect("it starts");
+    world.assert_clean();
+    assert!(!stamped(&world) && records::<UnmappedKey>(&world).is_empty());
+    let known = block_on(world.service.backups()).expect("read");
+    assert_eq!(known.newest_complete, Some(number));
+    assert_eq!(known.backups.iter().map(|it| it.number).collect::<Vec<_>>(), [number]);
+    // What is freed now is held back for the backup that may be restored again.
+    release(&world);
+    let node = world.node("a");
+    let again = accept(&world, volume.id, node);
+    world.commit(&again, vec![hole(0)]).expect("unmapped");
+    world.detach(&again, DetachMode::Clean).expect("detached");
+    block_on(world.service.leave(&Leave { request: world.request(), caller: node })).expect("left");
+    world.settle();
+    assert!(stamped(&world));
+    world.assert_clean();
+    let next = begin(&world);
+    assert!(next.get() > survey.raised.number());
+    let known = block_on(world.service.backup_done(next, NOW)).expect("done");
+    assert_eq!(known.newest_complete, Some(next));
+    assert_eq!(known.backups[0].number, next);
+    world.settle();
+    assert!(!stamped(&world));
     world.assert_clean();
 }
 
