@@ -79,6 +79,10 @@ struct RestoreFlags {
     /// Check the backup and tell what would be done; write nothing.
     #[arg(long)]
     dry_run: bool,
+    /// Restore a backup that was made while the horizon was off: restored volumes may show what
+    /// others have written since.
+    #[arg(long)]
+    unprotected: bool,
 }
 
 /// What a check may change.
@@ -312,7 +316,8 @@ fn open_backup(path: &Path) -> Result<File, MainError> {
 }
 
 fn restore_from(flags: &RestoreFlags) -> Result<ExitCode, MainError> {
-    let asked = Asked { number: flags.number, now: unix_seconds() };
+    let RestoreFlags { number, unprotected, .. } = *flags;
+    let asked = Asked { number, now: unix_seconds(), unprotected };
     let survey = Survey::read(open_backup(&flags.from)?, asked)?;
     let mut out = std::io::stdout();
     write_survey(&mut out, &survey).map_err(MainError::Output)?;

@@ -51,6 +51,16 @@ pub enum RestoreError {
         /// The number that was asked for.
         asked: u64,
     },
+    /// What it names was given away.
+    #[error(
+        "the horizon was off when backup {number} was made ('lunar backup horizon'): what it names \
+         may have been given to other volumes since, and a restored volume would show what those \
+         have written; if there is nothing better, insist with --unprotected"
+    )]
+    Unprotected {
+        /// The number in the file.
+        number: u64,
+    },
     /// Another version of the program wrote it.
     #[error(
         "the backup is of keyspace version {found}, this program writes {KEYSPACE_VERSION}: take \
@@ -111,6 +121,8 @@ pub struct Asked {
     pub number: u64,
     /// The time of this host, in seconds since 1970-01-01 UTC.
     pub now: u64,
+    /// A backup that was made while the horizon was off is restored all the same.
+    pub unprotected: bool,
 }
 
 /// What a backup is of, if it may be restored.

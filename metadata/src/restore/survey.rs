@@ -100,7 +100,15 @@ impl Survey {
         }
         survey.end = reader.end()?;
         survey.check_whole()?;
+        if !survey.is_protected() && !asked.unprotected {
+            return Err(RestoreError::Unprotected { number: header.number });
+        }
         Ok(survey)
+    }
+
+    /// Whether what the backup names was held back since it was begun, as far as it can know.
+    pub(super) const fn is_protected(&self) -> bool {
+        !self.backups.is_horizon_off && self.header.number > self.backups.unprotected
     }
 
     fn check_whole(&self) -> Result<(), RestoreError> {

@@ -98,9 +98,7 @@ impl Survey {
     /// be restored again. It is the newest complete one, unless the horizon was off.
     fn backups_from_now(&self) -> BackupsRecord {
         let BackupsRecord { unprotected, is_horizon_off, .. } = self.backups;
-        let number = self.header.number;
-        let is_protected = !is_horizon_off && number > unprotected;
-        let complete = if is_protected { number } else { 0 };
+        let complete = if self.is_protected() { self.header.number } else { 0 };
         BackupsRecord { begun: self.raised.number(), complete, unprotected, is_horizon_off }
     }
 }

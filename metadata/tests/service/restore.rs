@@ -44,7 +44,7 @@ fn backup(world: &World) -> Vec<u8> {
 }
 
 fn asked(now: u64) -> Asked {
-    Asked { number: NUMBER, now }
+    Asked { number: NUMBER, now, unprotected: false }
 }
 
 fn survey(bytes: &[u8], now: u64) -> Survey {
@@ -262,7 +262,7 @@ fn what_waited_for_backups_is_quarantined_and_backups_go_on_from_higher_numbers(
     assert!(stamped(&lost) && !records::<UnmappedKey>(&lost).is_empty());
     let number = begin(&lost);
     let bytes = backup_of(&BackupHeader { number: number.get(), ..header(&lost) }, &dump(&lost));
-    let asked = Asked { number: number.get(), now: NOW };
+    let asked = Asked { number: number.get(), ..asked(NOW) };
     let survey = Survey::read(&bytes[..], asked).expect("it can be restored");
     let store = RedbStore::in_memory();
     block_on(restore(&store, &bytes[..], &survey)).expect("restored");
@@ -315,10 +315,30 @@ fn a_second_restore_gives_higher_numbers_than_anything_of_the_first_life() {
 }
 
 #[test]
+fn a_backup_whose_extents_were_given_away_is_restored_only_on_demand() {
+    let Sound { world: lost, .. } = sound();
+    block_on(lost.service.set_backup_horizon(false)).expect("off");
+    let number = block_on(lost.service.begin_backup(BEGUN)).expect("begun").get();
+    let bytes = backup_of(&BackupHeader { number, ..header(&lost) }, &dump(&lost));
+    let asked = Asked { number, ..asked(NOW) };
+    let error = refused(&bytes, asked);
+    assert!(matches!(error, RestoreError::Unprotected { .. }), "{error}");
+    assert!(error.to_string().contains("--unprotected"), "{error}");
+    let insisted = Asked { unprotected: true, ..asked };
+    let survey = Survey::read(&bytes[..], insisted).expect("it can be restored");
+    let store = RedbStore::in_memory();
+    block_on(restore(&store, &bytes[..], &survey)).expect("restored");
+    let world = open(store, &lost).expect("it starts");
+    let known = block_on(world.service.backups()).expect("read");
+    assert_eq!((known.newest_complete, known.is_horizon_off), (None, true));
+    world.assert_clean();
+}
+
+#[test]
 fn a_backup_that_is_not_the_one_or_not_whole_is_refused() {
     let Sound { world, .. } = sound();
     let (bytes, header) = (backup(&world), header(&world));
-    let number = refused(&bytes, Asked { number: 6, now: NOW });
+    let number = refused(&bytes, Asked { number: 6, ..asked(NOW) });
     assert!(matches!(number, RestoreError::OtherNumber { found: 7, asked: 6 }), "{number}");
     let torn = refused(&bytes[..bytes.len() - 1], asked(NOW));
     assert!(matches!(torn, RestoreError::Backup(_)), "{torn}");
