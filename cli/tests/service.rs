@@ -52,9 +52,14 @@ fn labelled(n: u32) -> v1::LocalLun {
 
 impl World {
     fn start() -> Self {
-        let runtime = Runtime::new().expect("a runtime");
         let folder = tempfile::tempdir().expect("a folder");
         let store = RedbStore::open(&folder.path().join("m.redb")).expect("a fresh store");
+        Self::start_on(store, folder)
+    }
+
+    /// A service on this store, which is in this folder.
+    fn start_on(store: RedbStore, folder: TempDir) -> Self {
+        let runtime = Runtime::new().expect("a runtime");
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a port");
         let endpoint = format!("http://{}", listener.local_addr().expect("bound"));
         runtime.block_on(async {

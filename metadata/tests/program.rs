@@ -251,7 +251,17 @@ fn a_backup_is_restored_by_its_number_and_served() {
     let (code, out, errors) = run(program().args(["fsck", "--store"]).arg(&store));
     assert_eq!(code, Some(0), "{errors}");
     assert!(out.starts_with("0 findings"), "{out}");
-    let (mut child, ..) = start(&store);
+    let mut serve = program();
+    serve.args(["serve", "--listen", "127.0.0.1:0", "--store"]).arg(&store).stderr(Stdio::piped());
+    let mut child = serve.env("NO_COLOR", "1").spawn().expect("the program starts");
+    let errors = BufReader::new(child.stderr.take().expect("piped"));
+    let mut lines = errors.lines().map(|line| line.expect("text"));
+    assert!(
+        lines
+            .by_ref()
+            .take_while(|line| !line.contains("serving"))
+            .any(|line| { line.contains("backup=7") && line.contains("release-quarantine") })
+    );
     terminate(&child);
     assert!(child.wait().expect("it ends").success());
 }

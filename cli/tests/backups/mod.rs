@@ -1,7 +1,11 @@
 //! `lunar backup` against the real service.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt as _;
+
+use lunar_metadata::restore::{Asked, Survey, restore};
+use lunar_metadata::seams::block_on;
+use lunar_metadata::store::RedbStore;
 
 use crate::World;
 use crate::snapshots::with_volumes;
@@ -75,4 +79,40 @@ fn a_backup_whose_end_was_not_heard_of_is_confirmed_later() {
     let other = World::start();
     let said = other.refused(&format!("backup confirm {}", two.display()), 4);
     assert!(said.contains("it is of cluster"), "{said}");
+}
+
+#[test]
+fn a_backup_is_restored_certified_and_its_volumes_accepted() {
+    let lost = with_volumes(&["v"]);
+    lost.json("snapshot create v s");
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("one");
+    lost.json(&format!("backup create {}", path.display()));
+    let backups = lost.json("backup list");
+    let begun = backups["backups"][0]["begun_at"].as_u64().expect("a time");
+    drop(lost);
+    let open = || File::open(&path).expect("it is there");
+    let survey = Survey::read(open(), Asked { number: 1, now: begun + 60 });
+    let survey = survey.expect("it may be restored");
+    let store = RedbStore::open(&folder.path().join("m.redb")).expect("a fresh store");
+    block_on(restore(&store, open(), &survey)).expect("restored");
+    let world = World::start_on(store, folder);
+    assert_eq!(world.json("volume show v")["restored"], true);
+    assert_eq!(world.json("snapshot show s")["restored"], true);
+    assert_eq!(world.json("fsck")["findings"].as_array().map(Vec::len), Some(0));
+    assert_eq!(world.json("backup list")["newest_complete"], 1);
+    let usage = world.json("pool status")["pools"][0]["usage"].clone();
+    assert_eq!((&usage["free_bytes"], &usage["mapped_bytes"]), (&0.into(), &0.into()));
+    let released = world.json("pool release-quarantine tank --confirm tank");
+    assert_eq!(
+        world.json("pool status")["pools"][0]["usage"]["quarantined_bytes"],
+        0,
+        "{released}"
+    );
+    let attached = || world.script.accepted.lock().expect("not poisoned").clone();
+    world.json("volume attach v");
+    assert!(attached().is_empty(), "it is accepted only when somebody says so");
+    world.json("volume detach v");
+    world.json("volume attach v --accept-restored");
+    assert_eq!(attached(), ["v"]);
 }

@@ -34,6 +34,8 @@ pub(crate) struct Script {
     pub(crate) device: Mutex<String>,
     /// Held by a test that wants attachments to wait.
     pub(crate) gate: Mutex<()>,
+    /// The names of volumes that were attached although they were restored, in their order.
+    pub(crate) accepted: Mutex<Vec<String>>,
     /// What is attached.
     pub(crate) attached: Mutex<Vec<v1::LocalAttachment>>,
 }
@@ -154,7 +156,11 @@ impl FsCore for Served {
         &self,
         request: Request<v1::AttachVolumeRequest>,
     ) -> Answer<v1::LocalAttachment> {
-        let volume_name = self.name_of(request.into_inner().volume)?;
+        let v1::AttachVolumeRequest { volume, accept_restored } = request.into_inner();
+        let volume_name = self.name_of(volume)?;
+        if accept_restored {
+            self.0.accepted.lock().expect("no test panics with the lock").push(volume_name.clone());
+        }
         let id = volume_name.parse::<VolumeId>();
         drop(self.0.gate.lock());
         let device = self.0.device.lock().expect("no test panics with the lock").clone();

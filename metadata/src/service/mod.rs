@@ -222,7 +222,7 @@ impl<S: MetaStore> Service<S> {
             })
             .await?;
         let started = seams.clock.now();
-        Ok(Self {
+        let service = Self {
             store,
             seams,
             settings,
@@ -236,7 +236,9 @@ impl<S: MetaStore> Service<S> {
             fills: watermarks::Fills::default(),
             sets: set_deadlines::SetWatch::default(),
             changes: watch::Sender::new(0),
-        })
+        };
+        service.tell_uncertified().await?;
+        Ok(service)
     }
 
     /// The store.

@@ -6,7 +6,7 @@
 //!   an operator has certified that none runs;
 //! - the certification is of the cluster, and is given once.
 
-use tracing::info;
+use tracing::{info, warn};
 
 use super::Service;
 use crate::error::{RestoredError, ServiceError};
@@ -25,6 +25,19 @@ pub(super) async fn require_certified<T: Txn>(txn: &T) -> Result<(), ServiceErro
 }
 
 impl<S: MetaStore> Service<S> {
+    /// Says in the log that nothing can be attached yet, if that is so.
+    pub(super) async fn tell_uncertified(&self) -> Result<(), ServiceError> {
+        let found = self.read(|txn| async move { txn.load(&RestoreKey {}).await }).await?;
+        if let Some(restore) = found {
+            warn!(
+                backup = restore.backup,
+                "the store was restored: volumes can be attached when 'lunar pool \
+                 release-quarantine' has certified that no fs-core of before runs"
+            );
+        }
+        Ok(())
+    }
+
     /// No daemon of before the restore runs any more: an operator says so, or fencing proves it.
     pub(super) async fn certify_restore(&self) -> Result<(), ServiceError> {
         let found = self.store.transact(|txn| async move {
