@@ -303,6 +303,8 @@ mod tests {
             ("STALE_JOURNALS", 9),
             ("LAYER_NOT_WRITABLE", 9),
             ("EXTENT_NOT_RESERVED", 9),
+            ("EXTENT_HELD_FOR_BACKUP", 9),
+            ("BACKUP_NOT_FOUND", 5),
             ("COMMIT_OUT_OF_ORDER", 9),
             ("NEXT_HEAD_MISMATCH", 9),
             ("CHECKPOINT_REGRESSION", 9),
