@@ -110,8 +110,13 @@ enum MainError {
     Start(#[from] StartError),
     #[error(transparent)]
     Check(#[from] ServiceError),
-    #[error(transparent)]
-    Restore(#[from] RestoreError),
+    #[error("backup '{from}' is not restored into '{store}'")]
+    Restore {
+        from: PathBuf,
+        store: PathBuf,
+        #[source]
+        source: RestoreError,
+    },
     #[error("backup '{path}' cannot be opened")]
     Backup {
         path: PathBuf,
@@ -318,7 +323,12 @@ fn open_backup(path: &Path) -> Result<File, MainError> {
 fn restore_from(flags: &RestoreFlags) -> Result<ExitCode, MainError> {
     let RestoreFlags { number, unprotected, .. } = *flags;
     let asked = Asked { number, now: unix_seconds(), unprotected };
-    let survey = Survey::read(open_backup(&flags.from)?, asked)?;
+    let failed = |source| MainError::Restore {
+        from: flags.from.clone(),
+        store: flags.store.clone(),
+        source,
+    };
+    let survey = Survey::read(open_backup(&flags.from)?, asked).map_err(failed)?;
     let mut out = std::io::stdout();
     write_survey(&mut out, &survey).map_err(MainError::Output)?;
     if flags.dry_run {
@@ -327,7 +337,8 @@ fn restore_from(flags: &RestoreFlags) -> Result<ExitCode, MainError> {
         return Ok(ExitCode::SUCCESS);
     }
     let store = RedbStore::open(&flags.store)?;
-    let extents = block_on(restore(&store, open_backup(&flags.from)?, &survey))?;
+    let restored = block_on(restore(&store, open_backup(&flags.from)?, &survey));
+    let extents = restored.map_err(failed)?;
     write_restored(&mut out, extents).map_err(MainError::Output)?;
     Ok(ExitCode::SUCCESS)
 }
