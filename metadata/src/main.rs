@@ -115,7 +115,7 @@ enum MainError {
         from: PathBuf,
         store: PathBuf,
         #[source]
-        source: RestoreError,
+        source: Box<RestoreError>,
     },
     #[error("backup '{path}' cannot be opened")]
     Backup {
@@ -326,7 +326,7 @@ fn restore_from(flags: &RestoreFlags) -> Result<ExitCode, MainError> {
     let failed = |source| MainError::Restore {
         from: flags.from.clone(),
         store: flags.store.clone(),
-        source,
+        source: Box::new(source),
     };
     let survey = Survey::read(open_backup(&flags.from)?, asked).map_err(failed)?;
     let mut out = std::io::stdout();

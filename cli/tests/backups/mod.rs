@@ -92,7 +92,7 @@ fn a_backup_is_restored_certified_and_its_volumes_accepted() {
     let begun = backups["backups"][0]["begun_at"].as_u64().expect("a time");
     drop(lost);
     let open = || File::open(&path).expect("it is there");
-    let survey = Survey::read(open(), Asked { number: 1, now: begun + 60 });
+    let survey = Survey::read(open(), Asked { number: 1, now: begun + 60, unprotected: false });
     let survey = survey.expect("it may be restored");
     let store = RedbStore::open(&folder.path().join("m.redb")).expect("a fresh store");
     block_on(restore(&store, open(), &survey)).expect("restored");

@@ -2,7 +2,7 @@
 //!
 //! Crash order: the backup is read to its end and checked wholly before anything is written
 //! ([`Survey::read`]); then a mark is written, with which the service refuses to start; then the
-//! entries, changed as [`rewrite`] says; then what is free goes into quarantine; then, in one
+//! entries, changed as `rewrite` says; then what is free goes into quarantine; then, in one
 //! transaction, the numbers are raised, the keyspace version is written and the mark becomes
 //! "finished, not certified". A restore that was cut off is begun again in another store.
 //!
