@@ -99,6 +99,7 @@ fn usage(is_approximate: bool) -> Usage {
         extent_size: ExtentSize::DEFAULT,
         owned_extents: 9,
         unique_extents: 7,
+        reclaimable_extents: 8,
         referenced_extents: 30,
         is_approximate,
     }

@@ -11,8 +11,10 @@ use crate::output::{Report, facts};
 struct UsageView {
     /// What its own layer has.
     owned_bytes: u64,
-    /// What its deletion returns.
+    /// What only it needs of that.
     unique_bytes: u64,
+    /// What its deletion returns.
+    reclaimable_bytes: u64,
     /// What others need too.
     shared_bytes: u64,
     /// Both together.
@@ -27,6 +29,7 @@ impl From<Usage> for UsageView {
         Self {
             owned_bytes: bytes(usage.owned_extents),
             unique_bytes: bytes(usage.unique_extents),
+            reclaimable_bytes: bytes(usage.reclaimable_extents),
             shared_bytes: bytes(usage.shared_extents()),
             referenced_bytes: bytes(usage.referenced_extents),
             is_approximate: usage.is_approximate,
@@ -43,6 +46,7 @@ impl UsageView {
             ("size", size(bytes)),
             ("owned", size(self.owned_bytes)),
             ("unique", text(self.unique_bytes)),
+            ("reclaimable", text(self.reclaimable_bytes)),
             ("shared", text(self.shared_bytes)),
             ("referenced", text(self.referenced_bytes)),
         ])

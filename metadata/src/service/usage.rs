@@ -5,9 +5,11 @@
 //!   records of those layers in each of its transactions, and their digests change with any slot;
 //! - a walk that a merge or a commit has crossed begins again; after three times it goes on and
 //!   the answer says that it is approximate, never silently;
-//! - *unique* is what the deletion returns: of a head all that it has; of a snapshot's layer with
-//!   one child what that hides, as a merge would; of one with more nothing. What follows for the
-//!   layers below is not counted.
+//! - *unique* is what the deletion returns of the layer itself: of a head all that it has; of a
+//!   snapshot's layer with one child what that hides, as a merge would; of one with more nothing;
+//! - *reclaimable* is all that the deletion returns: when the layer goes, and stood on a fork
+//!   without a name beside one other layer, the fork is merged into that one, which frees what it
+//!   hides. That changes no other layer's children, so nothing more follows.
 
 use lunar_proto::domain::{Selector, SnapshotState, Usage, UsageOf};
 use lunar_types::{ExtentSize, LayerId, LogicalExtent, SnapshotId, VolumeId};
@@ -21,7 +23,7 @@ use super::touched::{Entries, read_touched};
 use super::volumes::find_volume;
 use crate::error::ServiceError;
 use crate::keyspace::{
-    ChildKey, KeyedTxn, LayerKey, LayerPartsKey, LayerPartsRecord, LayerRecord, PoolKey,
+    ChildKey, KeyedTxn, LayerKey, LayerName, LayerPartsKey, LayerPartsRecord, LayerRecord, PoolKey,
     children_of,
 };
 use crate::store::{MetaStore, Txn};
@@ -51,6 +53,8 @@ struct Standing {
     chain: Vec<Seen>,
     /// Up to two of those that stand on it.
     children: Vec<Seen>,
+    /// What its parent would be merged into, if it went.
+    heir: Option<Seen>,
     extent_size: ExtentSize,
 }
 
@@ -72,9 +76,13 @@ impl Standing {
         for (ChildKey { child, .. }, _) in txn.scan(&children_of(top), 2).await? {
             children.push(seen(txn, child).await?);
         }
+        let heir = match (children.as_slice(), chain.get(1)) {
+            ([], Some(parent)) => heir_of(txn, parent, top).await?,
+            _ => None,
+        };
         let pool = chain[0].record.pool;
         let extent_size = txn.load_known(&PoolKey { pool }).await?.extent_size;
-        Ok(Self { chain, children, extent_size })
+        Ok(Self { chain, children, heir, extent_size })
     }
 
     fn owned(&self) -> u64 {
@@ -82,12 +90,38 @@ impl Standing {
         top.record.extents + top.parts.as_ref().map_or(0, |parts| parts.extents)
     }
 
-    /// The layer that what only this one needs would be merged against.
-    fn only_child(&self) -> Option<LayerId> {
-        match self.children.as_slice() {
-            [only] => Some(only.layer),
+    /// The merge that the deletion leads to: of which layer, into which one.
+    fn merge(&self) -> Option<Merge> {
+        match (self.children.as_slice(), &self.heir) {
+            ([only], _) => Some(Merge { below: self.chain[0].layer, into: only.layer }),
+            (_, Some(heir)) => Some(Merge { below: self.chain[1].layer, into: heir.layer }),
             _ => None,
         }
+    }
+}
+
+/// A merge.
+#[derive(Clone, Copy)]
+struct Merge {
+    below: LayerId,
+    into: LayerId,
+}
+
+/// The only other layer on a fork that nothing names.
+async fn heir_of<T: Txn>(
+    txn: &T,
+    fork: &Seen,
+    leaving: LayerId,
+) -> Result<Option<Seen>, ServiceError> {
+    if fork.record.name != LayerName::Nameless {
+        return Ok(None);
+    }
+    let found = txn.scan(&children_of(fork.layer), 3).await?;
+    let children: Vec<LayerId> = found.into_iter().map(|(key, _)| key.child).collect();
+    match children.as_slice() {
+        [one, other] if *one == leaving => Ok(Some(seen(txn, *other).await?)),
+        [other, one] if *one == leaving => Ok(Some(seen(txn, *other).await?)),
+        _ => Ok(None),
     }
 }
 
@@ -95,12 +129,13 @@ impl Standing {
 #[derive(Default)]
 struct Counted {
     referenced: u64,
-    /// Slots of the uppermost layer that those above it hide, in it and in its only child.
+    /// Slots that a merge finds hidden, by slots above them in their layer and in the other one.
     hidden: u64,
 }
 
 impl Counted {
-    fn add(&mut self, top: LayerId, [chain, child]: &[Entries; 2], size: ExtentSize) {
+    fn add(&mut self, standing: &Standing, [chain, into]: &[Entries; 2]) {
+        let (top, size) = (standing.chain[0].layer, standing.extent_size);
         let mut shown = Shown::nothing(size);
         for (layer, entry) in chain.iter().rev() {
             for (_, slot) in downwards(*layer, entry) {
@@ -109,12 +144,13 @@ impl Counted {
                 self.referenced += u64::from(counts);
             }
         }
-        let Some(own) = chain.get(&top) else { return };
+        let Some(merge) = standing.merge() else { return };
+        let Some(below) = chain.get(&merge.below) else { return };
         let mut cover = Cover::default();
-        for (layer, entry) in child {
+        for (layer, entry) in into {
             downwards(*layer, entry).for_each(|(_, slot)| cover.add(slot));
         }
-        for (_, slot) in downwards(top, own) {
+        for (_, slot) in downwards(merge.below, below) {
             self.hidden += u64::from(slot.extent().is_some() && cover.hides(slot));
             cover.add(slot);
         }
@@ -142,11 +178,11 @@ async fn window<T: Txn>(
     let top = top_of(txn, target).await?;
     let standing = Standing::load(txn, top).await?;
     let chain: Vec<LayerId> = standing.chain.iter().map(|seen| seen.layer).collect();
-    let child: Vec<LayerId> = standing.only_child().into_iter().collect();
-    let touched = read_touched(txn, [&chain, &child], start).await?;
+    let into: Vec<LayerId> = standing.merge().iter().map(|merge| merge.into).collect();
+    let touched = read_touched(txn, [&chain, &into], start).await?;
     let mut counted = Counted::default();
     for sides in touched.extents.values() {
-        counted.add(top, sides, standing.extent_size);
+        counted.add(&standing, sides);
     }
     Ok((standing, counted, touched.next))
 }
@@ -211,10 +247,12 @@ fn usage_of(target: Target, standing: &Standing, sums: &Counted, is_approximate:
         (_, 1) => sums.hidden,
         _ => 0,
     };
+    let fork = if standing.heir.is_some() { sums.hidden } else { 0 };
     Usage {
         extent_size: standing.extent_size,
         owned_extents: owned,
         unique_extents: unique,
+        reclaimable_extents: unique + fork,
         // Windows of several states may contradict each other.
         referenced_extents: sums.referenced.max(unique),
         is_approximate,

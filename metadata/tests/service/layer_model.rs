@@ -596,14 +596,23 @@ impl Model {
         }
     }
 
-    /// What of a layer's extents is free when all that a deletion has begun is over.
-    fn returned(&self, layer: LayerId, delete: impl FnOnce()) -> u64 {
-        let before = self.owned_by(layer);
+    /// What of a layer's extents, and of all, is free when all that a deletion has begun is over.
+    fn returned(&self, layer: LayerId, delete: impl FnOnce()) -> (u64, u64) {
+        let all = || -> BTreeSet<_> {
+            self.layers().into_iter().flat_map(|layer| self.owned_by(layer)).collect()
+        };
+        let (own, before) = (self.owned_by(layer), all());
         delete();
         self.settle();
-        let after: BTreeSet<_> =
-            self.layers().into_iter().flat_map(|layer| self.owned_by(layer)).collect();
-        before.difference(&after).count() as u64
+        let after = all();
+        let gone = |of: &BTreeSet<_>| of.difference(&after).count() as u64;
+        (gone(&own), gone(&before))
+    }
+
+    /// What the service says that a deletion returns, of the layer itself and in all.
+    fn told(&self, of: &UsageOf) -> (u64, u64) {
+        let Usage { unique_extents, reclaimable_extents, .. } = self.usage(of);
+        (unique_extents, reclaimable_extents)
     }
 
     /// Every operation to its end: no list is as long as the limit, so nothing waits.
@@ -624,7 +633,7 @@ impl Model {
             let is_last = volume + 1 == VOLUMES;
             let count = if is_last { usize::MAX } else { self.snapshots.len() / VOLUMES };
             for snap in snapshots.by_ref().take(count) {
-                let said = self.usage(&UsageOf::Snapshot(Selector::Id(snap.id))).unique_extents;
+                let said = self.told(&UsageOf::Snapshot(Selector::Id(snap.id)));
                 let delete = || {
                     self.world.delete_snapshot(snap.id).expect("it is Ready");
                 };
@@ -632,7 +641,7 @@ impl Model {
             }
             let by_id = Selector::Id(vol.volume);
             let head = block_on(self.world.service.volume(&by_id)).expect("it is there").head;
-            let said = self.usage(&UsageOf::Volume(by_id)).unique_extents;
+            let said = self.told(&UsageOf::Volume(by_id));
             let delete = || {
                 self.world.delete(vol.volume).expect("nobody holds it");
             };

@@ -20,8 +20,11 @@ pub struct Usage {
     pub extent_size: ExtentSize,
     /// What its own layer has.
     pub owned_extents: u64,
-    /// What its deletion returns, not counting what follows for what it stands on.
+    /// What only it needs of that.
     pub unique_extents: u64,
+    /// What its deletion returns: all that is unique, and what of the layer below only it had kept
+    /// from being merged away.
+    pub reclaimable_extents: u64,
     /// What it shows something of, and all that it owns.
     pub referenced_extents: u64,
     /// Merges or commits went on through all of several attempts.

@@ -51,6 +51,7 @@ fn figures_of_space_survive_the_wire() {
         extent_size: ExtentSize::DEFAULT,
         owned_extents: 3,
         unique_extents: 2,
+        reclaimable_extents: 4,
         referenced_extents: 7,
         is_approximate: true,
     };
@@ -58,5 +59,7 @@ fn figures_of_space_survive_the_wire() {
     assert_eq!(usage.shared_extents(), 5);
     let wire = v1::Usage::from(usage);
     assert_eq!(bad_field::<_, Usage>(&wire, |w| w.unique_extents = 8), "unique_extents");
+    let less = bad_field::<_, Usage>(&wire, |w| w.reclaimable_extents = 1);
+    assert_eq!(less, "reclaimable_extents");
     assert!(UsageOf::try_from(v1::GetUsageRequest { of: None }).is_err());
 }
