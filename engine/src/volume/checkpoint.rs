@@ -167,7 +167,9 @@ impl Core {
 
     fn is_checkpoint_due(&mut self, volume: &Volume, now: Duration) -> bool {
         let changed = self.durable.len() + self.unflushed.len();
-        if changed == 0 && self.limbo.unmapped.is_empty() && self.limbo.journalled.is_empty() {
+        // What the round under way has captured is in neither, and is to be committed as well.
+        let is_nothing_new = changed == 0 && self.round.has_captured_nothing();
+        if is_nothing_new && self.limbo.unmapped.is_empty() && self.limbo.journalled.is_empty() {
             self.checkpoint.dirty_since = None;
             // Nothing to commit, but who asked wants a clean volume: what was written over in
             // place is flushed too. A request that waits for a dirty entry keeps asking.

@@ -39,6 +39,9 @@ pub(super) enum Frozen {
         /// When so many rounds have ended, all that they wrote is flushed.
         rounds: u64,
     },
+    /// Everything is flushed and committed, and nobody sees the map of before. Only a thaw changes
+    /// that; the pins are not asked again, because a late one may count for a moment.
+    Settled,
 }
 
 impl Volume {
@@ -122,10 +125,15 @@ impl Core {
                 // A copy of before the freeze has held the period, and none begins since.
                 assert!(self.consolidation.claimed.is_none(), "no extent is claimed at a cut");
                 let is_at_rest = self.round.is_idle() && !volume.is_touched();
-                (is_at_rest || self.round.done >= rounds)
+                let is_settled = (is_at_rest || self.round.done >= rounds)
                     && self.is_committed()
-                    && volume.grace.has_passed(period)
+                    && volume.grace.has_passed(period);
+                if is_settled {
+                    self.frozen = Some(Frozen::Settled);
+                }
+                is_settled
             }
+            Frozen::Settled => true,
         }
     }
 

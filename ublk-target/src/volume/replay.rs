@@ -11,7 +11,7 @@ use lunar_engine::replay;
 use lunar_engine::volume::Chain;
 use lunar_metadata_client::fresh_request_id;
 use lunar_proto::domain::{Attachment, COMMIT_UPDATES_MAX, SlotUpdate, StaleJournal};
-use lunar_types::{Epoch, ExtentAddress, Slot};
+use lunar_types::{Epoch, ExtentAddress, LayerId, Slot};
 use tracing::info;
 
 use super::chain::OwnSlots;
@@ -70,8 +70,9 @@ impl Replaying<'_> {
         let recovered = read.await?;
         if recovered.layer != self.attachment.volume.head {
             let (next, epoch) = (stale.next_head, Some(stale.epoch));
+            let sealed = self.attachment.volume.head;
             self.attachment = loader.seal(&self.attachment, &recovered, next, epoch).await?;
-            self.go_up()?;
+            self.go_up(sealed)?;
         }
         let updates = replay::replay(&recovered.records, &self.own, extent_size);
         let updates = updates.map_err(|source| LoadError::Misfit {
@@ -85,10 +86,10 @@ impl Replaying<'_> {
         Ok(updates.map(|one| SlotUpdate { at: one.logical, slot: one.slot }).collect())
     }
 
-    /// The head was sealed: what it has is below now.
-    fn go_up(&mut self) -> Result<(), LoadError> {
+    /// The head was sealed: what it has is below now. Nothing names it any more, so it may have been
+    /// merged into the new head already, and the chain of the attachment need not have it.
+    fn go_up(&mut self, sealed: LayerId) -> Result<(), LoadError> {
         let misfit = |source| LoadError::Map { volume: name(&self.attachment), source };
-        let sealed = self.attachment.layers.get(1).map(|layer| layer.id).unwrap_or_default();
         for (at, slot) in std::mem::take(&mut self.own) {
             self.chain.put(at, sealed, slot).map_err(misfit)?;
         }

@@ -3,10 +3,15 @@
 use lunar_engine::journal::SEQ_CONFIRMED;
 use lunar_proto::domain::{
     Attachment, Fsfreeze, KnownMember, Layer, LayerSealed, MemberState, SetAbort, SetProgress,
+    SlotUpdate,
 };
-use lunar_types::{Epoch, Incarnation, NodeId, NodeIncarnation, SnapshotSetId};
+use lunar_types::{
+    Epoch, ExtentAddress, Incarnation, LogicalExtent, NodeId, NodeIncarnation, Presence, Slot,
+    SnapshotSetId,
+};
 
 use super::*;
+use crate::metadata::{Grant, MapCommit};
 use crate::node::attach::serve;
 use crate::reserve::ReserveDesk;
 use crate::state::record::{Phase, Record};
@@ -208,6 +213,59 @@ async fn the_successor_of_a_daemon_that_went_on_seals_first() {
     assert_eq!(loaded.attachment, after);
     let (volume, luns) = loaded.start(1).expect("started");
     assert_eq!(MiniQueue::new(&volume, &luns).read(7), 0x77);
+}
+
+/// The service merges a sealed layer that nothing names as soon as it can: here before the daemon
+/// has asked for the chain again.
+#[tokio::test]
+async fn a_head_that_was_sealed_for_a_replay_and_merged_at_once_still_hides_what_is_below() {
+    const BELOW: LayerId = LayerId::new(3);
+    let Case { world, held, served, control, freezer } = case().await;
+    assert_eq!(control.cut(&order(), &freezer).await, CutEnd::Undecided);
+    let mut queue = MiniQueue::new(&served.shared.volume, &served.luns);
+    queue.write(9, 0x99);
+    assert_eq!(queue.run(lunar_engine::io::IoOp::Flush), Ok(()));
+    drop((served, control));
+
+    let (mut later, head) = (attachment(2, 6), held.volume.head);
+    later.stale_journals = vec![lunar_proto::domain::StaleJournal {
+        epoch: held.epoch,
+        node: held.node,
+        runs: held.journal,
+        checkpoint: JournalSeq::new(SEQ_CONFIRMED),
+        next_head: NEXT,
+    }];
+    later.next_head = LayerId::new(130);
+    let layer = |id, parent| Layer { id, parent, volume: held.volume.id, sealed: true };
+    later.layers = vec![layer(head, Some(BELOW)), layer(BELOW, None)];
+    let size = later.pool.extent_size;
+    let mut slot = Slot::fresh(ExtentAddress::new(0, 50), size);
+    slot.presence = Presence::full(size);
+    let below = MapCommit {
+        request: RequestId::from_u128(1),
+        grant: Grant { volume: held.volume.id, epoch: held.epoch, node: held.node },
+        number: CommitNumber::new(1),
+        layer: BELOW,
+        extent_size: size,
+        updates: vec![SlotUpdate { at: LogicalExtent::new(0), slot: Some(slot) }],
+        checkpoint: None,
+        replay_of: None,
+    };
+    world.loader.metadata.commit_map(below).await.expect("there");
+    let mut after = later.clone();
+    (after.volume.head, after.last_commit) = (NEXT, CommitNumber::new(1));
+    after.layers = vec![layer(NEXT, Some(BELOW)), layer(BELOW, None)];
+    let now = SealedHead { next_head: later.next_head, ..sealed(1) };
+    world.metadata.expect_seal([Ok(LayerSealed { now, before: false })]);
+    world.metadata.expect_resume([Ok(after)]);
+    let loaded = world.loader.fresh(&later).await.expect("replayed");
+    let (volume, luns) = loaded.start(1).expect("started");
+    let mut queue = MiniQueue::new(&volume, &luns);
+    assert_eq!(
+        (queue.read(7), queue.read(9)),
+        (0x33, 0x99),
+        "what the sealed head has, and the next"
+    );
 }
 
 #[tokio::test]
