@@ -20,6 +20,12 @@ fn io_goes_on_while_the_metadata_service_is_away() {
     let session = session(&lab);
     must(&daemons, make_pool(&session, &lab));
     let device = must(&daemons, volume(&session, "v", "1GiB"));
+    // A volume that has just been attached may not have its reserve yet.
+    let reserved = lunar_e2e::session::wait_until("a reserve", support_limit(), || {
+        let shown = session.json("volume show v")?;
+        Ok(shown["attachment"]["counters"]["reserved_extents"].as_u64() > Some(8))
+    });
+    must(&daemons, reserved);
     let killed = daemons.kill_metadata();
     must(&daemons, killed);
     // First writes into reserved extents, each flushed: more flushes than the journal has blocks.
