@@ -86,8 +86,8 @@ impl Replaying<'_> {
         Ok(updates.map(|one| SlotUpdate { at: one.logical, slot: one.slot }).collect())
     }
 
-    /// The head was sealed: what it has is below now. Nothing names it any more, so it may have been
-    /// merged into the new head already, and the chain of the attachment need not have it.
+    /// The head was sealed: what it has is below now. Nothing names it any more, so it may have
+    /// been merged into the new head already, and the chain of the attachment need not have it.
     fn go_up(&mut self, sealed: LayerId) -> Result<(), LoadError> {
         let misfit = |source| LoadError::Map { volume: name(&self.attachment), source };
         for (at, slot) in std::mem::take(&mut self.own) {
