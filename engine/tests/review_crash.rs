@@ -380,6 +380,30 @@ fn a_freeze_waits_for_the_copy_under_way() {
     read_all(&mut world);
 }
 
+/// Attack 44: what a guest's flush has captured is committed at a freeze, and not only when the
+/// next checkpoint is due anyway.
+#[test]
+fn a_freeze_is_settled_soon_also_when_a_flush_has_captured_all_that_is_dirty() {
+    let mut options = Options::new(LogicalBlockSize::B4096, false);
+    options.tuning.checkpoint_interval = Duration::from_secs(1000);
+    let mut world = World::with(options, 1);
+    world.submit(write(0, 4096), 7);
+    world.settle();
+    world.submit(IoOp::Flush, 0);
+    world.volume.freeze().expect("the first");
+    for _ in 0..3 {
+        world.control(Answer::Prompt);
+        assert!(!world.volume.is_settled(), "the flush is under way");
+    }
+    for _ in 0..10 {
+        while world.progress() {}
+        world.control(Answer::Prompt);
+    }
+    assert!(world.volume.is_settled());
+    world.volume.switch(LayerId::new(3), &mut Vec::new());
+    read_all(&mut world);
+}
+
 /// A claim whose copy has not begun does not hold up a freeze, and what waits for it waits on.
 #[test]
 fn a_freeze_ends_a_claim_that_waits() {

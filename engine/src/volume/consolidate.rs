@@ -32,6 +32,8 @@ const WINDOW: Duration = Duration::from_secs(60);
 const RETRY_AFTER: Duration = Duration::from_secs(600);
 /// Entries of the map that one call looks at for long lists, with the lock held.
 const LOOKED_AT: u64 = 8192;
+/// Lists whose reads are counted at a time; nothing forgets them while nobody asks for claims.
+const HEAT_MAX: usize = 1 << 16;
 
 /// A logical extent that writes keep away from, to be copied.
 #[derive(PartialEq, Eq, Debug)]
@@ -120,6 +122,9 @@ impl Consolidation {
 
     /// A read of a list needed several I/Os.
     fn note_read(&mut self, logical: LogicalExtent, due: u32) {
+        if self.heat.len() >= HEAT_MAX && !self.heat.contains_key(&logical) {
+            return;
+        }
         let reads = self.heat.entry(logical).or_default();
         *reads = reads.saturating_add(1);
         if *reads == due.max(1) {
@@ -324,5 +329,24 @@ impl Core {
     fn waiting_claim(&self) -> Option<LogicalExtent> {
         let claimed = self.consolidation.claimed.as_ref()?;
         claimed.copy.is_none().then_some(claimed.logical)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_of_so_many_lists_are_counted_and_of_no_more() {
+        let mut counted = Consolidation::default();
+        let most = HEAT_MAX as u64;
+        (0..most + 10).for_each(|n| counted.note_read(LogicalExtent::new(n), 2));
+        assert_eq!(counted.heat.len(), HEAT_MAX);
+        counted.note_read(LogicalExtent::new(most - 1), 2);
+        counted.note_read(LogicalExtent::new(most + 1), 2);
+        assert_eq!(counted.due, [LogicalExtent::new(most - 1)]);
+        counted.pass_time(WINDOW);
+        counted.note_read(LogicalExtent::new(most + 1), 1);
+        assert_eq!(counted.due, [LogicalExtent::new(most + 1)]);
     }
 }

@@ -144,7 +144,6 @@ impl Node {
             device: self.next_device()?,
             token: rand::random(),
             phase: Phase::Starting,
-            is_fs_frozen: false,
         };
         self.state.save_record(&record)?;
         Ok(record)
@@ -421,7 +420,6 @@ mod tests {
             device: DeviceId::new(900_000),
             token: 1,
             phase: Phase::Starting,
-            is_fs_frozen: false,
         }
     }
 

@@ -133,10 +133,10 @@ impl Node {
                 let Stage::Lost(record) = &*stage else { return };
                 let record = record.clone();
                 match self.take_over(slot, &record, &member).await {
-                    Outcome::Served(mut serving) => {
+                    Outcome::Served(serving) => {
                         self.unwarn(&slot.name);
                         if let Some(thawing) = thawing.take() {
-                            self.note_thawed(&mut serving.record, thawing).await;
+                            wait_for_thaw(&serving.record, thawing).await;
                         }
                         *stage = Stage::Serving(serving);
                         return;
@@ -163,18 +163,6 @@ impl Node {
             pause = (pause * 2).min(RETRY);
         }
         self.detach_until_done(slot).await;
-    }
-
-    /// Waits until what a predecessor had frozen is thawed, now that the device serves.
-    async fn note_thawed(&self, record: &mut Record, thawing: JoinHandle<()>) {
-        if tokio::time::timeout(THAW_LIMIT, thawing).await.is_err() {
-            warn!(volume = record.name, "its file systems are not thawed yet");
-            return;
-        }
-        record.is_fs_frozen = false;
-        if let Err(error) = self.state.save_record(record) {
-            warn!(volume = record.name, %error, "a successor will thaw again");
-        }
     }
 
     async fn detach_until_done(self: &Arc<Self>, slot: &Arc<Slot>) {
@@ -317,5 +305,12 @@ impl Node {
             tokio::time::sleep(RETRY).await;
         }
         self.desk.lift_quarantine(member.node).await;
+    }
+}
+
+/// Waits until what a predecessor had frozen is thawed, now that the device serves.
+async fn wait_for_thaw(record: &Record, thawing: JoinHandle<()>) {
+    if tokio::time::timeout(THAW_LIMIT, thawing).await.is_err() {
+        warn!(volume = record.name, "its file systems are not thawed yet");
     }
 }

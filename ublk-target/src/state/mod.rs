@@ -3,20 +3,25 @@
 //! - `lock`: held while a daemon runs, and by what a killed one still has under way;
 //! - `node.json`: the incarnation ([`node`]);
 //! - `devices/<volume>.json`: one record an attachment ([`record`]);
+//! - `frozen/<volume>`: its file systems may be frozen ([`frozen`]);
 //! - `dirty/<volume>.<epoch>`: the dirty tables ([`dirty_file`]).
 //!
 //! Kill order: a file is written whole under another name, then renamed into place; a record is
 //! written before what it speaks of is done, and removed after it is undone.
 
 pub mod dirty_file;
+pub mod frozen;
 pub mod node;
 pub mod record;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
+use lunar_types::VolumeId;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
 use serde::Serialize;
@@ -87,6 +92,8 @@ pub enum Media {
 pub struct StateDir {
     root: PathBuf,
     _lock: Flock<File>,
+    /// The volumes whose file systems this process freezes or thaws.
+    freezing: Mutex<BTreeSet<VolumeId>>,
 }
 
 fn is_in_memory(kind: FsType) -> bool {
@@ -118,10 +125,10 @@ impl StateDir {
             .map_err(failed("open", &path))?;
         let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
             .map_err(|_| StateError::Locked { path: root.to_owned() })?;
-        for directory in ["devices", "dirty"] {
+        for directory in ["devices", "frozen", "dirty"] {
             make_directory(&root.join(directory))?;
         }
-        Ok(Self { root: root.to_owned(), _lock: lock })
+        Ok(Self { root: root.to_owned(), _lock: lock, freezing: Mutex::default() })
     }
 
     /// The directory's path.

@@ -46,8 +46,6 @@ pub struct Record {
     pub token: u64,
     /// How far it has come.
     pub phase: Phase,
-    /// Whether file systems on the device may be frozen: whoever takes over thaws them.
-    pub is_fs_frozen: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -61,8 +59,6 @@ struct RecordFile {
     device: u32,
     token: u64,
     phase: Phase,
-    #[serde(default)]
-    is_fs_frozen: bool,
 }
 
 impl From<&Record> for RecordFile {
@@ -76,7 +72,6 @@ impl From<&Record> for RecordFile {
             device: record.device.get(),
             token: record.token,
             phase: record.phase,
-            is_fs_frozen: record.is_fs_frozen,
         }
     }
 }
@@ -96,7 +91,6 @@ impl TryFrom<RecordFile> for Record {
             device: DeviceId::new(file.device),
             token: file.token,
             phase: file.phase,
-            is_fs_frozen: file.is_fs_frozen,
         })
     }
 }
@@ -114,11 +108,13 @@ impl StateDir {
         write_json(&self.record_path(record.volume), &RecordFile::from(record))
     }
 
-    /// Removes the record of a volume, if there is one.
+    /// Removes the record of a volume, if there is one. Its device is gone, and nothing of it can
+    /// be frozen.
     ///
     /// # Errors
     /// When it cannot be removed.
     pub fn remove_record(&self, volume: VolumeId) -> Result<(), StateError> {
+        self.remove_mark(volume)?;
         remove(&self.record_path(volume))
     }
 
@@ -146,11 +142,11 @@ impl StateDir {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::tests::state;
     use super::*;
 
-    fn record(volume: u128, phase: Phase) -> Record {
+    pub(in super::super) fn record(volume: u128, phase: Phase) -> Record {
         Record {
             volume: VolumeId::from_u128(volume),
             name: "data".to_owned(),
@@ -159,7 +155,6 @@ mod tests {
             device: DeviceId::new(3),
             token: u64::MAX - 1,
             phase,
-            is_fs_frozen: phase == Phase::Live,
         }
     }
 

@@ -2,9 +2,10 @@
 //! no journal to replay.
 //!
 //! Invariants:
-//! - the record of the attachment says that file systems may be frozen before the first one is, and
-//!   until all are thawed: the successor of a killed daemon thaws them;
-//! - what is frozen here is thawed here, also when whoever asked for it has lost patience.
+//! - a mark says that file systems may be frozen before the first one is, and until all are thawed:
+//!   the successor of a killed daemon thaws them;
+//! - what is frozen here is thawed here, also when whoever asked for it has lost patience; until
+//!   then nobody else freezes file systems of the volume.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -19,6 +20,7 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::holders::{Holder, HolderSearch, block_device};
+use crate::state::frozen::FreezeMark;
 use crate::state::record::Record;
 use crate::state::{StateDir, StateError};
 use crate::sys;
@@ -61,6 +63,15 @@ pub enum FsfreezeError {
         /// The limit.
         seconds: u64,
     },
+    /// An earlier snapshot has lost patience, and its freezing or thawing is still under way.
+    #[error(
+        "the file systems on {device} are still being frozen or thawed for an earlier snapshot; \
+         try again when they answer"
+    )]
+    Busy {
+        /// The device.
+        device: String,
+    },
     /// What is kept for a successor cannot be written.
     #[error(transparent)]
     State(#[from] StateError),
@@ -81,9 +92,11 @@ pub struct Freezer {
 
 /// File systems that are frozen until they are thawed.
 #[derive(Default)]
-pub struct FrozenMounts {
-    mounts: Mutex<Vec<Mounted>>,
-    freezer: Option<Freezer>,
+pub struct FrozenMounts(Mutex<Option<Frozen>>);
+
+struct Frozen {
+    mounts: Vec<Mounted>,
+    mark: FreezeMark,
 }
 
 impl Freezer {
@@ -154,43 +167,44 @@ impl Freezer {
                 _ => Ok(Arc::default()),
             };
         }
-        self.note_frozen(true)?;
-        let frozen = FrozenMounts { mounts: Mutex::default(), freezer: Some(self.clone()) };
+        let Some(mark) = self.state.mark_frozen(self.record.volume)? else {
+            return Err(FsfreezeError::Busy { device: self.device() });
+        };
+        let mut frozen = Frozen { mounts: Vec::new(), mark };
         for mounted in found {
             match sys::freeze_file_system(&mounted.root) {
-                Ok(()) => frozen.mounts.lock().expect(UNPOISONED).push(mounted),
+                Ok(()) => frozen.mounts.push(mounted),
                 Err(source) => {
                     if how == Fsfreeze::Auto && is_no_freeze(&source) {
                         info!(target = %mounted.target.display(), %source, "not frozen");
                         continue;
                     }
-                    frozen.thaw_now();
+                    frozen.thaw();
                     return Err(FsfreezeError::Freeze { target: mounted.target, source });
                 }
             }
         }
-        Ok(Arc::new(frozen))
-    }
-
-    fn note_frozen(&self, is_fs_frozen: bool) -> Result<(), StateError> {
-        self.state.save_record(&Record { is_fs_frozen, ..self.record.clone() })
+        Ok(Arc::new(FrozenMounts(Mutex::new(Some(frozen)))))
     }
 
     /// Thaws what a killed predecessor may have left frozen, on a thread of its own: thawing may
     /// write to the device, which is not served yet. Nothing if there is none.
     #[must_use]
     pub fn thaw_leftovers(&self) -> Option<JoinHandle<()>> {
-        let Record { device, ref name, is_fs_frozen, .. } = self.record;
-        if !is_fs_frozen {
+        let Record { device, ref name, volume, .. } = self.record;
+        if !self.state.is_marked_frozen(volume) {
             return None;
         }
         warn!(volume = name, "thawing file systems that a killed fs-core may have frozen");
-        let name = name.clone();
-        Some(tokio::task::spawn_blocking(move || match find_mounts(device) {
-            Ok(found) => found.iter().for_each(thaw_surely),
-            Err(error) => {
-                warn!(volume = name, %error, "mounts cannot be found: try fsfreeze --unfreeze");
-            }
+        let (name, state) = (name.clone(), Arc::clone(&self.state));
+        Some(tokio::task::spawn_blocking(move || {
+            let problem = match (state.mark_frozen(volume), find_mounts(device)) {
+                (Ok(Some(mark)), Ok(mounts)) => return Frozen { mounts, mark }.thaw(),
+                (Ok(None), _) => return,
+                (Err(error), _) => error.to_string(),
+                (_, Err(error)) => format!("mounts cannot be found: {error}"),
+            };
+            warn!(volume = name, problem, "not thawed: try fsfreeze --unfreeze");
         }))
     }
 }
@@ -204,21 +218,35 @@ impl FrozenMounts {
     }
 
     fn thaw_now(&self) {
-        let Some(freezer) = &self.freezer else { return };
-        let mounts = std::mem::take(&mut *self.mounts.lock().expect(UNPOISONED));
-        mounts.iter().for_each(thaw_surely);
-        if let Err(error) = freezer.note_frozen(false) {
-            warn!(volume = freezer.record.name, %error, "a successor will thaw again");
+        let frozen = self.0.lock().expect(UNPOISONED).take();
+        if let Some(frozen) = frozen {
+            frozen.thaw();
+        }
+    }
+}
+
+impl Frozen {
+    /// One that cannot be thawed stays marked: a successor tries again.
+    fn thaw(self) {
+        let still: Vec<_> = self.mounts.iter().filter(|mounted| !thaw_surely(mounted)).collect();
+        for mounted in &still {
+            let target = mounted.target.display();
+            warn!(%target, "the file system stays frozen: thaw it with fsfreeze --unfreeze");
+        }
+        if still.is_empty()
+            && let Err(error) = self.mark.clear()
+        {
+            warn!(%error, "a successor will thaw again");
         }
     }
 }
 
 /// Thaws, again and again; one that is not frozen is thawed.
-fn thaw_surely(mounted: &Mounted) {
+fn thaw_surely(mounted: &Mounted) -> bool {
     for _ in 0..THAW_TRIES {
         match sys::thaw_file_system(&mounted.root) {
-            Ok(()) => return,
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return,
+            Ok(()) => return true,
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return true,
             Err(error) => {
                 let target = mounted.target.display();
                 warn!(%target, %error, "the file system is not thawed yet");
@@ -226,10 +254,7 @@ fn thaw_surely(mounted: &Mounted) {
         }
         pause();
     }
-    warn!(
-        target = %mounted.target.display(),
-        "the file system stays frozen: thaw it with fsfreeze --unfreeze"
-    );
+    false
 }
 
 #[allow(clippy::disallowed_methods, reason = "a thread that only waits for the kernel")]

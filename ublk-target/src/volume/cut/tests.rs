@@ -80,7 +80,6 @@ async fn case() -> Case {
         device: DeviceId::new(900_001),
         token: 1,
         phase: Phase::Live,
-        is_fs_frozen: false,
     };
     let freezer = Freezer::new(Arc::clone(&world.loader.state), record);
     world.metadata.expect_ready([Ok(progress(SetState::Pausing))]);
