@@ -249,12 +249,12 @@ pub enum ServiceError {
     },
     /// No node could attach it.
     #[error(
-        "volume {volume} cannot have {given}: in its pool, with extents of {extent_size}, a volume \
-         of more than {limit} cannot be attached"
+        "volume '{name}' cannot have {given}: in its pool, with extents of {extent_size}, a volume \
+         of more than {limit} cannot be attached; ask for less, or use a pool with larger extents"
     )]
     VolumeTooLarge {
         /// The volume.
-        volume: VolumeId,
+        name: Name,
         /// The size in the request.
         given: VolumeSize,
         /// Of the pool.

@@ -80,8 +80,8 @@ impl ServiceError {
                 fact("size", &held.bytes());
                 fact("size_given", &given.bytes());
             }
-            Self::VolumeTooLarge { volume, given, limit, .. } => {
-                fact("volume", volume);
+            Self::VolumeTooLarge { name, given, limit, .. } => {
+                fact("volume_name", name);
                 fact("size_given", &given.bytes());
                 fact("limit", &limit.get());
             }

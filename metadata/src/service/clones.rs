@@ -20,10 +20,12 @@ use super::operations::begin_operation;
 use super::sets::leave_set;
 use super::snapshots::ready_snapshot;
 use super::standing::{Standing, standing};
-use super::volumes::{NewVolume, find_volume, holder_of, put_volume, require_name_free};
+use super::volumes::{
+    NewVolume, find_volume, holder_of, put_volume, require_attachable, require_name_free,
+};
 use super::watermarks::Admission;
 use crate::error::ServiceError;
-use crate::keyspace::{KeyedTxn, LayerName, Outcome, SnapshotRecord, VolumeKey};
+use crate::keyspace::{KeyedTxn, LayerName, Outcome, PoolKey, SnapshotRecord, VolumeKey};
 use crate::store::{MetaStore, Txn};
 
 /// A snapshot that can be used, and its layer, on which one more may stand.
@@ -54,6 +56,7 @@ async fn clone_volume<T: Txn>(
         return Err(ServiceError::field("size_bytes", problem));
     }
     let pool = snapshot.pool;
+    require_attachable(&request.name, size, &txn.load_known(&PoolKey { pool }).await?)?;
     admission.require(txn, pool).await?;
     let head = begin_head(txn, volume, pool, Some(layer)).await?;
     let (name, logical_block_size) = (request.name.clone(), snapshot.logical_block_size);

@@ -9,31 +9,13 @@
 use std::sync::Arc;
 
 use lunar_proto::domain::{GrowVolume, Volume, VolumeState};
-use lunar_types::{ByteCount, VOLUME_EXTENTS_MAX, VolumeId, VolumeSize};
 
 use super::Service;
-use super::volumes::find_volume;
+use super::volumes::{find_volume, require_attachable};
 use super::watermarks::Admission;
 use crate::error::ServiceError;
-use crate::keyspace::{
-    KeyedTxn, Outcome, PoolKey, PoolRecord, PoolVolumeKey, PoolVolumeRecord, VolumeKey,
-};
+use crate::keyspace::{KeyedTxn, Outcome, PoolKey, PoolVolumeKey, PoolVolumeRecord, VolumeKey};
 use crate::store::{MetaStore, Txn};
-
-/// Refuses a size of which no node could hold the map.
-fn require_attachable(
-    volume: VolumeId,
-    given: VolumeSize,
-    pool: &PoolRecord,
-) -> Result<(), ServiceError> {
-    if given.extents(pool.extent_size) <= VOLUME_EXTENTS_MAX {
-        return Ok(());
-    }
-    let extent_size = pool.extent_size.bytes();
-    let limit = ByteCount::new(VOLUME_EXTENTS_MAX * extent_size);
-    let extent_size = ByteCount::new(extent_size);
-    Err(ServiceError::VolumeTooLarge { volume, given, extent_size, limit })
-}
 
 async fn grow_volume<T: Txn>(
     txn: &T,
@@ -52,7 +34,7 @@ async fn grow_volume<T: Txn>(
         return Ok(Outcome::Volume(volume));
     }
     let pool = record.pool;
-    require_attachable(volume, given, &txn.load_known(&PoolKey { pool }).await?)?;
+    require_attachable(&record.name, given, &txn.load_known(&PoolKey { pool }).await?)?;
     admission.require(txn, pool).await?;
     record.size = given;
     record.structure = record.structure.next();

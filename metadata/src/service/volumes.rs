@@ -7,8 +7,8 @@ use lunar_proto::domain::{
     VolumeState,
 };
 use lunar_types::{
-    Epoch, LayerId, LogicalBlockSize, Name, NodeIncarnation, PoolId, RequestId, StructureNumber,
-    VolumeId, VolumeSize,
+    ByteCount, Epoch, LayerId, LogicalBlockSize, Name, NodeIncarnation, PoolId, RequestId,
+    StructureNumber, VOLUME_EXTENTS_MAX, VolumeId, VolumeSize,
 };
 
 use super::attachments::park_journal;
@@ -23,8 +23,8 @@ use super::{Service, foreign_outcome};
 use crate::error::ServiceError;
 use crate::keyspace::{
     AttachmentKey, AttachmentRecord, Kept, KeyedTxn, LayerKey, NodeKey, Outcome, PoolKey,
-    PoolVolumeKey, PoolVolumeRecord, TypedRange, VolumeKey, VolumeNameKey, VolumeNameRecord,
-    VolumeRecord,
+    PoolRecord, PoolVolumeKey, PoolVolumeRecord, TypedRange, VolumeKey, VolumeNameKey,
+    VolumeNameRecord, VolumeRecord,
 };
 use crate::store::{MetaStore, Txn};
 
@@ -102,6 +102,21 @@ pub(super) async fn require_name_free<T: Txn>(txn: &T, name: &Name) -> Result<()
     }
 }
 
+/// Refuses a size of which no node could hold the map.
+pub(super) fn require_attachable(
+    name: &Name,
+    given: VolumeSize,
+    pool: &PoolRecord,
+) -> Result<(), ServiceError> {
+    if given.extents(pool.extent_size) <= VOLUME_EXTENTS_MAX {
+        return Ok(());
+    }
+    let extent_size = pool.extent_size.bytes();
+    let limit = ByteCount::new(VOLUME_EXTENTS_MAX * extent_size);
+    let extent_size = ByteCount::new(extent_size);
+    Err(ServiceError::VolumeTooLarge { name: name.clone(), given, extent_size, limit })
+}
+
 /// What a volume begins with.
 pub(super) struct NewVolume {
     pub(super) name: Name,
@@ -146,6 +161,7 @@ async fn create_volume<T: Txn>(
     if asked < given {
         return Err(ServiceError::volume_block_size(asked, pool_record.name, given));
     }
+    require_attachable(&request.name, request.size, &pool_record)?;
     admission.require(txn, pool).await?;
     let head = begin_head(txn, volume, pool, None).await?;
     let (name, size) = (request.name.clone(), request.size);
@@ -179,8 +195,8 @@ impl<S: MetaStore> Service<S> {
     /// Makes a volume. It has no storage until something is written to it.
     ///
     /// # Errors
-    /// The name is taken, there is no such pool, its LUNs have greater logical blocks, or it is
-    /// above its critical watermark.
+    /// The name is taken, there is no such pool, its LUNs have greater logical blocks, a volume of
+    /// that size cannot be attached with its extents, or it is above its critical watermark.
     pub async fn create_volume(&self, request: &CreateVolume) -> Result<Volume, ServiceError> {
         let id = VolumeId::from_u128(self.seams.ids.next());
         let what = ("create volume", request);

@@ -76,11 +76,27 @@ fn small_logical_blocks_need_luns_that_have_them() {
 }
 
 #[test]
-fn the_largest_volume_can_be_made_in_a_small_pool() {
+fn the_largest_volume_can_be_made_in_a_small_pool_and_no_larger_one() {
     let world = World::new();
     world.pool(8);
-    let volume = world.create("huge", VOLUME_BYTES_MAX).expect("it is thin");
-    assert_eq!(volume.size.bytes(), VOLUME_BYTES_MAX);
+    let most = VOLUME_EXTENTS_MAX << 20;
+    let volume = world.create("huge", most).expect("it is thin");
+    assert_eq!(volume.size.bytes(), most);
+    let refused = world.create("w", most + 4096).expect_err("no map could hold it");
+    assert_eq!(refused.kind(), ErrorReason::VolumeTooLarge);
+    assert!(refused.to_string().contains("larger extents"), "{refused}");
+    let snapshot = world.cut(volume.id, "s").expect("cut").id;
+    let larger = CloneVolume {
+        request: world.request(),
+        snapshot: Selector::Id(snapshot),
+        name: name("c"),
+        size: Some(size(most + 4096)),
+        over_watermark: false,
+    };
+    let refused = block_on(world.service.clone_volume(&larger));
+    assert_eq!(kind(refused), ErrorReason::VolumeTooLarge);
+    assert_eq!(world.clone_of(snapshot, "c").expect("as large as the snapshot").size.bytes(), most);
+    world.assert_clean();
 }
 
 #[test]
