@@ -1,6 +1,7 @@
 //! Changed blocks: windows, chains that shrink between two of them, refusals.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use lunar_metadata::error::ServiceError;
 use lunar_metadata::seams::block_on;
@@ -9,7 +10,7 @@ use lunar_proto::domain::*;
 use lunar_proto::error::ErrorReason;
 use lunar_types::*;
 
-use crate::chains::{Shape, write};
+use crate::chains::{Shape, hold, put, write};
 use crate::world::{MIB, World, kind, name};
 
 const BLOCK: u64 = 4096;
@@ -265,4 +266,31 @@ fn a_snapshot_that_is_deleted_on_the_way_is_refused_not_guessed() {
     let ends = (Some(snapshots[2]), snapshots[4]);
     let outcome = diff_while(&world, ends, 0, delete);
     assert_eq!(kind(outcome), ErrorReason::SnapshotNotReady);
+}
+
+#[test]
+fn usage_that_is_crossed_again_and_again_says_that_it_is_approximate() {
+    let (world, volume, _) = deep();
+    let held = hold(&world, volume);
+    let of = UsageOf::Volume(Selector::Id(volume));
+    let usage = || block_on(world.service.usage(&of)).expect("it is there");
+    assert!(!usage().is_approximate);
+    let is_over = AtomicBool::new(false);
+    let was_approximate = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // It ends also when the other one panics.
+            for blocks in (1..=8).cycle().take(20_000) {
+                if is_over.load(Ordering::Relaxed) {
+                    break;
+                }
+                put(&world, &held, &[(1, Shape::Blocks(0, blocks))]);
+            }
+        });
+        let found = (0..20).any(|_| usage().is_approximate);
+        is_over.store(true, Ordering::Relaxed);
+        found
+    });
+    assert!(was_approximate, "commits cross every walk");
+    let after = usage();
+    assert_eq!((after.is_approximate, after.owned_extents), (false, 1));
 }
