@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use lunar_engine::volume::{Chain, LayerSlots};
+use lunar_engine::volume::{Chain, LayerSlots, LoadedMap, StartError};
 use lunar_metadata::domain::{Attachment, LayerPage};
 use lunar_metadata::error::ServiceError;
 use lunar_types::{ExtentSize, LayerId, LogicalExtent, Presence, Slot};
@@ -27,8 +27,8 @@ struct ToldLayer {
 }
 
 impl World {
-    /// What is below the head's own slots, and those.
-    pub(crate) fn read_chain(&mut self, attachment: &Attachment) -> Flow<(Chain, LayerSlots)> {
+    /// The map of a head.
+    pub(crate) fn read_chain(&mut self, attachment: &Attachment) -> Flow<LoadedMap> {
         let head = attachment.volume.head;
         let mut layers: Vec<LayerId> = attachment.layers.iter().map(|layer| layer.id).collect();
         if self.planted != Some(Planted::ChainReadTopDown) {
@@ -55,7 +55,7 @@ impl World {
                 }
             }
         }
-        Ok((chain, own))
+        Ok(LoadedMap::new(chain, own))
     }
 
     /// What a layer has, page by page.
@@ -92,13 +92,6 @@ impl World {
         }
     }
 
-    /// The slots that were written into the head itself.
-    pub(crate) fn read_own(&mut self, head: LayerId) -> Flow<LayerSlots> {
-        let limit = self.ready_to_read()?;
-        let slots = self.meta.own_slots(head, limit);
-        slots.map_err(|error| Stop::Failed(format!("the map cannot be read: {error}")))
-    }
-
     /// A page; none if the layer is gone and may be.
     fn page_of(
         &mut self,
@@ -130,6 +123,18 @@ impl World {
         }
         Ok(limit)
     }
+}
+
+/// The planted bug: what a sealed head has is taken to be of the layer that is second in the chain
+/// now.
+pub(crate) fn seal_as_told(map: LoadedMap, now: &Attachment) -> Result<LoadedMap, StartError> {
+    let (mut chain, own) = map.into_parts();
+    let second = now.layers.get(1).map(|layer| layer.id).unwrap_or_default();
+    for (at, slot) in own {
+        chain.put(at, second, slot)?;
+    }
+    chain.begin(now.volume.head)?;
+    Ok(LoadedMap::new(chain, []))
 }
 
 /// The planted bug: parts lie as they came when the younger snapshots were deleted first.

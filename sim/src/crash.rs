@@ -77,7 +77,7 @@ impl World {
             }
         }
         if lost != Lost::Daemons {
-            self.end_nodes(&hosts);
+            self.end_nodes(&hosts, lost == Lost::Everything);
         }
         if lost == Lost::Everything {
             self.inject_journal_fault();
@@ -133,7 +133,7 @@ impl World {
     }
 
     /// The nodes are without power for a moment.
-    fn end_nodes(&mut self, hosts: &[usize]) {
+    fn end_nodes(&mut self, hosts: &[usize], are_luns_cut: bool) {
         for host in hosts {
             self.boots += 1;
             self.hosts[*host].boot = BootId::from_u128(self.boots);
@@ -142,7 +142,7 @@ impl World {
         let moment = self.moment;
         for guest in &mut self.guests {
             if guest.host.is_none_or(|host| hosts.contains(&host)) {
-                guest.power_was_cut(moment);
+                guest.power_was_cut(moment, are_luns_cut);
             }
         }
     }

@@ -387,10 +387,14 @@ impl Guest {
     }
 
     /// The power was cut: the device is gone.
-    pub fn power_was_cut(&mut self, now: Moment) {
+    pub fn power_was_cut(&mut self, now: Moment, are_luns_cut: bool) {
         self.device = None;
         self.is_poisoned = false;
-        self.oracle.power_was_cut(now);
+        if are_luns_cut {
+            self.oracle.power_was_cut(now);
+        } else {
+            self.oracle.node_was_lost(now);
+        }
     }
 
     /// A failed flush has dropped what this volume wrote.

@@ -256,10 +256,16 @@ impl Oracle {
         self.unsettle(now, true);
     }
 
-    /// The power was cut: every candidate may show up, and what shows up is on the medium.
-    pub fn power_was_cut(&mut self, now: Moment) {
+    /// The node was lost and the LUNs were not: every candidate may show up. What shows up may lie
+    /// in the cache of a LUN, and needs a flush like everything else.
+    pub fn node_was_lost(&mut self, now: Moment) {
         self.is_distrusted = false;
         self.unsettle(now, true);
+    }
+
+    /// The power was cut: every candidate may show up, and what shows up is on the medium.
+    pub fn power_was_cut(&mut self, now: Moment) {
+        self.node_was_lost(now);
         for granule in &self.unsettled {
             for candidate in &mut self.granules[*granule as usize] {
                 candidate.is_durable = true;
@@ -481,6 +487,25 @@ mod tests {
         oracle.check(0, Shown::Write(2), 10, 11).expect("it may have survived");
         oracle.power_was_cut(12);
         assert!(!may_show(&mut oracle, Shown::Write(3), 13), "what survived is on the medium");
+    }
+
+    #[test]
+    fn what_a_reader_sees_after_the_loss_of_a_node_is_durable_with_the_next_flush() {
+        let mut oracle = Oracle::new(1);
+        write(&mut oracle, 1, 2, 3);
+        oracle.node_was_lost(4);
+        oracle.check(0, Shown::Write(1), 5, 6).expect("the LUN has it");
+        assert!(!may_show(&mut oracle, Shown::Zeros, 7), "it was read");
+        oracle.power_was_cut(8);
+        assert!(may_show(&mut oracle, Shown::Zeros, 9), "it was in a cache");
+
+        let mut oracle = Oracle::new(1);
+        write(&mut oracle, 1, 2, 3);
+        oracle.node_was_lost(4);
+        oracle.check(0, Shown::Write(1), 5, 6).expect("the LUN has it");
+        oracle.flushed(7, Moment::MAX);
+        oracle.power_was_cut(8);
+        assert!(!may_show(&mut oracle, Shown::Zeros, 9), "a flush covers what others have left");
     }
 
     #[test]

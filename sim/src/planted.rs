@@ -54,6 +54,8 @@ pub enum Planted {
     SealBeforeDrain,
     /// What a commit has unmapped is used again although a backup may name it.
     FreedUsedAgain,
+    /// Which layer a replay has sealed is asked for afterwards, when it may be merged away.
+    SealedLayerAskedFor,
 }
 
 impl Planted {
@@ -65,7 +67,7 @@ impl Planted {
     }
 
     /// Every planted bug.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::CommitBeforeDataFlush,
         Self::FlushMissesOtherQueue,
         Self::ExtentReusedEarly,
@@ -90,5 +92,6 @@ impl Planted {
         Self::ThresholdNotRaised,
         Self::SealBeforeDrain,
         Self::FreedUsedAgain,
+        Self::SealedLayerAskedFor,
     ];
 }

@@ -9,8 +9,8 @@ use lunar_engine::journal::{
     self, JournalIdentity, JournalIoError, JournalRing, Recovered, RingPlace, SEQ_CONFIRMED,
 };
 use lunar_engine::lun::{LunLayout, LunTable};
-use lunar_engine::replay::{SlotUpdate, replay};
-use lunar_engine::volume::{Volume, VolumeParts, VolumeSpec, dirty_capacity};
+use lunar_engine::replay::SlotUpdate;
+use lunar_engine::volume::{LoadedMap, Volume, VolumeParts, VolumeSpec, dirty_capacity};
 use lunar_metadata::domain::{
     Attachment, CommitMap, ResumeAttachment, RetireJournal, SealLayer, StaleJournal,
 };
@@ -123,12 +123,14 @@ impl World {
     pub(crate) fn bring_up(&mut self, guest: usize, attachment: &Attachment) -> Attempt {
         let mut table = self.make_table(guest, attachment);
         let mut attachment = attachment.clone();
+        let mut map = self.read_chain(&attachment)?;
         let mut commits = attachment.last_commit;
         for stale in attachment.stale_journals.clone() {
-            let replayed = self.replay_stale(guest, &mut attachment, &stale, &mut commits)?;
-            if replayed.is_err() {
-                return Ok(replayed);
-            }
+            let held = (&mut attachment, map);
+            map = match self.replay_stale(guest, held, &stale, &mut commits)? {
+                Ok(map) => map,
+                Err(trouble) => return Ok(Err(trouble)),
+            };
             self.meanwhile()?;
         }
         let attachment = &attachment;
@@ -149,7 +151,7 @@ impl World {
         };
         self.must_call(Call::Commit(confirm))?;
         let ring = JournalRing::fresh(identity, place);
-        self.start(guest, (attachment, commits), ring, table, None)?;
+        self.start(guest, (attachment, commits), map, ring, (table, None))?;
         Ok(Ok(()))
     }
 
@@ -199,10 +201,10 @@ impl World {
     fn replay_stale(
         &mut self,
         guest: usize,
-        attachment: &mut Attachment,
+        (attachment, mut map): (&mut Attachment, LoadedMap),
         stale: &StaleJournal,
         commits: &mut CommitNumber,
-    ) -> Attempt {
+    ) -> Attempt<LoadedMap> {
         if stale.checkpoint.get() >= SEQ_CONFIRMED {
             let mut found = match self.read_stale(guest, attachment, stale)? {
                 Ok(found) => found,
@@ -215,8 +217,9 @@ impl World {
                 let (next, epoch) = (stale.next_head, Some(stale.epoch));
                 *attachment = self.seal_ahead(attachment, &found, next, epoch)?;
                 *commits = attachment.last_commit;
+                map = self.seal_loaded(map, attachment)?;
             }
-            let updates = self.updates_of(attachment, &found)?;
+            let updates = self.updates_of(&map, &found)?;
             self.counters.replays += u64::from(!updates.is_empty());
             let chunk = self.dice.one_of(&[1, 3, 1000]);
             for updates in updates.chunks(chunk) {
@@ -228,6 +231,7 @@ impl World {
                 self.must_call(Call::Commit(commit))?;
                 self.meanwhile()?;
             }
+            map.take_in(updates);
         }
         let retire = RetireJournal {
             request: self.meta.fresh_request(),
@@ -237,7 +241,7 @@ impl World {
             stale_epoch: stale.epoch,
         };
         self.must_call(Call::Retire(retire))?;
-        Ok(Ok(()))
+        Ok(Ok(map))
     }
 
     /// What a stale journal says.
@@ -262,14 +266,23 @@ impl World {
     }
 
     /// What a journal changes in the committed head.
-    fn updates_of(&mut self, attachment: &Attachment, found: &Recovered) -> Flow<Vec<SlotUpdate>> {
-        let committed = self.read_own(attachment.volume.head)?.into_iter().collect();
-        let mut updates = replay(&found.records, &committed, self.scenario.extent_size)
+    fn updates_of(&self, map: &LoadedMap, found: &Recovered) -> Flow<Vec<SlotUpdate>> {
+        let mut updates = map
+            .changes(&found.records)
             .map_err(|error| Stop::Failed(format!("replay: {error}")))?;
         if self.planted == Some(Planted::PresenceBitLost) {
             lose_a_bit(&mut updates);
         }
         Ok(updates)
+    }
+
+    /// The head of what was loaded was sealed.
+    fn seal_loaded(&self, mut map: LoadedMap, now: &Attachment) -> Flow<LoadedMap> {
+        let sealed = match self.planted {
+            Some(Planted::SealedLayerAskedFor) => crate::chain::seal_as_told(map, now),
+            _ => map.seal(now.volume.head).map(|()| map),
+        };
+        sealed.map_err(|error| Stop::Failed(format!("the map makes no sense: {error}")))
     }
 
     /// A writer has gone on in its next head: that is made the head first.
@@ -361,7 +374,9 @@ impl World {
             return Ok(Err(trouble));
         }
         let ring = JournalRing::resumed(identity, place, &found);
-        self.start(guest, (attachment, attachment.last_commit), ring, table, Some(dirty))?;
+        let map = self.read_chain(attachment)?;
+        let held = (attachment, attachment.last_commit);
+        self.start(guest, held, map, ring, (table, Some(dirty)))?;
         Ok(Ok(()))
     }
 
@@ -369,11 +384,11 @@ impl World {
         &mut self,
         guest: usize,
         (attachment, commits): (&Attachment, CommitNumber),
+        map: LoadedMap,
         ring: JournalRing,
-        table: DirtyTable,
-        predecessor: Option<Vec<lunar_engine::dirty::DirtySlot>>,
+        (table, predecessor): (DirtyTable, Option<Vec<lunar_engine::dirty::DirtySlot>>),
     ) -> Flow {
-        let (chain, mut own) = self.read_chain(attachment)?;
+        let (chain, mut own) = map.into_parts();
         if self.planted == Some(Planted::StaleBytesReadable) {
             for (_, slot) in own.iter_mut().filter(|(_, slot)| slot.extent().is_some()) {
                 slot.presence = Presence::full(self.scenario.extent_size);

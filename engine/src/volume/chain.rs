@@ -93,6 +93,15 @@ impl Chain {
         })
     }
 
+    pub(super) const fn extent_size(&self) -> ExtentSize {
+        self.extent_size
+    }
+
+    /// The layer that was begun last.
+    pub(super) fn top(&self) -> Option<LayerId> {
+        self.layers.last().copied()
+    }
+
     /// Begins the next layer; the last one that is begun is the head.
     ///
     /// # Errors

@@ -3,8 +3,9 @@
 //!
 //! Invariants:
 //! - only blocks that the own slot lacks are written;
-//! - the bits of a stretch are set when all of it is written, and the LUN is marked as touched
-//!   before: a round flushes it before their record is journalled;
+//! - the bits of a stretch are set when all of it is on the medium. Reads go to the copy from then
+//!   on, of blocks that may have been durable for long where they were: a flush that fails must
+//!   not take them away;
 //! - it holds a grace period and its dirty entry from its first read to the end of its last write:
 //!   sources are not used again, and a freeze waits for it.
 //!
@@ -154,7 +155,7 @@ impl Core {
         let at = volume.spec.luns.byte_of(to) + u64::from(first) * BLOCK_BYTES;
         let end = u64::from(first) * BLOCK_BYTES + buffer.byte_len() as u64;
         assert!(end <= volume.spec.extent_size.bytes(), "a copy stays in its extent");
-        let io = LunIo::WriteOwned { lun: to.lun, at, buffer, durable: false };
+        let io = LunIo::WriteOwned { lun: to.lun, at, buffer, durable: true };
         self.issue(Op::Copy(CopyIo::Write { lun: to.lun }), io, out);
     }
 
@@ -183,8 +184,7 @@ impl Core {
                     self.write_stretch(volume, stretch, out);
                 }
             }
-            (CopyIo::Write { lun }, Ok(())) => volume.touch(lun),
-            (_, Err(_)) => {}
+            (CopyIo::Write { .. }, Ok(())) | (_, Err(_)) => {}
         }
         let (_, copy) = self.copy();
         if copy.outstanding == 0 {

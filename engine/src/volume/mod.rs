@@ -19,6 +19,7 @@ mod edges;
 mod freeze;
 mod grow;
 mod load;
+mod loaded;
 mod ops;
 mod owned;
 mod prune;
@@ -48,6 +49,7 @@ pub use checkpoint::{COMMIT_UPDATES_MAX, CommitBatch, ControlWork, WorkDone};
 pub use consolidate::{Claim, CopyStep, NoClaim};
 pub use freeze::GenerationsUsedUp;
 pub use load::{LayerSlots, StartError, VolumeParts, dirty_capacity};
+pub use loaded::LoadedMap;
 pub use prune::PrunedSlot;
 pub use rate::CopyRate;
 

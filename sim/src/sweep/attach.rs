@@ -8,8 +8,8 @@ use lunar_engine::dirty::{DirtyIdentity, DirtySlot, DirtyTable, table_words};
 use lunar_engine::journal::SEQ_CONFIRMED;
 use lunar_engine::journal::{self, JournalIdentity, JournalRing, Recovered, RingPlace};
 use lunar_engine::lun::{LunLayout, LunTable};
-use lunar_engine::replay::{SlotUpdate, replay};
-use lunar_engine::volume::{Volume, VolumeParts, VolumeSpec, dirty_capacity};
+use lunar_engine::replay::SlotUpdate;
+use lunar_engine::volume::{LoadedMap, Volume, VolumeParts, VolumeSpec, dirty_capacity};
 use lunar_metadata::domain::{
     Attach, Attachment, CommitMap, Join, Pool, ResumeAttachment, RetireJournal, SealLayer,
     Selector, StaleJournal,
@@ -128,9 +128,10 @@ impl Node {
     fn bring_up(&mut self, attachment: &Attachment) -> Outcome {
         let mut table = self.make_table(attachment)?;
         let mut attachment = attachment.clone();
+        let mut map = self.map_of(&attachment)?;
         let mut commits = attachment.last_commit;
         for stale in attachment.stale_journals.clone() {
-            self.replay_stale(&mut attachment, &stale, &mut commits)?;
+            self.replay_stale(&mut attachment, &mut map, &stale, &mut commits)?;
         }
         table.relabel(attachment.volume.head);
         let identity = journal_identity(&attachment, attachment.epoch, attachment.node);
@@ -143,7 +144,7 @@ impl Node {
         let confirm = CommitMap { checkpoint, ..confirm };
         self.call("a confirmation", |service| block_on(service.commit_map(&confirm)))?;
         let ring = JournalRing::fresh(identity, place);
-        self.start(&attachment, commits, (ring, table, None))
+        self.start(&attachment, commits, map, (ring, table, None))
     }
 
     fn next_commit(&mut self, attachment: &Attachment, commits: &mut CommitNumber) -> CommitMap {
@@ -187,6 +188,7 @@ impl Node {
     fn replay_stale(
         &mut self,
         attachment: &mut Attachment,
+        map: &mut LoadedMap,
         stale: &StaleJournal,
         commits: &mut CommitNumber,
     ) -> Outcome {
@@ -199,8 +201,9 @@ impl Node {
                 *attachment =
                     self.seal_ahead(attachment, &found, stale.next_head, Some(stale.epoch))?;
                 *commits = attachment.last_commit;
+                told("a sealed head", map.seal(attachment.volume.head))?;
             }
-            let updates = self.updates_of(attachment, &found)?;
+            let updates = self.updates_of(map, &found)?;
             if !updates.is_empty() {
                 let commit = CommitMap {
                     updates: updates.iter().map(to_domain).collect(),
@@ -209,6 +212,7 @@ impl Node {
                 };
                 self.call("a replay", |service| block_on(service.commit_map(&commit)))?;
             }
+            map.take_in(updates);
         }
         let retire = RetireJournal {
             request: self.fresh_request(),
@@ -245,10 +249,8 @@ impl Node {
         told("a journal is damaged", found)
     }
 
-    fn updates_of(&self, attachment: &Attachment, found: &Recovered) -> Outcome<Vec<SlotUpdate>> {
-        let own = self.own_slots(attachment.volume.head)?.into_iter().collect();
-        let updates = replay(&found.records, &own, shape::extent_size());
-        let mut updates = told("a replay", updates)?;
+    fn updates_of(&self, map: &LoadedMap, found: &Recovered) -> Outcome<Vec<SlotUpdate>> {
+        let mut updates = told("a replay", map.changes(&found.records))?;
         if self.has(Planted::PresenceBitLost) {
             lose_a_bit(&mut updates);
         }
@@ -308,18 +310,23 @@ impl Node {
         told("wipe", journal::wipe_beyond(&identity, &place, &luns_of_pool, &luns, &found))?;
         let ring = JournalRing::resumed(identity, place, &found);
         let commits = attachment.last_commit;
-        self.start(&attachment, commits, (ring, table, Some(dirty)))
+        let map = self.map_of(&attachment)?;
+        self.start(&attachment, commits, map, (ring, table, Some(dirty)))
+    }
+
+    fn map_of(&self, attachment: &Attachment) -> Outcome<LoadedMap> {
+        let layers: Vec<LayerId> = attachment.layers.iter().map(|layer| layer.id).collect();
+        self.read_chain(attachment.volume.size, lun_table(&attachment.pool), &layers)
     }
 
     fn start(
         &mut self,
         attachment: &Attachment,
         commits: CommitNumber,
+        map: LoadedMap,
         (ring, table, predecessor): (JournalRing, DirtyTable, Option<Vec<DirtySlot>>),
     ) -> Outcome {
-        let layers: Vec<LayerId> = attachment.layers.iter().map(|layer| layer.id).collect();
-        let (chain, mut own) =
-            self.read_chain(attachment.volume.size, lun_table(&attachment.pool), &layers)?;
+        let (chain, mut own) = map.into_parts();
         if self.has(Planted::StaleBytesReadable) {
             for (_, slot) in own.iter_mut().filter(|(_, slot)| slot.extent().is_some()) {
                 slot.presence = Presence::full(shape::extent_size());

@@ -9,7 +9,7 @@ use lunar_engine::dirty::{DirtyIdentity, DirtyTable, table_words};
 use lunar_engine::io::IoOp;
 use lunar_engine::journal::{JournalIdentity, JournalRing, RingPlace};
 use lunar_engine::lun::LunTable;
-use lunar_engine::volume::{Chain, LayerSlots, Volume, VolumeParts, VolumeSpec};
+use lunar_engine::volume::{Chain, LayerSlots, LoadedMap, Volume, VolumeParts, VolumeSpec};
 use lunar_metadata::domain::{
     FsckEvent, LayerEntry, PageRequest, Pool, ReadLayer, Selector, SnapshotState, VolumeState,
 };
@@ -69,19 +69,13 @@ impl Node {
         if page.next.is_some() { Err(format!("{layer} is too large")) } else { Ok(page.entries) }
     }
 
-    /// The slots that were written into a layer itself.
-    pub(super) fn own_slots(&self, layer: LayerId) -> Outcome<LayerSlots> {
-        let entries = self.layer_entries(layer)?.into_iter();
-        Ok(entries.filter_map(|entry| entry.own.map(|slot| (entry.at, slot))).collect())
-    }
-
-    /// What is below the own slots of the first of these layers, and those.
+    /// The map of the first of these layers.
     pub(super) fn read_chain(
         &self,
         size: VolumeSize,
         luns: LunTable,
         layers: &[LayerId],
-    ) -> Outcome<(Chain, LayerSlots)> {
+    ) -> Outcome<LoadedMap> {
         let mut chain = told("a chain", Chain::new(size, shape::extent_size(), luns))?;
         let mut own = LayerSlots::new();
         let head = layers[0];
@@ -98,7 +92,7 @@ impl Node {
                 }
             }
         }
-        Ok((chain, own))
+        Ok(LoadedMap::new(chain, own))
     }
 
     /// A layer and what it stands on.
@@ -153,7 +147,7 @@ impl Node {
     fn read_layers(&mut self, top: LayerId, size: VolumeSize) -> Outcome<Vec<WriteNumber>> {
         let layers = self.layers_below(top)?;
         let pool = self.whole_pool()?;
-        let (chain, own) = self.read_chain(size, lun_table(&pool), &layers)?;
+        let (chain, own) = self.read_chain(size, lun_table(&pool), &layers)?.into_parts();
         let (volume, epoch, holder) = (VolumeId::from_u128(1), Epoch::new(1), self.incarnation());
         let extent_size = shape::extent_size();
         let identity = DirtyIdentity { volume, layer: top, epoch, holder, extent_size };

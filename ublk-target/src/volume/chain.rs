@@ -3,19 +3,15 @@
 //! Invariant: slots move upwards only, so who reads from the bottom up misses nothing. A layer
 //! below the head that is gone counts as empty: what it had is in those that are read later.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use lunar_engine::lun::LunTable;
-use lunar_engine::volume::{Chain, StartError};
+use lunar_engine::volume::{Chain, LayerSlots, LoadedMap, StartError};
 use lunar_proto::domain::Attachment;
 use lunar_proto::error::ErrorReason;
-use lunar_types::{LayerId, LogicalExtent, Slot};
+use lunar_types::{LayerId, LogicalExtent};
 
 use crate::metadata::{Metadata, MetadataError};
-
-/// The slots that were written into a head itself.
-pub(super) type OwnSlots = BTreeMap<LogicalExtent, Slot>;
 
 /// A chain cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -28,28 +24,28 @@ pub(super) enum ChainError {
     Map(#[from] StartError),
 }
 
-/// Reads the layers of an attachment: what is below the head's own slots, and those.
+/// Reads the layers of an attachment.
 pub(super) async fn read_chain(
     metadata: &Arc<dyn Metadata>,
     attachment: &Attachment,
     luns: &LunTable,
-) -> Result<(Chain, OwnSlots), ChainError> {
+) -> Result<LoadedMap, ChainError> {
     let (size, extent_size) = (attachment.volume.size, attachment.pool.extent_size);
     let mut chain = Chain::new(size, extent_size, luns.clone())?;
-    let mut own = OwnSlots::new();
+    let mut own = LayerSlots::new();
     for layer in attachment.layers.iter().rev().map(|layer| layer.id) {
         chain.begin(layer)?;
         let head = (layer == attachment.volume.head).then_some(&mut own);
         read_layer(metadata, layer, head, &mut chain).await?;
     }
-    Ok((chain, own))
+    Ok(LoadedMap::new(chain, own))
 }
 
 /// `own` takes the own slots of a head.
 async fn read_layer(
     metadata: &Arc<dyn Metadata>,
     layer: LayerId,
-    mut own: Option<&mut OwnSlots>,
+    mut own: Option<&mut LayerSlots>,
     chain: &mut Chain,
 ) -> Result<(), ChainError> {
     let mut from = Some(LogicalExtent::new(0));
@@ -66,9 +62,7 @@ async fn read_layer(
                 chain.put(entry.at, part.birth, part.slot)?;
             }
             match (entry.own, &mut own) {
-                (Some(slot), Some(own)) => {
-                    own.insert(entry.at, slot);
-                }
+                (Some(slot), Some(own)) => own.push((entry.at, slot)),
                 (Some(slot), None) => chain.put(entry.at, layer, slot)?,
                 (None, _) => {}
             }

@@ -14,14 +14,14 @@ use lunar_engine::journal::{
 };
 use lunar_engine::replay::ReplayError;
 use lunar_engine::volume::{
-    Chain, StartError, Tuning, Volume, VolumeParts, VolumeSpec, dirty_capacity,
+    LoadedMap, StartError, Tuning, Volume, VolumeParts, VolumeSpec, dirty_capacity,
 };
 use lunar_metadata_client::fresh_request_id;
 use lunar_proto::domain::{Attachment, Pool};
 use lunar_types::{ClusterId, Epoch, ExtentAddress, JournalSeq, LayerId, Slot};
 use tracing::info;
 
-use super::chain::{ChainError, OwnSlots, read_chain};
+use super::chain::{ChainError, read_chain};
 use super::replay::Replaying;
 use super::served::grant_of;
 use crate::lun::set::{LunOpener, LunSetError, PoolLuns};
@@ -135,8 +135,7 @@ pub struct Loaded {
     pub luns: PoolLuns,
     /// The grant, as loading has left it: it commits journals, and seals a head that was left.
     pub attachment: Attachment,
-    chain: Chain,
-    own: OwnSlots,
+    map: LoadedMap,
     ring: JournalRing,
     table: DirtyTable,
     predecessor: Option<Vec<DirtySlot>>,
@@ -169,14 +168,9 @@ impl Loaded {
             luns: self.luns.table().clone(),
             tuning: tuning(&attachment.pool),
         };
-        let parts = VolumeParts {
-            spec,
-            chain: self.chain,
-            own: self.own.into_iter().collect(),
-            ring: self.ring,
-            table: self.table,
-            predecessor: self.predecessor,
-        };
+        let (chain, own) = self.map.into_parts();
+        let Self { ring, table, predecessor, .. } = self;
+        let parts = VolumeParts { spec, chain, own, ring, table, predecessor };
         let volume = attachment.volume.name.to_string();
         match Volume::start(parts) {
             Ok(started) => Ok((started, self.luns)),
@@ -251,19 +245,14 @@ impl Loader {
     pub async fn fresh(&self, attachment: &Attachment) -> Result<Loaded, LoadError> {
         let luns = self.open_luns(attachment).await?;
         let place = ring_place(attachment)?;
-        let (chain, own) = self.read_chain(attachment, &luns).await?;
-        let mut replaying = Replaying {
-            loader: self,
-            attachment: attachment.clone(),
-            luns,
-            chain,
-            own,
-            replayed: BTreeSet::new(),
-        };
-        for stale in &attachment.stale_journals {
+        let map = self.read_chain(attachment, &luns).await?;
+        let stale_journals = attachment.stale_journals.clone();
+        let (attachment, replayed) = (attachment.clone(), BTreeSet::new());
+        let mut replaying = Replaying { loader: self, attachment, luns, map, replayed };
+        for stale in &stale_journals {
             replaying.replay(stale).await?;
         }
-        let Replaying { mut attachment, luns, chain, own, replayed, .. } = replaying;
+        let Replaying { mut attachment, luns, map, replayed, .. } = replaying;
         let identity = journal_identity(&attachment);
         let (set, ring_place) = (luns.clone(), place.clone());
         blocking(move || journal::format_ring(&identity, &ring_place, set.table(), &set))
@@ -276,7 +265,7 @@ impl Loader {
             .create_dirty_table(dirty_identity(&attachment), capacity)
             .map_err(|source| LoadError::Dirty { volume: name(&attachment), source })?;
         let ring = JournalRing::fresh(identity, place);
-        Ok(Loaded { luns, attachment, chain, own, ring, table, predecessor: None, replayed })
+        Ok(Loaded { luns, attachment, map, ring, table, predecessor: None, replayed })
     }
 
     /// Loads a volume that a killed predecessor of the same incarnation has served.
@@ -309,10 +298,10 @@ impl Loader {
         blocking(move || journal::wipe_beyond(&identity, &ring_place, set.table(), &set, &found))
             .await
             .map_err(|source| journal_io(&attachment, attachment.epoch, source))?;
-        let (chain, own) = self.read_chain(&attachment, &luns).await?;
+        let map = self.read_chain(&attachment, &luns).await?;
         let ring = JournalRing::resumed(identity, place, &recovered);
         let (predecessor, replayed) = (Some(slots), BTreeSet::new());
-        Ok(Loaded { luns, attachment, chain, own, ring, table, predecessor, replayed })
+        Ok(Loaded { luns, attachment, map, ring, table, predecessor, replayed })
     }
 
     /// The predecessor went on in its next head, without an answer to its vote: that is made the
@@ -364,12 +353,11 @@ impl Loader {
             .map_err(|source| LoadError::Luns { volume: name(attachment), source })
     }
 
-    /// What is below the head's own slots, and those.
     async fn read_chain(
         &self,
         attachment: &Attachment,
         luns: &PoolLuns,
-    ) -> Result<(Chain, OwnSlots), LoadError> {
+    ) -> Result<LoadedMap, LoadError> {
         let read = read_chain(&self.metadata, attachment, luns.table()).await;
         read.map_err(|error| match error {
             ChainError::Metadata(source) => metadata_error("read the map", attachment)(source),

@@ -7,14 +7,13 @@
 use std::collections::BTreeSet;
 
 use lunar_engine::journal::{JournalIdentity, RingPlace, SEQ_CONFIRMED};
-use lunar_engine::replay;
-use lunar_engine::volume::Chain;
+use lunar_engine::replay::SlotUpdate;
+use lunar_engine::volume::LoadedMap;
 use lunar_metadata_client::fresh_request_id;
-use lunar_proto::domain::{Attachment, COMMIT_UPDATES_MAX, SlotUpdate, StaleJournal};
-use lunar_types::{Epoch, ExtentAddress, LayerId, Slot};
+use lunar_proto::domain::{self, Attachment, COMMIT_UPDATES_MAX, StaleJournal};
+use lunar_types::{Epoch, ExtentAddress, Slot};
 use tracing::info;
 
-use super::chain::OwnSlots;
 use super::load::{LoadError, Loader, journal_identity, metadata_error, name};
 use super::served::grant_of;
 use crate::lun::set::PoolLuns;
@@ -26,10 +25,8 @@ pub(super) struct Replaying<'a> {
     /// The grant, kept as it is now.
     pub(super) attachment: Attachment,
     pub(super) luns: PoolLuns,
-    /// What is below the head's own slots.
-    pub(super) chain: Chain,
-    /// The head's own slots, as committed.
-    pub(super) own: OwnSlots,
+    /// The map, as committed.
+    pub(super) map: LoadedMap,
     /// Extents that replays have brought into the map.
     pub(super) replayed: BTreeSet<ExtentAddress>,
 }
@@ -43,13 +40,9 @@ impl Replaying<'_> {
             self.commit(stale.epoch, &updates).await?;
             let (epoch, count) = (stale.epoch, updates.len());
             info!(volume = name(&self.attachment), %epoch, count, "replayed");
-            for update in updates {
-                self.replayed.extend(update.slot.as_ref().and_then(Slot::extent));
-                match update.slot {
-                    Some(slot) => self.own.insert(update.at, slot),
-                    None => self.own.remove(&update.at),
-                };
-            }
+            let slots = updates.iter().filter_map(|update| update.slot.as_ref());
+            self.replayed.extend(slots.filter_map(Slot::extent));
+            self.map.take_in(updates);
         }
         let grant = grant_of(&self.attachment);
         let retired = self.loader.metadata.retire_journal(grant, stale.epoch).await;
@@ -70,30 +63,16 @@ impl Replaying<'_> {
         let recovered = read.await?;
         if recovered.layer != self.attachment.volume.head {
             let (next, epoch) = (stale.next_head, Some(stale.epoch));
-            let sealed = self.attachment.volume.head;
             self.attachment = loader.seal(&self.attachment, &recovered, next, epoch).await?;
-            self.go_up(sealed)?;
+            let volume = name(&self.attachment);
+            let up = self.map.seal(self.attachment.volume.head);
+            up.map_err(|source| LoadError::Map { volume, source })?;
         }
-        let updates = replay::replay(&recovered.records, &self.own, extent_size);
-        let updates = updates.map_err(|source| LoadError::Misfit {
+        self.map.changes(&recovered.records).map_err(|source| LoadError::Misfit {
             volume: name(&self.attachment),
             epoch: stale.epoch,
             source,
-        })?;
-        let own = &self.own;
-        let is_new = |update: &replay::SlotUpdate| own.get(&update.logical) != update.slot.as_ref();
-        let updates = updates.into_iter().filter(is_new);
-        Ok(updates.map(|one| SlotUpdate { at: one.logical, slot: one.slot }).collect())
-    }
-
-    /// The head was sealed: what it has is below now. Nothing names it any more, so it may have
-    /// been merged into the new head already, and the chain of the attachment need not have it.
-    fn go_up(&mut self, sealed: LayerId) -> Result<(), LoadError> {
-        let misfit = |source| LoadError::Map { volume: name(&self.attachment), source };
-        for (at, slot) in std::mem::take(&mut self.own) {
-            self.chain.put(at, sealed, slot).map_err(misfit)?;
-        }
-        self.chain.begin(self.attachment.volume.head).map_err(misfit)
+        })
     }
 
     async fn commit(&mut self, epoch: Epoch, updates: &[SlotUpdate]) -> Result<(), LoadError> {
@@ -105,7 +84,7 @@ impl Replaying<'_> {
                 number,
                 layer: self.attachment.volume.head,
                 extent_size: self.attachment.pool.extent_size,
-                updates: chunk.to_vec(),
+                updates: chunk.iter().map(told).collect(),
                 checkpoint: None,
                 replay_of: Some(epoch),
             };
@@ -116,4 +95,8 @@ impl Replaying<'_> {
         }
         Ok(())
     }
+}
+
+fn told(update: &SlotUpdate) -> domain::SlotUpdate {
+    domain::SlotUpdate { at: update.logical, slot: update.slot.clone() }
 }
