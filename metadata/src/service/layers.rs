@@ -116,7 +116,15 @@ pub(super) async fn parent_of<T: Txn>(
     txn: &T,
     layer: LayerId,
 ) -> Result<Option<LayerId>, ServiceError> {
-    let parent = txn.load_known(&LayerKey { layer }).await?.parent;
+    older_parent(layer, &txn.load_known(&LayerKey { layer }).await?)
+}
+
+/// The layer below one, by its record: chains never go round.
+pub(super) fn older_parent(
+    layer: LayerId,
+    record: &LayerRecord,
+) -> Result<Option<LayerId>, ServiceError> {
+    let parent = record.parent;
     if parent.is_some_and(|parent| parent >= layer) {
         let problem = format!("it stands on {parent:?}, which is not older");
         return Err(ServiceError::corrupt(format!("layer {layer}"), problem));

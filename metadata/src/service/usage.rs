@@ -4,7 +4,8 @@
 //! - figures are of the committed map, at one state of all layers that count: the walk reads the
 //!   records of those layers in each of its transactions, and their digests change with any slot;
 //! - a walk that a merge or a commit has crossed begins again; after three times it goes on and
-//!   the answer says that it is approximate, never silently;
+//!   the answer says that it is approximate, never silently; so it is while something below is
+//!   being merged, which the deletion would end by freeing what is left of it;
 //! - *unique* is what the deletion returns of the layer itself: of a head all that it has; of a
 //!   snapshot's layer with one child what that hides, as a merge would; of one with more nothing;
 //! - *reclaimable* is all that the deletion returns: when the layer goes, and stood on a fork
@@ -16,6 +17,7 @@ use lunar_types::{ExtentSize, LayerId, LogicalExtent, SnapshotId, VolumeId};
 
 use super::Service;
 use super::cover::Cover;
+use super::layers::older_parent;
 use super::read_layer::downwards;
 use super::shown::Shown;
 use super::snapshots::find_snapshot;
@@ -55,6 +57,8 @@ struct Standing {
     children: Vec<Seen>,
     /// What its parent would be merged into, if it went.
     heir: Option<Seen>,
+    /// A layer right below, which nothing names, is being merged upwards.
+    is_merging: bool,
     extent_size: ExtentSize,
 }
 
@@ -69,7 +73,7 @@ impl Standing {
         let (mut chain, mut next) = (Vec::new(), Some(top));
         while let Some(layer) = next {
             let below = seen(txn, layer).await?;
-            next = below.record.parent;
+            next = older_parent(layer, &below.record)?;
             chain.push(below);
         }
         let mut children = Vec::new();
@@ -80,9 +84,10 @@ impl Standing {
             ([], Some(parent)) => heir_of(txn, parent, top).await?,
             _ => None,
         };
+        let is_merging = is_merging_below(txn, &chain).await?;
         let pool = chain[0].record.pool;
         let extent_size = txn.load_known(&PoolKey { pool }).await?.extent_size;
-        Ok(Self { chain, children, heir, extent_size })
+        Ok(Self { chain, children, heir, is_merging, extent_size })
     }
 
     fn owned(&self) -> u64 {
@@ -107,13 +112,27 @@ struct Merge {
     into: LayerId,
 }
 
+const fn is_named(layer: &Seen) -> bool {
+    matches!(layer.record.name, LayerName::Head(_) | LayerName::Snapshot(_))
+}
+
+/// Whether one of the layers below the first that nothing names has one layer on it alone.
+async fn is_merging_below<T: Txn>(txn: &T, chain: &[Seen]) -> Result<bool, ServiceError> {
+    for below in chain[1..].iter().take_while(|below| !is_named(below)) {
+        if txn.scan(&children_of(below.layer), 2).await?.len() == 1 {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// The only other layer on a fork that nothing names.
 async fn heir_of<T: Txn>(
     txn: &T,
     fork: &Seen,
     leaving: LayerId,
 ) -> Result<Option<Seen>, ServiceError> {
-    if fork.record.name != LayerName::Nameless {
+    if is_named(fork) {
         return Ok(None);
     }
     let found = txn.scan(&children_of(fork.layer), 3).await?;
@@ -233,7 +252,8 @@ impl<S: MetaStore> Service<S> {
             sums.referenced += counted.referenced;
             sums.hidden += counted.hidden;
             let Some(following) = following else {
-                return Ok(Some(usage_of(target, &standing, &sums, is_crossed)));
+                let is_approximate = is_crossed || standing.is_merging;
+                return Ok(Some(usage_of(target, &standing, &sums, is_approximate)));
             };
             (next, before) = (following, Some(standing));
         }

@@ -147,7 +147,7 @@ fn what_is_unrelated_gone_or_not_ready_is_refused() {
     let nobody = SnapshotId::from_u128(77);
     assert_eq!(kind(window(&world, Some(nobody), b, 0)), ErrorReason::SnapshotNotFound);
     assert_eq!(kind(window(&world, None, nobody, 0)), ErrorReason::SnapshotNotFound);
-    let held = crate::chains::hold(&world, v);
+    let held = hold(&world, v);
     let set = world.cut_set(&[(v, "open")]).expect("stored");
     let open = set.snapshots[0].id;
     assert_eq!(kind(window(&world, Some(a), open, 0)), ErrorReason::SnapshotNotReady);
@@ -188,7 +188,7 @@ fn unique_is_what_a_merge_would_free_and_shared_is_the_rest() {
     world.delete(volume).expect("it begins");
     world.settle();
     assert_eq!(of(b), (2, 2, 1), "nothing stands on it any more");
-    let held = crate::chains::hold(&world, clone);
+    let held = hold(&world, clone);
     let open = world.cut_set(&[(clone, "open")]).expect("stored").snapshots[0].id;
     let asked = block_on(world.service.usage(&UsageOf::Snapshot(Selector::Id(open))));
     assert_eq!(kind(asked), ErrorReason::SnapshotNotReady);
@@ -293,4 +293,36 @@ fn usage_that_is_crossed_again_and_again_says_that_it_is_approximate() {
     assert!(was_approximate, "commits cross every walk");
     let after = usage();
     assert_eq!((after.is_approximate, after.owned_extents), (false, 1));
+}
+
+#[test]
+fn usage_is_approximate_while_something_below_is_being_merged() {
+    let world = World::new();
+    world.pool(100);
+    let volume = world.volume("v").id;
+    write(&world, volume, &[(0, Shape::Full), (1, Shape::Full)]);
+    let snapshot = world.cut(volume, "s").expect("cut").id;
+    let usage = |of: UsageOf| block_on(world.service.usage(&of)).expect("it is there");
+    let of_volume = || usage(UsageOf::Volume(Selector::Id(volume)));
+    let before = of_volume();
+    assert_eq!((before.is_approximate, before.reclaimable_extents), (false, 0));
+    world.delete_snapshot(snapshot).expect("it begins");
+    assert!(of_volume().is_approximate, "the deletion of the volume would free the layer below");
+    world.settle();
+    let after = of_volume();
+    assert_eq!((after.is_approximate, after.reclaimable_extents), (false, 2));
+
+    // The same below a fork.
+    let base = world.cut(volume, "base").expect("cut").id;
+    write(&world, volume, &[(0, Shape::Blocks(0, 1))]);
+    let fork = world.cut(volume, "fork").expect("cut").id;
+    world.clone_of(fork, "c").expect("made");
+    world.delete_snapshot(fork).expect("it begins");
+    world.settle();
+    assert!(!of_volume().is_approximate, "a fork stays");
+    world.delete_snapshot(base).expect("it begins");
+    assert!(of_volume().is_approximate);
+    world.settle();
+    assert!(!of_volume().is_approximate);
+    world.assert_clean();
 }

@@ -559,9 +559,7 @@ impl Model {
     }
 
     fn usage(&self, of: &UsageOf) -> Usage {
-        let usage = block_on(self.world.service.usage(of)).expect("it is there");
-        assert!(!usage.is_approximate);
-        usage
+        block_on(self.world.service.usage(of)).expect("it is there")
     }
 
     /// Extents that a layer has.
@@ -611,7 +609,9 @@ impl Model {
 
     /// What the service says that a deletion returns, of the layer itself and in all.
     fn told(&self, of: &UsageOf) -> (u64, u64) {
-        let Usage { unique_extents, reclaimable_extents, .. } = self.usage(of);
+        let usage = self.usage(of);
+        let Usage { unique_extents, reclaimable_extents, is_approximate, .. } = usage;
+        assert!(!is_approximate, "nothing is under way");
         (unique_extents, reclaimable_extents)
     }
 
