@@ -31,9 +31,9 @@ fn linear(lab: &Lab) -> String {
     format!("0 {} linear {} 0", LUN_BYTES / 512, devices(lab)[0])
 }
 
-fn delayed(lab: &Lab) -> String {
+fn delayed(lab: &Lab, seconds: u64) -> String {
     let disk = &devices(lab)[0];
-    format!("0 {} delay {disk} 0 0 {disk} 0 {}", LUN_BYTES / 512, DELAY_S * 1000)
+    format!("0 {} delay {disk} 0 0 {disk} 0 {}", LUN_BYTES / 512, seconds * 1000)
 }
 
 fn reload(lab: &Lab, table: &str) {
@@ -113,7 +113,7 @@ fn a_successor_starts_only_after_the_dead_daemons_writes_have_drained() {
     let idle = uptime(&lab) - idle;
     assert!(idle < DELAY_S as f64, "without I/O under way a takeover took {idle} s");
 
-    reload(&lab, &delayed(&lab));
+    reload(&lab, &delayed(&lab, DELAY_S));
     let began = uptime(&lab);
     let write = start_write(&lab, &device);
     wait_for("the write reaches the LUN", || is_under_way(&lab));
@@ -168,6 +168,75 @@ fn a_lun_that_hangs_is_named_and_its_volume_goes_on_when_it_answers_again() {
     write_ends_and_is_read(&lab, &write, &device);
     must(&daemons, session.quiet("lunar volume detach v"));
     must(&daemons, session.quiet("lunar fsck"));
+    lab.down();
+}
+
+/// Snapshots a mounted volume, in the background.
+fn start_snapshot(lab: &Lab, name: &str) -> lunar_lab::Job {
+    let command = format!("lunar snapshot create v {name} --fsfreeze always");
+    lab.node(0).script(&command).spawn().expect("it starts")
+}
+
+/// The file system takes writes, and nothing is left of what froze it.
+fn file_system_goes_on(lab: &Lab, file: &str) {
+    let write = format!("echo there > /mnt/{file}; sync -f /mnt; grep there /mnt/{file}");
+    lab.node(0).script(&write).timeout(LIMIT).run_ok().expect("the file system takes writes");
+    wait_for("nothing is marked as frozen", || {
+        lab.node(0).sh("ls /run/lunar/state/frozen").expect("listed").trim().is_empty()
+    });
+}
+
+/// Syncing and freezing wait for the device that the daemon serves. If its own threads did it, a
+/// killed daemon could not end before its successor has served what they wait for.
+#[test]
+fn a_daemon_killed_while_its_file_systems_sync_or_freeze_is_taken_over() {
+    const SLOW_S: u64 = 8;
+    let lab = lab([LunSpec::new(LUN_BYTES)]);
+    mapped_lun(&lab);
+    let mut daemons = product(&lab);
+    let device = served_volume(&lab, &daemons);
+    let session = session(&lab);
+    must(&daemons, session.quiet(&format!("mkfs.ext4 -q {device} && mount {device} /mnt")));
+    must(&daemons, session.quiet("echo first > /mnt/first; sync -f /mnt"));
+
+    let name = device.trim_start_matches("/dev/");
+    let is_writing = || {
+        let inflight = lab.node(0).sh(&format!("cat /sys/block/{name}/inflight"));
+        inflight.expect("it tells").split_whitespace().nth(1) != Some("0")
+    };
+    reload(&lab, &delayed(&lab, SLOW_S));
+    must(&daemons, session.quiet("dd if=/dev/urandom of=/mnt/dirty bs=64k count=16"));
+    let snapshot = start_snapshot(&lab, "s1");
+    wait_for("dirty pages are on their way", is_writing);
+    must(&daemons, session.quiet("sleep 1"));
+    let killed = daemons.kill_fs_core();
+    must(&daemons, killed);
+    reload(&lab, &linear(&lab));
+    let restarted = daemons.start_fs_core();
+    must(&daemons, restarted);
+    file_system_goes_on(&lab, "after-sync");
+    // The successor may still be in time to cut it.
+    let ended = snapshot.wait(LIMIT).expect("the command ends");
+    assert!(matches!(ended, lunar_lab::Outcome::Exited(_)), "{ended:?}");
+
+    // What is clean need not be synced; freezing it writes its superblock.
+    reload(&lab, &delayed(&lab, SLOW_S));
+    let snapshot = start_snapshot(&lab, "s2");
+    wait_for("it freezes", || {
+        !lab.node(0).sh("ls /run/lunar/state/frozen").expect("listed").trim().is_empty()
+    });
+    let killed = daemons.kill_fs_core();
+    must(&daemons, killed);
+    reload(&lab, &linear(&lab));
+    let restarted = daemons.start_fs_core();
+    must(&daemons, restarted);
+    file_system_goes_on(&lab, "after-freeze");
+    let ended = snapshot.wait(LIMIT).expect("the command ends");
+    assert!(matches!(ended, lunar_lab::Outcome::Exited(code) if code != 0), "{ended:?}");
+
+    must(&daemons, session.quiet("lunar snapshot create v s3 --fsfreeze always"));
+    file_system_goes_on(&lab, "after-all");
+    must(&daemons, session.quiet("umount /mnt; lunar volume detach v; lunar fsck"));
     lab.down();
 }
 

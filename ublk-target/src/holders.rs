@@ -5,7 +5,7 @@
 //! out; what cannot be read for another reason is reported as an error, so that "nobody" means
 //! nobody.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::io;
@@ -137,19 +137,40 @@ impl HolderSearch {
         if self.swaps(&devices)? {
             holders.push(Holder::Swap);
         }
-        let mut mounts = BTreeMap::new();
         for pid in self.processes()? {
-            for mount in self.mounts(pid, wanted)? {
-                mounts.entry(mount.target).or_insert(pid);
-            }
             if self.has_open(pid, wanted)? {
                 holders.push(Holder::Process { pid, command: self.command(pid) });
             }
         }
-        let mounts = mounts.into_iter().map(|(target, pid)| Holder::Mount { pid, target });
-        holders.extend(mounts);
+        let mounts = self.mounted(name, device)?.into_iter();
+        holders.extend(mounts.map(|(target, pid)| Holder::Mount { pid, target }));
         holders.sort();
         Ok(holders)
+    }
+
+    /// Where the device or a partition of it is mounted, and a process that sees the mount. Only
+    /// what the kernel tells of processes is read: no file that anybody has open.
+    ///
+    /// # Errors
+    /// When a place cannot be looked at for another reason than that it is gone.
+    pub fn mounted(&self, name: &str, device: u64) -> io::Result<BTreeMap<PathBuf, u32>> {
+        let devices = self.numbers(name, device)?;
+        let mut mounts = BTreeMap::new();
+        for pid in self.processes()? {
+            for mount in self.mounts(pid, |number| devices.contains(&number))? {
+                mounts.entry(mount.target).or_insert(pid);
+            }
+        }
+        Ok(mounts)
+    }
+
+    /// The numbers of a device and its partitions.
+    ///
+    /// # Errors
+    /// When they cannot be looked at for another reason than that they are gone.
+    pub fn numbers(&self, name: &str, device: u64) -> io::Result<BTreeSet<u64>> {
+        let partitions = self.partitions(name)?.into_iter().map(|(number, _)| number);
+        Ok(partitions.chain([device]).collect())
     }
 
     fn partitions(&self, name: &str) -> io::Result<Vec<(u64, String)>> {

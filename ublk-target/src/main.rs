@@ -8,6 +8,7 @@ use std::sync::Arc;
 use clap::{Parser, Subcommand};
 use lunar_ublk_target::config::{Config, ConfigError, HostFacts, Settings};
 use lunar_ublk_target::lun::inspect::with_causes;
+use lunar_ublk_target::volume::fsfreeze::helper;
 use lunar_ublk_target::{daemon, metadata, process};
 use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
@@ -24,6 +25,12 @@ struct Arguments {
 enum Command {
     /// Serve volumes until SIGTERM.
     Serve(Serve),
+    /// What fs-core starts to freeze file systems.
+    #[command(hide = true)]
+    FsfreezeHelper {
+        /// What to do, as JSON
+        order: String,
+    },
 }
 
 #[derive(clap::Args)]
@@ -39,15 +46,30 @@ struct Serve {
 }
 
 fn main() -> ExitCode {
-    let Command::Serve(serve) = Arguments::parse().command;
-    let filter = EnvFilter::try_new(&serve.log).unwrap_or_else(|_| EnvFilter::new("info"));
+    match Arguments::parse().command {
+        Command::Serve(serve) => {
+            log_to_stderr(&serve.log);
+            end_on_panic();
+            exit_code(run(serve))
+        }
+        Command::FsfreezeHelper { order } => {
+            log_to_stderr("info");
+            helper::run(&order)
+        }
+    }
+}
+
+fn log_to_stderr(filter: &str) {
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
-    end_on_panic();
-    match run(serve) {
+}
+
+fn exit_code(ended: Result<ExitCode, Box<dyn std::error::Error>>) -> ExitCode {
+    match ended {
         Ok(code) => code,
         Err(problem) => {
             error!("{}", with_causes(&*problem));

@@ -14,14 +14,11 @@ pub mod frozen;
 pub mod node;
 pub mod record;
 
-use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
-use lunar_types::VolumeId;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
 use serde::Serialize;
@@ -92,8 +89,6 @@ pub enum Media {
 pub struct StateDir {
     root: PathBuf,
     _lock: Flock<File>,
-    /// The volumes whose file systems this process freezes or thaws.
-    freezing: Mutex<BTreeSet<VolumeId>>,
 }
 
 fn is_in_memory(kind: FsType) -> bool {
@@ -128,7 +123,7 @@ impl StateDir {
         for directory in ["devices", "frozen", "dirty"] {
             make_directory(&root.join(directory))?;
         }
-        Ok(Self { root: root.to_owned(), _lock: lock, freezing: Mutex::default() })
+        Ok(Self { root: root.to_owned(), _lock: lock })
     }
 
     /// The directory's path.

@@ -147,7 +147,7 @@ impl Control {
 
     async fn cut_steps(&self, order: &OpenMember, freezer: &Freezer) -> Result<CutEnd, CutError> {
         self.warm_up().await?;
-        freezer.sync(order.fsfreeze, SYNC_LIMIT).await;
+        freezer.sync(order.fsfreeze, SYNC_LIMIT).await?;
         self.wait_for_others(order).await?;
         let CutLimits { pause, vote_room } = self.limits;
         let limit = Instant::now() + pause;

@@ -1,65 +1,52 @@
 //! Freezing the file systems on a device while it is cut: then they are whole in the snapshot, with
 //! no journal to replay.
 //!
+//! It is done by a process of its own ([`helper`]), never by a thread of the daemon: syncing,
+//! freezing and thawing wait for our own device. A daemon that is killed meanwhile could not end
+//! before that I/O has, and the I/O would wait for a successor, which cannot start before it has
+//! ended.
+//!
 //! Invariants:
-//! - a mark says that file systems may be frozen before the first one is, and until all are thawed:
-//!   the successor of a killed daemon thaws them;
-//! - what is frozen here is thawed here, also when whoever asked for it has lost patience; until
-//!   then nobody else freezes file systems of the volume.
+//! - a mark says that file systems may be frozen before the first one is, and until all are thawed;
+//!   whoever freezes or thaws holds its lock;
+//! - what a helper has frozen it thaws when it is told to, or when the daemon is gone; the successor
+//!   of a daemon that was killed with its helper finds the mark and thaws.
 
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+mod find;
+pub mod helper;
+
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lunar_proto::domain::Fsfreeze;
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use crate::holders::{Holder, HolderSearch, block_device};
-use crate::state::frozen::FreezeMark;
+use self::helper::{Order, Reply, Task};
+use crate::state::StateDir;
 use crate::state::record::Record;
-use crate::state::{StateDir, StateError};
-use crate::sys;
-use crate::ublk::DeviceId;
 
-const THAW_TRIES: u32 = 20;
-const THAW_PAUSE: Duration = Duration::from_millis(100);
 const UNPOISONED: &str = "a panic ends the process";
 
 /// File systems cannot be frozen.
 #[derive(Debug, thiserror::Error)]
 pub enum FsfreezeError {
-    /// Who uses the device cannot be learned.
-    #[error("who uses {device} cannot be learned: {source}")]
-    Search {
-        /// The device.
-        device: String,
-        /// Why.
-        source: io::Error,
-    },
     /// There is none, and one was asked for.
     #[error("no file system on {device} is mounted, and --fsfreeze always was asked for")]
     NotMounted {
         /// The device.
         device: String,
     },
-    /// The file system did not freeze.
-    #[error("the file system on {} cannot be frozen: {source}", target.display())]
-    Freeze {
-        /// Where it is mounted.
-        target: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
     /// It takes too long.
-    #[error("the file systems on {device} took more than {seconds} s to freeze")]
+    #[error("the file systems on {device} took more than {seconds} s to {what}")]
     Slow {
         /// The device.
         device: String,
+        /// Freeze, or write what is dirty.
+        what: &'static str,
         /// The limit.
         seconds: u64,
     },
@@ -72,15 +59,12 @@ pub enum FsfreezeError {
         /// The device.
         device: String,
     },
-    /// What is kept for a successor cannot be written.
-    #[error(transparent)]
-    State(#[from] StateError),
-}
-
-/// A mounted file system.
-struct Mounted {
-    target: PathBuf,
-    root: File,
+    /// It was tried, and failed.
+    #[error("{why}")]
+    Failed {
+        /// What failed, on what, and why.
+        why: String,
+    },
 }
 
 /// Freezes the file systems on one device.
@@ -92,11 +76,14 @@ pub struct Freezer {
 
 /// File systems that are frozen until they are thawed.
 #[derive(Default)]
-pub struct FrozenMounts(Mutex<Option<Frozen>>);
+pub struct FrozenMounts(Mutex<Option<Helper>>);
 
-struct Frozen {
-    mounts: Vec<Mounted>,
-    mark: FreezeMark,
+/// A process at work.
+struct Helper {
+    child: Child,
+    /// What it freezes it thaws when this is closed.
+    stdin: Option<ChildStdin>,
+    replies: Lines<BufReader<ChildStdout>>,
 }
 
 impl Freezer {
@@ -110,22 +97,39 @@ impl Freezer {
         self.record.device.block_path()
     }
 
-    /// Writes what is dirty in the file systems, so that freezing them does not take long. That it
-    /// fails will be seen when they are frozen.
-    pub async fn sync(&self, how: Fsfreeze, limit: Duration) {
-        if how == Fsfreeze::Never {
-            return;
-        }
+    fn start(&self, task: Task) -> Result<Helper, FsfreezeError> {
+        let mark = self.state.freeze_mark(self.record.volume);
+        let order = Order { device: self.record.device.get(), mark, task };
+        Helper::start(&order)
+    }
+
+    async fn is_mounted(&self) -> Result<bool, FsfreezeError> {
         let device = self.record.device;
-        let syncing = tokio::task::spawn_blocking(move || {
-            for mounted in find_mounts(device).unwrap_or_default() {
-                if let Err(error) = nix::unistd::syncfs(&mounted.root) {
-                    warn!(target = %mounted.target.display(), %error, "not synced");
-                }
-            }
-        });
-        if tokio::time::timeout(limit, syncing).await.is_err() {
-            warn!(device = self.device(), "the file systems have much to write");
+        let looked = tokio::task::spawn_blocking(move || find::is_mounted(device)).await;
+        looked.expect("it neither panics nor is cancelled").map_err(|error| {
+            let device = device.block_path();
+            let why = format!("where {device} is mounted cannot be learned: {error}");
+            FsfreezeError::Failed { why }
+        })
+    }
+
+    fn slow(&self, what: &'static str, limit: Duration) -> FsfreezeError {
+        FsfreezeError::Slow { device: self.device(), what, seconds: limit.as_secs() }
+    }
+
+    /// Has the file systems write what is dirty, so that freezing them does not take long: until it
+    /// is written, a file system that freezes lets nobody write.
+    ///
+    /// # Errors
+    /// See [`FsfreezeError`].
+    pub async fn sync(&self, how: Fsfreeze, limit: Duration) -> Result<(), FsfreezeError> {
+        if how == Fsfreeze::Never || !self.is_mounted().await? {
+            return Ok(());
+        }
+        let mut helper = self.start(Task::Sync)?;
+        match tokio::time::timeout(limit, helper.reply()).await {
+            Ok(reply) => self.result_of(&reply).map(drop),
+            Err(_) => Err(self.slow("write what is dirty", limit)),
         }
     }
 
@@ -141,153 +145,97 @@ impl Freezer {
         if how == Fsfreeze::Never {
             return Ok(Arc::default());
         }
-        let freezer = self.clone();
-        let mut freezing = tokio::task::spawn_blocking(move || freezer.freeze_all(how));
-        match tokio::time::timeout(limit, &mut freezing).await {
-            Ok(frozen) => frozen.expect("freezing neither panics nor is cancelled"),
-            Err(_) => {
-                // It cannot be called off: what it freezes in the end is thawed then.
-                tokio::spawn(async move {
-                    if let Ok(Ok(frozen)) = freezing.await {
-                        frozen.thaw().await;
-                    }
-                });
-                Err(FsfreezeError::Slow { device: self.device(), seconds: limit.as_secs() })
-            }
-        }
-    }
-
-    fn freeze_all(&self, how: Fsfreeze) -> Result<Arc<FrozenMounts>, FsfreezeError> {
-        let found = find_mounts(self.record.device);
-        let found =
-            found.map_err(|source| FsfreezeError::Search { device: self.device(), source })?;
-        if found.is_empty() {
+        if !self.is_mounted().await? {
             return match how {
                 Fsfreeze::Always => Err(FsfreezeError::NotMounted { device: self.device() }),
                 _ => Ok(Arc::default()),
             };
         }
-        let Some(mark) = self.state.mark_frozen(self.record.volume)? else {
-            return Err(FsfreezeError::Busy { device: self.device() });
-        };
-        let mut frozen = Frozen { mounts: Vec::new(), mark };
-        for mounted in found {
-            match sys::freeze_file_system(&mounted.root) {
-                Ok(()) => frozen.mounts.push(mounted),
-                Err(source) => {
-                    if how == Fsfreeze::Auto && is_no_freeze(&source) {
-                        info!(target = %mounted.target.display(), %source, "not frozen");
-                        continue;
-                    }
-                    frozen.thaw();
-                    return Err(FsfreezeError::Freeze { target: mounted.target, source });
-                }
-            }
-        }
-        Ok(Arc::new(FrozenMounts(Mutex::new(Some(frozen)))))
+        let must = how == Fsfreeze::Always;
+        let mut helper = self.start(Task::Freeze { must })?;
+        // It cannot be called off: when its turn is lost, what it freezes in the end is thawed then.
+        let reply = tokio::time::timeout(limit, helper.reply()).await;
+        let reply = reply.map_err(|_| self.slow("freeze", limit))?;
+        let is_frozen = self.result_of(&reply)?;
+        Ok(Arc::new(FrozenMounts(Mutex::new(is_frozen.then_some(helper)))))
     }
 
-    /// Thaws what a killed predecessor may have left frozen, on a thread of its own: thawing may
-    /// write to the device, which is not served yet. Nothing if there is none.
+    /// Whether anything was done.
+    fn result_of(&self, reply: &Reply) -> Result<bool, FsfreezeError> {
+        match reply {
+            Reply::Done => Ok(true),
+            Reply::Nothing => Ok(false),
+            Reply::Busy => Err(FsfreezeError::Busy { device: self.device() }),
+            Reply::Failed { why } => Err(FsfreezeError::Failed { why: why.clone() }),
+        }
+    }
+
+    /// Thaws what a killed predecessor may have left frozen, while the device is not served yet.
+    /// Nothing if there is none.
     #[must_use]
     pub fn thaw_leftovers(&self) -> Option<JoinHandle<()>> {
-        let Record { device, ref name, volume, .. } = self.record;
-        if !self.state.is_marked_frozen(volume) {
+        if !self.state.is_marked_frozen(self.record.volume) {
             return None;
         }
-        warn!(volume = name, "thawing file systems that a killed fs-core may have frozen");
-        let (name, state) = (name.clone(), Arc::clone(&self.state));
-        Some(tokio::task::spawn_blocking(move || {
-            let problem = match (state.mark_frozen(volume), find_mounts(device)) {
-                (Ok(Some(mark)), Ok(mounts)) => return Frozen { mounts, mark }.thaw(),
-                (Ok(None), _) => return,
-                (Err(error), _) => error.to_string(),
-                (_, Err(error)) => format!("mounts cannot be found: {error}"),
+        let volume = self.record.name.clone();
+        warn!(volume, "thawing file systems that a killed fs-core may have frozen");
+        let helper = self.start(Task::Thaw);
+        Some(tokio::spawn(async move {
+            let problem = match helper {
+                Ok(mut helper) => helper.reply().await.problem(),
+                Err(error) => Some(error.to_string()),
             };
-            warn!(volume = name, problem, "not thawed: try fsfreeze --unfreeze");
+            match problem {
+                None => info!(volume, "thawed"),
+                Some(why) => warn!(volume, why, "not thawed: try fsfreeze --unfreeze"),
+            }
         }))
     }
 }
 
 impl FrozenMounts {
     /// Thaws them, and waits for that; again does nothing.
-    pub async fn thaw(self: &Arc<Self>) {
-        let frozen = Arc::clone(self);
-        let thawing = tokio::task::spawn_blocking(move || frozen.thaw_now());
-        thawing.await.expect("thawing neither panics nor is cancelled");
-    }
-
-    fn thaw_now(&self) {
-        let frozen = self.0.lock().expect(UNPOISONED).take();
-        if let Some(frozen) = frozen {
-            frozen.thaw();
+    pub async fn thaw(&self) {
+        let helper = self.0.lock().expect(UNPOISONED).take();
+        let Some(mut helper) = helper else { return };
+        helper.stdin = None;
+        if let Some(why) = helper.reply().await.problem() {
+            warn!(why, "file systems stay frozen: thaw them with fsfreeze --unfreeze");
         }
     }
 }
 
-impl Frozen {
-    /// One that cannot be thawed stays marked: a successor tries again.
-    fn thaw(self) {
-        let still: Vec<_> = self.mounts.iter().filter(|mounted| !thaw_surely(mounted)).collect();
-        for mounted in &still {
-            let target = mounted.target.display();
-            warn!(%target, "the file system stays frozen: thaw it with fsfreeze --unfreeze");
-        }
-        if still.is_empty()
-            && let Err(error) = self.mark.clear()
-        {
-            warn!(%error, "a successor will thaw again");
-        }
+impl Helper {
+    fn start(order: &Order) -> Result<Self, FsfreezeError> {
+        let failed = |why: String| FsfreezeError::Failed { why };
+        let order = serde_json::to_string(order).map_err(|error| failed(error.to_string()))?;
+        let mut command = Command::new(program());
+        command.arg("fsfreeze-helper").arg(order).process_group(0);
+        command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+        let child = command.spawn();
+        let mut child = child.map_err(|error| {
+            failed(format!("the process that freezes file systems cannot be started: {error}"))
+        })?;
+        let stdin = child.stdin.take();
+        let replies = BufReader::new(child.stdout.take().expect("it is a pipe")).lines();
+        Ok(Self { child, stdin, replies })
     }
-}
 
-/// Thaws, again and again; one that is not frozen is thawed.
-fn thaw_surely(mounted: &Mounted) -> bool {
-    for _ in 0..THAW_TRIES {
-        match sys::thaw_file_system(&mounted.root) {
-            Ok(()) => return true,
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return true,
-            Err(error) => {
-                let target = mounted.target.display();
-                warn!(%target, %error, "the file system is not thawed yet");
-            }
-        }
-        pause();
-    }
-    false
-}
-
-#[allow(clippy::disallowed_methods, reason = "a thread that only waits for the kernel")]
-fn pause() {
-    std::thread::sleep(THAW_PAUSE);
-}
-
-/// No such operation, or somebody else has frozen it.
-fn is_no_freeze(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOTTY | libc::EBUSY))
-}
-
-/// The file systems on a device and its partitions, each once.
-fn find_mounts(device: DeviceId) -> io::Result<Vec<Mounted>> {
-    let Some(number) = block_device(Path::new(&device.block_path())) else {
-        return Ok(Vec::new());
-    };
-    let mut found = BTreeMap::new();
-    for holder in HolderSearch::of_this_host().find(&device.block_name(), number)? {
-        let Holder::Mount { pid, target } = holder else { continue };
-        // As that process sees it: it may be another mount namespace.
-        let inside = target.strip_prefix("/").unwrap_or(&target);
-        let path = Path::new("/proc").join(pid.to_string()).join("root").join(inside);
-        let mut options = File::options();
-        options.read(true).custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOFOLLOW);
-        let root = match options.open(&path) {
-            Ok(root) => root,
-            // The process has ended, or the mount is gone.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
+    /// What it says next.
+    async fn reply(&mut self) -> Reply {
+        let why = match self.replies.next_line().await {
+            Ok(Some(line)) => match serde_json::from_str(&line) {
+                Ok(reply) => return reply,
+                Err(error) => format!("it said '{line}': {error}"),
+            },
+            Ok(None) => format!("it ended without a word, {:?}", self.child.try_wait()),
+            Err(error) => error.to_string(),
         };
-        let file_system = root.metadata()?.dev();
-        found.entry(file_system).or_insert(Mounted { target, root });
+        Reply::Failed { why: format!("the process that freezes file systems has failed: {why}") }
     }
-    Ok(found.into_values().collect())
+}
+
+/// This very program, also when its file was replaced since.
+fn program() -> PathBuf {
+    "/proc/self/exe".into()
 }
