@@ -9,8 +9,8 @@
 //! Invariants:
 //! - a mark says that file systems may be frozen before the first one is, and until all are thawed;
 //!   whoever freezes or thaws holds its lock;
-//! - what a helper has frozen it thaws when it is told to, or when the daemon is gone; the successor
-//!   of a daemon that was killed with its helper finds the mark and thaws.
+//! - what a helper has frozen it thaws when it is told to, or when the daemon is gone; the
+//!   successor of a daemon that was killed with its helper finds the mark and thaws.
 
 mod find;
 pub mod helper;
@@ -153,7 +153,7 @@ impl Freezer {
         }
         let must = how == Fsfreeze::Always;
         let mut helper = self.start(Task::Freeze { must })?;
-        // It cannot be called off: when its turn is lost, what it freezes in the end is thawed then.
+        // It cannot be called off: if it is too late, what it freezes in the end is thawed then.
         let reply = tokio::time::timeout(limit, helper.reply()).await;
         let reply = reply.map_err(|_| self.slow("freeze", limit))?;
         let is_frozen = self.result_of(&reply)?;

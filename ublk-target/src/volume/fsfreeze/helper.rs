@@ -5,8 +5,8 @@
 //! It is told what to do as JSON in its argument, says how that went as JSON, a line each, and goes
 //! on to thaw when its standard input ends: when the daemon says so, has lost patience, or is gone.
 //!
-//! Order: mark made and locked → frozen, one after the other → told → end of input → thawed → told →
-//! mark removed. Killed anywhere, it leaves the mark to a successor.
+//! Order: mark made and locked → frozen, one after the other → told → end of input → thawed → mark
+//! removed → told. Killed anywhere before that, it leaves the mark to a successor.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
