@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lunar_types::{ExtentSize, LogicalExtent, Presence, Slot};
+use lunar_types::{ExtentAddress, ExtentSize, LogicalExtent, Presence, Slot, SlotPlace};
 
 use crate::journal::Record;
 use crate::place::Place;
@@ -52,6 +52,16 @@ fn apply(slot: &mut Option<Slot>, record: &Record, size: ExtentSize) -> Result<(
 #[must_use]
 pub fn extents_named(records: &[Record]) -> BTreeSet<LogicalExtent> {
     records.iter().map(|record| record.logical).collect()
+}
+
+/// The storage that a journal's records name, whether or not the map has it after the journal.
+#[must_use]
+pub fn storage_named(records: &[Record]) -> BTreeSet<ExtentAddress> {
+    let storage = |record: &Record| match record.place {
+        Place::Slot { place: SlotPlace::Extent(at), .. } => Some(at),
+        Place::Slot { place: SlotPlace::Zero, .. } | Place::Hole => None,
+    };
+    records.iter().filter_map(storage).collect()
 }
 
 /// The slots that the head layer has after the journal, for every extent it speaks of.

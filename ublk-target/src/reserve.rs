@@ -6,7 +6,13 @@
 //!   could spare an extent;
 //! - after a restart, extents that the incarnation has reserved and no dirty table uses are in
 //!   quarantine: a journal may still name them. They go back to the service when every recovered
-//!   volume has completed a checkpoint, and never if a journal was left for others to replay.
+//!   volume has completed a checkpoint and every journal that was left was replayed here;
+//! - an extent goes back from quarantine only if neither a journal nor a map can name it, and
+//!   nobody has got it since. The service cannot tell: it knows who has reserved an extent, not
+//!   which volume of the node uses it. So what a journal named that was replayed here, and what the
+//!   service hands out, leaves the quarantine; and all of it is forgotten when a left journal was
+//!   replayed elsewhere, since nobody here knows what that one named. What was forgotten stays
+//!   reserved until the next start, or the end of the incarnation.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, Weak};
@@ -116,6 +122,9 @@ impl ReserveDesk {
             let error = match self.metadata.reserve(node, asking.pool(), wanted).await {
                 Ok(more) if more.is_empty() => break,
                 Ok(more) => {
+                    // It was free: what made it that has ended the predecessor's claim.
+                    let new = more.iter().flat_map(|run| run.iter()).collect();
+                    self.exempt(asking.pool(), &new);
                     runs.extend(more);
                     continue;
                 }
@@ -163,7 +172,8 @@ impl ReserveDesk {
         quarantine.retain(|_, runs| !runs.is_empty());
     }
 
-    /// Takes extents out of quarantine that a recovered volume's dirty table uses.
+    /// Takes extents out of quarantine that may be in use: they are not the predecessor's unused
+    /// reserve any more.
     pub fn exempt(&self, pool: PoolId, used: &BTreeSet<ExtentAddress>) {
         let mut quarantine = self.quarantine.lock().expect("a panic ends the process");
         let Some(runs) = quarantine.remove(&pool) else { return };
@@ -171,6 +181,16 @@ impl ReserveDesk {
         let rest = runs_of(rest);
         if !rest.is_empty() {
             quarantine.insert(pool, rest);
+        }
+    }
+
+    /// Empties the quarantine without giving anything back: which of it is in use by now is not
+    /// known.
+    pub fn forget_quarantine(&self, why: &str) {
+        let all = std::mem::take(&mut *self.quarantine.lock().expect("a panic ends the process"));
+        for (pool, runs) in all {
+            let extents = extent_count(&runs);
+            warn!(%pool, extents, why, "reserve of before the restart stays unused for now");
         }
     }
 

@@ -174,7 +174,8 @@ impl Node {
         let loaded = watched(&record.name, "load", loader.fresh(attachment)).await;
         let loaded = loaded.map_err(|source| load_error(attachment, source))?;
         self.desk.exempt(attachment.volume.pool, &loaded.used_extents());
-        self.note_replayed(record.volume)?;
+        let replayed = attachment.stale_journals.iter().map(|stale| stale.epoch).collect();
+        self.note_replayed(record.volume, &replayed)?;
         let name = record.name.clone();
         let info = watched(&name, "add device", self.add_device(record, attachment)).await?;
         let served = serve(loaded, info.queues)?;
@@ -387,90 +388,4 @@ pub(super) fn is_same_grant(attachment: &Attachment, record: &Record) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use lunar_proto::domain::{LeaseTimers, NodeState};
-    use lunar_proto::error::{ErrorReport, Facts};
-    use lunar_types::{ClusterId, Epoch, Incarnation, NodeId, NodeIncarnation};
-
-    use super::*;
-    use crate::config::{HostFacts, Settings};
-    use crate::process::ProcessFacts;
-    use crate::state::tests::state;
-    use crate::testing::{FakeMetadata, unavailable};
-
-    const HOLDER: NodeIncarnation =
-        NodeIncarnation { node: NodeId::new(1), incarnation: Incarnation::new(2) };
-
-    fn node() -> (tempfile::TempDir, Arc<FakeMetadata>, Node) {
-        let (dir, state) = state();
-        let metadata = Arc::new(FakeMetadata::default());
-        let host = HostFacts { host_name: "node-a".to_owned(), processors: 2 };
-        let config = Settings::default().validate(&host).expect("defaults are valid");
-        let facts = ProcessFacts { memory_lock_problem: None, oom_score_adj: 0 };
-        let node = Node::new(config, facts, state, Arc::clone(&metadata) as _);
-        (dir, metadata, node)
-    }
-
-    fn record() -> Record {
-        Record {
-            volume: VolumeId::from_u128(7),
-            name: "data".to_owned(),
-            epoch: Epoch::new(3),
-            holder: HOLDER,
-            device: DeviceId::new(900_000),
-            token: 1,
-            phase: Phase::Starting,
-        }
-    }
-
-    #[tokio::test]
-    async fn a_grant_with_stale_journals_is_given_back_with_them() {
-        let (_dir, metadata, node) = node();
-        let stale = MetadataError::Refused(ErrorReport {
-            reason: ErrorReason::StaleJournals,
-            message: "epoch 2 waits to be replayed".to_owned(),
-            facts: Facts::new(),
-        });
-        metadata.expect_detach([Err(stale), Ok(())]);
-        let grant = grant_of_record(&record());
-        assert_eq!(node.give_back_unused(grant).await, GivenBack::Done);
-        assert_eq!(metadata.detached(), [DetachMode::Clean, DetachMode::KeepJournal]);
-    }
-
-    #[tokio::test]
-    async fn a_process_that_was_taken_over_stops_as_for_a_lost_lease() {
-        let (_dir, metadata, node) = node();
-        let soon = std::time::Duration::from_millis(1);
-        let timers = LeaseTimers { renew: soon, ..LeaseTimers::DEFAULT };
-        let renewed = (NodeState::Active, timers);
-        let reasons =
-            [ErrorReason::StaleSession, ErrorReason::NodeFenced, ErrorReason::RestoreNotCertified];
-        for reason in reasons {
-            let message = "a later fs-core process of this node has taken over".to_owned();
-            let report = ErrorReport { reason, message, facts: Facts::new() };
-            let lost = MetadataError::Refused(report);
-            metadata.expect_heartbeat([Ok(renewed), Err(unavailable()), Ok(renewed), Err(lost)]);
-            let member = Membership {
-                node: HOLDER,
-                cluster: ClusterId::from_u128(1),
-                timers,
-                resumed: false,
-            };
-            let why = node.renew_lease(member).await.0;
-            assert!(why.contains("has taken over"), "{why}");
-            assert_eq!(metadata.heartbeats_left(), 0);
-        }
-    }
-
-    #[tokio::test]
-    async fn a_grant_that_cannot_be_given_back_now_is_kept_until_it_can() {
-        let (_dir, metadata, node) = node();
-        node.state.save_record(&record()).expect("saved");
-        metadata.expect_detach([Err(unavailable())]);
-        node.undo(&record()).await;
-        let pending = node.pending_detaches();
-        assert_eq!(pending, [Record { phase: Phase::Leaving, ..record() }]);
-        node.undo(&record()).await;
-        assert!(node.pending_detaches().is_empty());
-    }
-}
+mod tests;

@@ -6,6 +6,7 @@
 //! - a daemon whose incarnation the service has ended, or whose session it has given to a later
 //!   process, stops serving at once: it exits, and its devices wait for a successor.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lunar_proto::domain::LeaseTimers;
@@ -125,9 +126,26 @@ impl Node {
         })
     }
 
-    /// Forgets the journals of a volume: this node has replayed them itself.
-    pub(super) fn note_replayed(&self, volume: VolumeId) -> Result<(), StateError> {
-        self.change_left_journals(|left| left.retain(|(left, _)| *left != volume))
+    /// Forgets the journals of a volume that is attached here anew: the attachment has replayed
+    /// those of `replayed`, and any other is gone already.
+    ///
+    /// One that is gone was replayed elsewhere, or by an attempt that failed: what it named has
+    /// been mapped, may have been freed since, and may be in use at this node again. Then nothing
+    /// of the quarantine is ever released.
+    pub(super) fn note_replayed(
+        &self,
+        volume: VolumeId,
+        replayed: &BTreeSet<Epoch>,
+    ) -> Result<(), StateError> {
+        self.change_left_journals(|left| {
+            let is_gone =
+                |(of, epoch): &(VolumeId, Epoch)| *of == volume && !replayed.contains(epoch);
+            if left.iter().any(is_gone) {
+                // Before the journals are forgotten: nothing else keeps the quarantine from its end.
+                self.desk.forget_quarantine("a journal that was left here was replayed elsewhere");
+            }
+            left.retain(|(of, _)| *of != volume);
+        })
     }
 
     fn change_left_journals(

@@ -297,7 +297,9 @@ impl Node {
         if self.has_left_journals() {
             info!("what was reserved before stays unused until left journals are replayed here");
         }
-        while self.has_left_journals() || !recovered.iter().all(is_settled) {
+        // A journal whose leaving could not be noted is left by a record that waits to go.
+        let is_any_left = || self.has_left_journals() || !self.pending_detaches().is_empty();
+        while is_any_left() || !recovered.iter().all(is_settled) {
             tokio::time::sleep(RETRY).await;
         }
         // A release is tried once: wait for a service that answers.

@@ -131,6 +131,18 @@ async fn what_no_dirty_table_uses_is_in_quarantine_until_it_is_lifted() {
 }
 
 #[tokio::test]
+async fn what_the_service_hands_out_is_not_in_quarantine_any_more() {
+    let metadata = Arc::new(FakeMetadata::default());
+    let desk = desk(&metadata);
+    desk.quarantine(vec![PoolReservation { pool: POOL, runs: vec![run(0, 0, 8)] }]);
+    metadata.expect_reserve([Ok(vec![run(0, 2, 2)])]);
+    let asking = holder(1, 0, false);
+    assert_eq!(desk.refill(NODE, &*asking, 2).await, Refill::Extents(vec![run(0, 2, 2)]));
+    desk.lift_quarantine(NODE).await;
+    assert_eq!(metadata.released(), [run(0, 0, 2), run(0, 4, 4)]);
+}
+
+#[tokio::test]
 async fn a_release_whose_answer_was_lost_is_never_repeated() {
     let metadata = Arc::new(FakeMetadata::default());
     let desk = desk(&metadata);

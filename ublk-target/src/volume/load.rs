@@ -143,8 +143,8 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Extents that a predecessor had reserved and that are in use all the same: by the dirty
-    /// table, or by the map since a journal was replayed.
+    /// Extents that a predecessor had reserved and that may be in use all the same: by the dirty
+    /// table, or by the map because a journal that was replayed names them.
     #[must_use]
     pub fn used_extents(&self) -> BTreeSet<ExtentAddress> {
         let slots = self.predecessor.iter().flatten();

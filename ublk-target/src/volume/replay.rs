@@ -7,11 +7,11 @@
 use std::collections::BTreeSet;
 
 use lunar_engine::journal::{JournalIdentity, RingPlace, SEQ_CONFIRMED};
-use lunar_engine::replay::SlotUpdate;
+use lunar_engine::replay::{SlotUpdate, storage_named};
 use lunar_engine::volume::LoadedMap;
 use lunar_metadata_client::fresh_request_id;
 use lunar_proto::domain::{self, Attachment, COMMIT_UPDATES_MAX, StaleJournal};
-use lunar_types::{Epoch, ExtentAddress, Slot};
+use lunar_types::{Epoch, ExtentAddress};
 use tracing::info;
 
 use super::load::{LoadError, Loader, journal_identity, metadata_error, name};
@@ -27,7 +27,7 @@ pub(super) struct Replaying<'a> {
     pub(super) luns: PoolLuns,
     /// The map, as committed.
     pub(super) map: LoadedMap,
-    /// Extents that replays have brought into the map.
+    /// Extents that the journals name: whoever committed them, they may be in the map by now.
     pub(super) replayed: BTreeSet<ExtentAddress>,
 }
 
@@ -40,8 +40,6 @@ impl Replaying<'_> {
             self.commit(stale.epoch, &updates).await?;
             let (epoch, count) = (stale.epoch, updates.len());
             info!(volume = name(&self.attachment), %epoch, count, "replayed");
-            let slots = updates.iter().filter_map(|update| update.slot.as_ref());
-            self.replayed.extend(slots.filter_map(Slot::extent));
             self.map.take_in(updates);
         }
         let grant = grant_of(&self.attachment);
@@ -61,6 +59,8 @@ impl Replaying<'_> {
         let (loader, luns) = (self.loader, &self.luns);
         let read = loader.read_journal(&self.attachment, whose, &place, stale.checkpoint, luns);
         let recovered = read.await?;
+        // Not of the updates: an attempt that failed may have committed some of them already.
+        self.replayed.extend(storage_named(&recovered.records));
         if recovered.layer != self.attachment.volume.head {
             let (next, epoch) = (stale.next_head, Some(stale.epoch));
             self.attachment = loader.seal(&self.attachment, &recovered, next, epoch).await?;

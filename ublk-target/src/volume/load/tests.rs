@@ -244,6 +244,37 @@ async fn what_a_lost_node_flushed_is_replayed_committed_and_retired_before_anyth
     assert_eq!(queue.read(1026), 0, "what was not flushed reads as if never written");
 }
 
+/// The quarantine of a restarted node must not give back what the first attempt has mapped.
+#[tokio::test]
+async fn what_an_attempt_that_failed_has_replayed_counts_as_used_for_the_next_one() {
+    let world = world();
+    let earlier = attachment(1, 2);
+    let loaded = world.loader.fresh(&earlier).await.expect("loaded");
+    let (volume, luns) = loaded.start(1).expect("started");
+    give_extents(&volume);
+    let mut queue = MiniQueue::new(&volume, &luns);
+    queue.write(1025, 0xaa);
+    assert_eq!(queue.run(IoOp::Flush), Ok(()));
+    drop((volume, luns));
+
+    let mut later = attachment(2, 6);
+    later.stale_journals = vec![StaleJournal {
+        epoch: Epoch::new(1),
+        node: node(1),
+        runs: earlier.journal,
+        checkpoint: JournalSeq::new(SEQ_CONFIRMED),
+        next_head: LayerId::new(99),
+    }];
+    // The replay is committed, and the confirmation of the attempt's own journal fails.
+    world.metadata.expect_commit([Ok(()), Err(unavailable())]);
+    assert!(world.loader.fresh(&later).await.is_err());
+    let mapped: Vec<_> = committed(&world).iter().filter_map(|(_, slot)| slot.extent()).collect();
+    assert_eq!(mapped.len(), 1);
+    later.last_commit = CommitNumber::new(1);
+    let loaded = world.loader.fresh(&later).await.expect("replayed again");
+    assert_eq!(loaded.used_extents().into_iter().collect::<Vec<_>>(), mapped);
+}
+
 #[tokio::test]
 async fn a_journal_that_was_never_confirmed_is_retired_unread() {
     let world = world();
