@@ -388,4 +388,4 @@ pub(super) fn is_same_grant(attachment: &Attachment, record: &Record) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

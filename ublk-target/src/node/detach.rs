@@ -128,16 +128,43 @@ impl Node {
             let round = tokio::spawn(async move { control.round().await });
             let _ = tokio::time::timeout(PATIENCE, round).await;
         }
-        serving.record.phase = Phase::Stopping;
-        self.state.save_record(&serving.record)?;
+        let before = std::mem::replace(&mut serving.record.phase, Phase::Stopping);
+        if let Err(error) = self.state.save_record(&serving.record) {
+            serving.record.phase = before;
+            return Err(error.into());
+        }
         slot.show(|view| view.state = ViewState::Detaching);
         let stopped = self.stop_device(serving, force).await;
-        if let Err(NodeError::InUse { .. }) = &stopped {
-            serving.record.phase = Phase::Live;
-            self.state.save_record(&serving.record)?;
-            slot.show(|view| view.state = ViewState::Live);
+        if let Err(error) = &stopped {
+            self.note_not_stopped(slot, serving, before, error);
         }
         stopped
+    }
+
+    /// Puts the record back if the device goes on serving: a successor that read `stopping` would
+    /// stop it under whoever has begun to use it since.
+    fn note_not_stopped(
+        &self,
+        slot: &Arc<Slot>,
+        serving: &mut Serving,
+        before: Phase,
+        error: &NodeError,
+    ) {
+        let serves_on = match error {
+            // The driver may still be at it.
+            NodeError::StopHangs { .. } => false,
+            NodeError::InUse { .. } => true,
+            // This attempt has stopped nothing; an earlier one may still be under way.
+            _ => before == Phase::Live,
+        };
+        if !serves_on {
+            return;
+        }
+        serving.record.phase = Phase::Live;
+        slot.show(|view| view.state = ViewState::Live);
+        if let Err(error) = self.state.save_record(&serving.record) {
+            warn!(volume = slot.name, %error, "its record says that it is to be stopped");
+        }
     }
 
     async fn stop_device(&self, serving: &Serving, force: Force) -> Result<(), NodeError> {
@@ -366,3 +393,6 @@ fn holders_of(id: DeviceId) -> std::io::Result<Vec<crate::holders::Holder>> {
     };
     HolderSearch::of_this_host().find(&id.block_name(), number)
 }
+
+#[cfg(test)]
+mod tests;

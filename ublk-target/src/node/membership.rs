@@ -141,7 +141,7 @@ impl Node {
             let is_gone =
                 |(of, epoch): &(VolumeId, Epoch)| *of == volume && !replayed.contains(epoch);
             if left.iter().any(is_gone) {
-                // Before the journals are forgotten: nothing else keeps the quarantine from its end.
+                // Before the journals are forgotten: nothing else keeps the quarantine.
                 self.desk.forget_quarantine("a journal that was left here was replayed elsewhere");
             }
             left.retain(|(of, _)| *of != volume);

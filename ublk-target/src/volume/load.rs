@@ -409,4 +409,4 @@ fn journal_io(attachment: &Attachment, epoch: Epoch, source: JournalIoError) -> 
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;
