@@ -50,6 +50,7 @@ struct Script {
     prune: VecDeque<Result<PrunedParts, MetadataError>>,
     prunes: Vec<Prune>,
     levels: VecDeque<Result<WatermarkLevel, MetadataError>>,
+    lists: VecDeque<Result<Vec<AttachmentSummary>, MetadataError>>,
 }
 
 impl Script {
@@ -105,6 +106,17 @@ impl FakeMetadata {
         answers: impl IntoIterator<Item = Result<Attachment, MetadataError>>,
     ) {
         self.script().resume.extend(answers);
+    }
+
+    pub(crate) fn expect_lists(
+        &self,
+        answers: impl IntoIterator<Item = Result<Vec<AttachmentSummary>, MetadataError>>,
+    ) {
+        self.script().lists.extend(answers);
+    }
+
+    pub(crate) fn lists_left(&self) -> usize {
+        self.script().lists.len()
     }
 
     pub(crate) fn expect_levels(
@@ -241,7 +253,7 @@ impl Metadata for FakeMetadata {
     }
 
     fn list_attachments(&self, _: NodeIncarnation) -> Reply<'_, Vec<AttachmentSummary>> {
-        ready(Ok(Vec::new()))
+        ready(self.script().lists.pop_front().unwrap_or(Ok(Vec::new())))
     }
 
     fn commit_map(&self, commit: MapCommit) -> Reply<'_, Freed> {

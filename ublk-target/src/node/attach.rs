@@ -9,6 +9,7 @@ use std::sync::Arc;
 use lunar_proto::domain::{Attachment, DetachMode, Selector};
 use lunar_proto::error::ErrorReason;
 use lunar_types::VolumeId;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::slot::{ControlTask, Serving};
@@ -51,7 +52,8 @@ impl Node {
     /// that was restored is refused unless it is accepted.
     ///
     /// # Errors
-    /// See [`NodeError`]; nothing is left of a failed attempt.
+    /// See [`NodeError`]; nothing is left of a failed attempt, but for a grant of which nothing was
+    /// heard: it is given back later.
     pub async fn attach(
         self: &Arc<Self>,
         volume: Selector<VolumeId>,
@@ -74,8 +76,16 @@ impl Node {
             drop(granting);
             return served_already(slot).await;
         }
-        let attachment = self.grant(&volume, &member, accept_restored).await?;
-        let record = self.new_record(&attachment)?;
+        let granted = self.grant(&volume, &member, accept_restored).await;
+        if let Err(NodeError::Metadata { source, .. }) = &granted
+            && source.is_unavailable()
+        {
+            // The grant may be there all the same, or come still.
+            self.strays.expect(Instant::now());
+        }
+        let attachment = granted?;
+        let record = self.new_record(&attachment);
+        let record = record.inspect_err(|_| self.strays.expect(Instant::now()))?;
         let slot = Slot::new(&record, Stage::Vacant);
         let mut stage = Arc::clone(&slot.gate).lock_owned().await;
         self.add_slot(&slot);
@@ -115,24 +125,6 @@ impl Node {
             }
             other => other.map_err(refused),
         }
-    }
-
-    /// Gives grants back that this incarnation holds and no slot knows of. What their journals
-    /// hold, if anything, is for the next attachment to replay.
-    pub(super) async fn give_back_strays(&self, member: &Membership) -> usize {
-        let Ok(held) = self.metadata.list_attachments(member.node).await else { return 0 };
-        let mut count = 0;
-        for held in held {
-            if self.slot(&Selector::Id(held.volume)).is_some() {
-                continue;
-            }
-            warn!(volume = %held.volume, epoch = %held.epoch, "giving back an unknown grant");
-            let grant = Grant { volume: held.volume, epoch: held.epoch, node: member.node };
-            if self.leave_journal(grant).await == GivenBack::Done {
-                count += 1;
-            }
-        }
-        count
     }
 
     fn new_record(&self, attachment: &Attachment) -> Result<Record, NodeError> {

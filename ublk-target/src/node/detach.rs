@@ -329,6 +329,7 @@ impl Node {
         const PAUSE: Duration = Duration::from_secs(5);
         loop {
             tokio::time::sleep(PAUSE).await;
+            self.look_for_strays().await;
             for record in self.pending_detaches() {
                 let _granting = self.granting.lock().await;
                 if !self.pending_detaches().contains(&record) {

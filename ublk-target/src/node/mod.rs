@@ -7,6 +7,7 @@
 //! - [`recover`]: takes over what a killed predecessor has left;
 //! - [`slot`]: a volume on this node, one change at a time;
 //! - `news`: hears from the metadata service what there is to do;
+//! - `strays`: gives back grants that nobody knows of;
 //! - `steps`: says which step of a change takes long.
 //!
 //! Invariants:
@@ -23,6 +24,7 @@ mod news;
 pub mod recover;
 pub mod slot;
 mod steps;
+mod strays;
 mod structures;
 
 use std::collections::BTreeMap;
@@ -49,6 +51,7 @@ pub use membership::Membership;
 pub use slot::{Slot, Stage, View, ViewState};
 
 use self::membership::KeptNode;
+use self::strays::Strays;
 
 /// The daemon's core.
 pub struct Node {
@@ -70,6 +73,7 @@ pub struct Node {
     kept: Mutex<KeptNode>,
     slots: Mutex<BTreeMap<VolumeId, Arc<Slot>>>,
     granting: tokio::sync::Mutex<()>,
+    strays: Strays,
     link: Mutex<Option<String>>,
     warnings: Mutex<BTreeMap<String, String>>,
 }
@@ -99,6 +103,7 @@ impl Node {
             kept: Mutex::default(),
             slots: Mutex::default(),
             granting: tokio::sync::Mutex::new(()),
+            strays: Strays::default(),
             link: Mutex::new(Some("it has not been reached yet".to_owned())),
             warnings: Mutex::default(),
         }

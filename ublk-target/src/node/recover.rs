@@ -83,6 +83,8 @@ impl Node {
         }
         if member.resumed {
             self.quarantine_reserve(&member).await;
+            // Of a kill between a grant and its record.
+            self.strays.expect(Instant::now());
         }
         let mut taken = Vec::new();
         let pending: Vec<_> =
