@@ -169,7 +169,8 @@ impl Node {
         let replayed = attachment.stale_journals.iter().map(|stale| stale.epoch).collect();
         self.note_replayed(record.volume, &replayed)?;
         let name = record.name.clone();
-        let info = watched(&name, "add device", self.add_device(record, attachment)).await?;
+        let shape = self.device_shape(&loaded);
+        let info = watched(&name, "add device", self.add_device(record, shape)).await?;
         let served = serve(loaded, info.queues)?;
         record.phase = Phase::Live;
         self.state.save_record(record)?;
@@ -177,8 +178,9 @@ impl Node {
         let starting = blocking(move || device::start(&info, &shared, &luns));
         let queues = watched(&name, "start device", starting).await;
         let queues = queues.map_err(device_error("start", &record.name))?;
-        let bytes = attachment.volume.size.bytes();
-        served.device_size.set(DeviceSize { bytes, waits_for_attachment: false });
+        served
+            .device_size
+            .set(DeviceSize { bytes: shape.size.bytes(), waits_for_attachment: false });
         let device = info.id.block_path();
         info!(volume = record.name, epoch = %record.epoch, device, "attached");
         Ok(self.go_live(slot, record.clone(), served, Some(queues)))
@@ -212,17 +214,24 @@ impl Node {
         Serving { record, served, control, task, queues }
     }
 
-    async fn add_device(
-        &self,
-        record: &mut Record,
-        attachment: &Attachment,
-    ) -> Result<DeviceInfo, NodeError> {
-        let shape = DeviceShape {
+    /// What the device of a volume has: of the attachment as loading has left it, like the engine
+    /// and the structure that is known. With the size of the grant, a volume that has grown since
+    /// would keep a device that is too small: nothing would be left to be told.
+    fn device_shape(&self, loaded: &Loaded) -> DeviceShape {
+        let attachment = &loaded.attachment;
+        DeviceShape {
             size: attachment.volume.size,
             logical_block: attachment.volume.logical_block_size,
             extent_size: attachment.pool.extent_size,
             max_io_bytes: self.config.max_io_bytes,
-        };
+        }
+    }
+
+    async fn add_device(
+        &self,
+        record: &mut Record,
+        shape: DeviceShape,
+    ) -> Result<DeviceInfo, NodeError> {
         for _ in 0..NUMBERS_TRIED {
             let new = self.new_device(record.device, record.token);
             match blocking(move || device::add(&new, &shape)).await {

@@ -396,4 +396,4 @@ fn holders_of(id: DeviceId) -> std::io::Result<Vec<crate::holders::Holder>> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

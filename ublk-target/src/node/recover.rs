@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lunar_proto::domain::{Attachment, Selector};
+use lunar_types::{StructureNumber, VolumeSize};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
@@ -277,10 +278,17 @@ impl Node {
         let queues = queues.map_err(device_error("take over", &record.name))?;
         let size = served.facts.size;
         let serving = self.go_live(slot, record.clone(), served, Some(queues));
-        // The device serves already, and may be smaller than the volume if the predecessor was
-        // killed while it grew. A failure is a warning of the node.
-        let _ = self.grow_served(&serving, size).await;
+        self.grow_taken_over(&serving, size).await;
         Ok(Outcome::Served(serving))
+    }
+
+    /// A device that serves already may be smaller than its volume, if the predecessor was killed
+    /// while it grew. A failure is a warning of the node, and the size is news still.
+    async fn grow_taken_over(&self, serving: &Serving, size: VolumeSize) {
+        if self.grow_served(serving, size).await.is_err() {
+            // A volume that has grown has had at least this one.
+            serving.served.note_structure(StructureNumber::default());
+        }
     }
 
     /// Gives the predecessor's unused reserve back, once no journal can name it any more.
@@ -316,5 +324,24 @@ impl Node {
 async fn wait_for_thaw(record: &Record, thawing: JoinHandle<()>) {
     if tokio::time::timeout(THAW_LIMIT, thawing).await.is_err() {
         warn!(volume = record.name, "its file systems are not thawed yet");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::attach::tests::node;
+    use super::super::detach::tests::serving;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_size_that_a_device_could_not_take_at_a_takeover_is_told_again() {
+        let (_dir, _metadata, node) = node();
+        let (_world, _slot, mut serving) = serving(&node).await;
+        let known = StructureNumber::new(5);
+        serving.served.note_structure(known);
+        serving.record.phase = Phase::Stopping;
+        node.grow_taken_over(&serving, serving.served.facts.size).await;
+        assert_ne!(serving.served.structure(), known);
+        assert_eq!(node.warnings().len(), 1);
     }
 }

@@ -4,7 +4,7 @@ use lunar_proto::domain::{LeaseTimers, NodeState, PoolReservation};
 use lunar_proto::error::{ErrorReport, Facts};
 use lunar_types::{
     BootId, ClusterId, Epoch, ExtentAddress, ExtentRun, Incarnation, NodeId, NodeIncarnation,
-    PoolId,
+    PoolId, VolumeSize,
 };
 
 use super::*;
@@ -13,6 +13,7 @@ use crate::process::ProcessFacts;
 use crate::state::node::NodeState as KeptState;
 use crate::state::tests::state;
 use crate::testing::{FakeMetadata, unavailable};
+use crate::volume::load::tests::{attachment, world};
 
 pub(crate) const HOLDER: NodeIncarnation =
     NodeIncarnation { node: NodeId::new(1), incarnation: Incarnation::new(2) };
@@ -91,6 +92,20 @@ async fn a_grant_that_cannot_be_given_back_now_is_kept_until_it_can() {
     assert_eq!(pending, [Record { phase: Phase::Leaving, ..record() }]);
     node.undo(&record()).await;
     assert!(node.pending_detaches().is_empty());
+}
+
+#[tokio::test]
+async fn a_device_has_the_size_of_the_attachment_that_loading_has_left() {
+    let (_dir, _metadata, node) = node();
+    let world = world();
+    let granted = attachment(1, 2);
+    let mut loaded = world.loader.fresh(&granted).await.expect("loaded");
+    // As a look-up after the seal of a replay finds it, when the volume has grown since the grant.
+    let grown = VolumeSize::from_bytes(granted.volume.size.bytes() * 2).expect("aligned");
+    loaded.attachment.volume.size = grown;
+    let shape = node.device_shape(&loaded);
+    let served = serve(loaded, 1).expect("started");
+    assert_eq!((shape.size, served.facts.size), (grown, grown));
 }
 
 /// The epochs of volume 7 that an attachment replays, when epochs 3 and 4 were left here; gives

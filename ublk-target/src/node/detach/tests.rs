@@ -6,7 +6,7 @@ use super::*;
 use crate::volume::load::tests::{World, attachment, world};
 
 /// A volume that is served, as far as the node knows.
-async fn serving(node: &Node) -> (World, Arc<Slot>, Serving) {
+pub(crate) async fn serving(node: &Node) -> (World, Arc<Slot>, Serving) {
     let world = world();
     let loaded = world.loader.fresh(&attachment(1, 2)).await.expect("loaded");
     let served = serve(loaded, 1).expect("started");
