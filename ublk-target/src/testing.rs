@@ -51,6 +51,7 @@ struct Script {
     prunes: Vec<Prune>,
     levels: VecDeque<Result<WatermarkLevel, MetadataError>>,
     lists: VecDeque<Result<Vec<AttachmentSummary>, MetadataError>>,
+    news: VecDeque<NodeNews>,
 }
 
 impl Script {
@@ -106,6 +107,10 @@ impl FakeMetadata {
         answers: impl IntoIterator<Item = Result<Attachment, MetadataError>>,
     ) {
         self.script().resume.extend(answers);
+    }
+
+    pub(crate) fn expect_news(&self, answers: impl IntoIterator<Item = NodeNews>) {
+        self.script().news.extend(answers);
     }
 
     pub(crate) fn expect_lists(
@@ -284,7 +289,7 @@ impl Metadata for FakeMetadata {
     }
 
     fn watch(&self, _: NodeIncarnation, _: Known) -> Reply<'_, NodeNews> {
-        ready(Err(unavailable()))
+        ready(self.script().news.pop_front().ok_or_else(unavailable))
     }
 
     fn member_ready(&self, _: Grant, _: SnapshotSetId) -> Reply<'_, SetProgress> {

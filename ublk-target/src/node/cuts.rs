@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use lunar_proto::domain::{KnownMember, OpenMember, Selector};
+use lunar_proto::domain::{KnownMember, MemberState, OpenMember, Selector};
 use lunar_types::SnapshotSetId;
 use tracing::{info, warn};
 
@@ -16,8 +16,20 @@ use crate::metadata::Grant;
 use crate::volume::fsfreeze::Freezer;
 
 impl Node {
+    /// Does what there is to do for a member that this process has not heard of yet.
+    pub(super) async fn take_up(&self, order: OpenMember, member: Membership) {
+        match order.member.state {
+            MemberState::Asked => self.cut_member(order, member).await,
+            MemberState::Ready | MemberState::Paused => {
+                let KnownMember { set, volume, .. } = order.member;
+                let grant = Grant { volume, epoch: order.epoch, node: member.node };
+                self.fail_member(grant, set, "process-changed").await;
+            }
+        }
+    }
+
     /// Has a member cut, or says why it is not.
-    pub(super) async fn cut_member(&self, order: OpenMember, member: Membership) {
+    async fn cut_member(&self, order: OpenMember, member: Membership) {
         let KnownMember { set, volume, .. } = order.member;
         let grant = Grant { volume, epoch: order.epoch, node: member.node };
         let Some(slot) = self.slot(&Selector::Id(volume)) else {

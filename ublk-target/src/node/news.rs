@@ -3,13 +3,15 @@
 //!
 //! Invariants:
 //! - a member is taken up once, however often it is told;
+//! - a member that a process before this one has readied, or voted for, fails its set at once:
+//!   nobody here can carry its cut on, and other snapshots of its volumes wait for the set;
 //! - what could not be done is told again, after a while: nothing is asked without a pause.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lunar_proto::domain::{KnownMember, MemberState};
+use lunar_proto::domain::KnownMember;
 use lunar_types::{SnapshotSetId, VolumeId};
 
 use super::structures::Failed;
@@ -37,9 +39,9 @@ impl Node {
             let open: BTreeSet<_> = news.members.iter().map(|it| key_of(&it.member)).collect();
             taken.retain(|one| open.contains(one));
             for order in &news.members {
-                if order.member.state == MemberState::Asked && taken.insert(key_of(&order.member)) {
+                if taken.insert(key_of(&order.member)) {
                     let (node, order) = (Arc::clone(&self), *order);
-                    tokio::spawn(async move { node.cut_member(order, member).await });
+                    tokio::spawn(async move { node.take_up(order, member).await });
                 }
             }
             known.members = news.members.iter().map(|it| it.member).collect();
@@ -52,4 +54,44 @@ impl Node {
 
 const fn key_of(member: &KnownMember) -> (SnapshotSetId, VolumeId) {
     (member.set, member.volume)
+}
+
+#[cfg(test)]
+mod tests {
+    use lunar_proto::domain::{Fsfreeze, LeaseTimers, MemberState, NodeNews, OpenMember, SetState};
+    use lunar_types::{ClusterId, Epoch};
+
+    use super::super::attach::tests::{HOLDER, node};
+    use super::*;
+
+    fn news(state: MemberState, set_state: SetState) -> NodeNews {
+        let volume = VolumeId::from_u128(7);
+        let set = SnapshotSetId::from_u128(if state == MemberState::Ready { 1 } else { 2 });
+        let member = KnownMember { set, volume, set_state, state };
+        let order = OpenMember { member, epoch: Epoch::new(3), fsfreeze: Fsfreeze::Auto };
+        NodeNews { members: vec![order], structures: Vec::new() }
+    }
+
+    #[tokio::test]
+    async fn a_member_that_another_process_has_readied_or_voted_for_fails_once() {
+        let (_dir, metadata, node) = node();
+        let (ready, paused) = (MemberState::Ready, MemberState::Paused);
+        let (gathering, pausing) = (SetState::Gathering, SetState::Pausing);
+        metadata.expect_news([
+            news(ready, gathering),
+            news(ready, gathering),
+            news(paused, pausing),
+            news(paused, pausing),
+        ]);
+        let member = Membership {
+            node: HOLDER,
+            cluster: ClusterId::from_u128(1),
+            timers: LeaseTimers::DEFAULT,
+            resumed: true,
+        };
+        // It ends with the news: after those the service does not answer.
+        let watching = Arc::new(node).watch(member);
+        let _ = tokio::time::timeout(RETRY / 2, watching).await;
+        assert_eq!(metadata.failures(), ["process-changed"; 2]);
+    }
 }
