@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use lunar_proto::domain::{DetachMode, Selector};
 use lunar_types::VolumeId;
+use tokio::sync::OwnedMutexGuard;
 use tracing::{info, warn};
 
 use super::attach::{GivenBack, blocking, device_error, grant_of_record};
@@ -26,7 +27,7 @@ use crate::ublk::DeviceId;
 use crate::volume::control::CheckpointError;
 use crate::volume::device::{self, DeviceError, StopMode};
 
-/// How long a device may take to stop.
+/// How long a device may take to stop, and how long a forced detachment waits for another change.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 /// How long a forced stop waits before requests that wait for the metadata service are failed.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -69,12 +70,21 @@ impl Node {
             .ok_or_else(|| NodeError::NotAttachedHere { volume: volume.to_string() })?;
         let node = Arc::clone(self);
         // On a task of its own: a caller that goes away must not leave it half done.
-        let detached = tokio::spawn(async move { node.detach_slot(&slot, force).await });
+        let detached =
+            tokio::spawn(async move { node.detach_slot(&slot, force, STOP_LIMIT).await });
         detached.await.expect("detaching neither panics nor is cancelled")
     }
 
-    async fn detach_slot(&self, slot: &Arc<Slot>, force: Force) -> Result<Detached, NodeError> {
-        let mut stage = Arc::clone(&slot.gate).lock_owned().await;
+    async fn detach_slot(
+        &self,
+        slot: &Arc<Slot>,
+        force: Force,
+        gate_limit: Duration,
+    ) -> Result<Detached, NodeError> {
+        let mut stage = match force {
+            Force::No => Arc::clone(&slot.gate).lock_owned().await,
+            Force::Yes => take_gate(slot, gate_limit).await?,
+        };
         loop {
             match std::mem::replace(&mut *stage, Stage::Vacant) {
                 Stage::Vacant => {
@@ -366,6 +376,14 @@ impl Node {
         }
         (detached, failures)
     }
+}
+
+/// The gate of a slot that is to be detached by force. A change that does not come to its end is
+/// not cut off: what it has under way with a LUN would go on without it.
+async fn take_gate(slot: &Arc<Slot>, limit: Duration) -> Result<OwnedMutexGuard<Stage>, NodeError> {
+    let taken = tokio::time::timeout(limit, Arc::clone(&slot.gate).lock_owned()).await;
+    let (volume, seconds) = (slot.name.clone(), limit.as_secs());
+    taken.map_err(|_| NodeError::ChangeHangs { volume, seconds })
 }
 
 fn stop_hangs(record: &Record) -> NodeError {

@@ -80,6 +80,17 @@ pub enum NodeError {
         /// How long was waited.
         seconds: u64,
     },
+    /// Another change of the volume does not end.
+    #[error(
+        "another change of volume '{volume}' (a snapshot, an attachment, a takeover) has not ended \
+         within {seconds} s: it waits for others, or I/O on a LUN hangs; detach it again later"
+    )]
+    ChangeHangs {
+        /// The volume.
+        volume: String,
+        /// How long was waited.
+        seconds: u64,
+    },
     /// The metadata service refused or is away.
     #[error("cannot {what}")]
     Metadata {
@@ -169,6 +180,7 @@ impl NodeError {
             Self::InUse { .. } => reason("VOLUME_IN_USE", Code::FailedPrecondition),
             Self::NotRecovered { .. } => reason("NOT_RECOVERED", Code::FailedPrecondition),
             Self::HalfDetached { .. } => reason("HALF_DETACHED", Code::FailedPrecondition),
+            Self::ChangeHangs { .. } => reason("CHANGE_HANGS", Code::DeadlineExceeded),
             Self::StopHangs { .. } => reason("IO_HANGS", Code::DeadlineExceeded),
             Self::Metadata { .. } | Self::Checkpoint(CheckpointError::Unavailable { .. }) => {
                 reason("METADATA_UNAVAILABLE", Code::Unavailable)
@@ -208,6 +220,7 @@ impl NodeError {
             | Self::NotRecovered { volume, .. }
             | Self::HalfDetached { volume, .. }
             | Self::StopHangs { volume, .. }
+            | Self::ChangeHangs { volume, .. }
             | Self::Load { volume, .. }
             | Self::Device { volume, .. } => {
                 add("volume", volume);

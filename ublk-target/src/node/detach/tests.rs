@@ -58,3 +58,17 @@ async fn a_device_that_serves_on_is_recorded_as_live() {
         assert_eq!(shown == ViewState::Live, is_live, "{error}");
     }
 }
+
+#[tokio::test]
+async fn a_change_that_hangs_does_not_keep_a_forced_detachment_waiting() {
+    let (_dir, _metadata, node) = node();
+    let slot = Slot::new(&record(), Stage::Vacant);
+    node.add_slot(&slot);
+    let cut = Arc::clone(&slot.gate).lock_owned().await;
+    let refused = node.detach_slot(&slot, Force::Yes, Duration::from_millis(20)).await;
+    let error = refused.expect_err("the gate is held");
+    assert!(matches!(error, NodeError::ChangeHangs { .. }), "{error}");
+    drop(cut);
+    let vacant = node.detach_slot(&slot, Force::Yes, Duration::from_millis(20)).await;
+    assert!(matches!(vacant, Err(NodeError::NotAttachedHere { .. })));
+}
