@@ -154,9 +154,9 @@ impl Node {
     ) -> Result<(), StateError> {
         let mut kept = self.kept.lock().expect(UNPOISONED);
         let Some(node) = kept.node.as_mut() else { return Ok(()) };
-        let before = node.left_journals.len();
         change(&mut node.left_journals);
-        if node.left_journals.len() == before { Ok(()) } else { self.state.save_node(node) }
+        // Also when nothing has changed: an earlier change may not have been written.
+        self.state.save_node(node)
     }
 
     pub(super) fn has_left_journals(&self) -> bool {
