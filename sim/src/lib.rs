@@ -23,6 +23,7 @@ mod cut;
 pub mod dice;
 mod diffs;
 pub mod disk;
+pub mod fencing;
 mod finale;
 pub mod fuse;
 mod grow;
