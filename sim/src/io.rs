@@ -4,6 +4,7 @@ use lunar_engine::io::{Action, IoOp, IoRequest, LunDone, LunIo, OpId, Part, Queu
 
 use crate::disk::{DiskIo, Ended, Source};
 use crate::guest::{Excuses, draw_op};
+use crate::journal_faults::is_journal;
 use crate::planted::Planted;
 use crate::world::{Flight, Flow, Stop, Target, World};
 
@@ -207,7 +208,10 @@ impl World {
                 (DiskIo::Write { at, bytes: bytes.into(), durable }, Target::None)
             }
             LunIo::WriteOwned { at, buffer, durable, .. } => {
-                (DiskIo::Write { at, bytes: buffer.as_bytes().into(), durable }, Target::None)
+                let bytes: Vec<u8> = buffer.as_bytes().into();
+                let is_lied = self.planted == Some(Planted::CopyNotDurable) && !is_journal(&bytes);
+                let durable = durable && !is_lied;
+                (DiskIo::Write { at, bytes: bytes.into(), durable }, Target::None)
             }
             LunIo::Flush { .. } => {
                 // A flush of nothing: what no queue has written.
@@ -259,8 +263,8 @@ fn describe(io: &LunIo) -> String {
             let length: u32 = parts.iter().map(Part::length).sum();
             format!("t{tag} writes {length} in {} parts to {lun}:{at}", parts.len())
         }
-        LunIo::WriteOwned { at, buffer, durable, .. } => {
-            let what = if *durable { "journals" } else { "copies" };
+        LunIo::WriteOwned { at, buffer, .. } => {
+            let what = if is_journal(buffer.as_bytes()) { "journals" } else { "copies" };
             format!("{what} {} to {lun}:{at}", buffer.byte_len())
         }
         LunIo::Flush { .. } => format!("flushes {lun}"),

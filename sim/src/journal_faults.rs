@@ -17,6 +17,11 @@ use crate::world::{Flow, World, failed};
 
 const BLOCK: usize = BLOCK_BYTES as usize;
 
+/// Whether what is written is a journal block, and not a copy of an extent.
+pub(crate) fn is_journal(bytes: &[u8]) -> bool {
+    bytes.get(16..20) == Some(b"LJNL")
+}
+
 /// Where a journal is: LUN and byte of each block, in order of positions.
 #[derive(Clone, Debug)]
 pub(crate) struct KnownRing {

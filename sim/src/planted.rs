@@ -56,6 +56,8 @@ pub enum Planted {
     FreedUsedAgain,
     /// Which layer a replay has sealed is asked for afterwards, when it may be merged away.
     SealedLayerAskedFor,
+    /// A copy of the consolidator is an ordinary write.
+    CopyNotDurable,
 }
 
 impl Planted {
@@ -67,7 +69,7 @@ impl Planted {
     }
 
     /// Every planted bug.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::CommitBeforeDataFlush,
         Self::FlushMissesOtherQueue,
         Self::ExtentReusedEarly,
@@ -93,5 +95,6 @@ impl Planted {
         Self::SealBeforeDrain,
         Self::FreedUsedAgain,
         Self::SealedLayerAskedFor,
+        Self::CopyNotDurable,
     ];
 }

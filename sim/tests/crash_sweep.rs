@@ -37,7 +37,7 @@ fn planted_bugs_are_found_and_found_again() {
         (Planted::FuaNotDurable, vec![Op::Fua, Op::Fua]),
         (Planted::FlushMissesOtherQueue, vec![Op::Write, Op::Flush]),
         (Planted::CommitBeforeDataFlush, vec![Op::Write, Op::Checkpoint]),
-        (Planted::CommitBeforeDataFlush, vec![Op::Consolidate, Op::Checkpoint]),
+        (Planted::CopyNotDurable, vec![Op::Consolidate, Op::Checkpoint]),
         (Planted::PresenceBitLost, vec![Op::Write, Op::Flush]),
         (Planted::StaleBytesReadable, vec![Op::Flush]),
         (Planted::WritesInOldHead, vec![Op::AnswerLost, Op::Fua]),

@@ -23,6 +23,7 @@ use super::ops::Made;
 use super::record::{Pending, Recorder};
 use super::shape;
 use super::store::{MemoryStore, StoreImage};
+use crate::journal_faults::is_journal;
 use crate::planted::Planted;
 use crate::service::{SeedIds, WorldClock};
 use crate::stamp::{SECTOR_BYTES, Stamp};
@@ -305,7 +306,9 @@ impl Node {
                 Command::Write { id: self.medium.borrow_mut().submit(how, lun, at, bytes) }
             }
             LunIo::WriteOwned { at, buffer, durable, .. } => {
-                let (how, bytes) = ((from, true, durable), buffer.as_bytes().into());
+                let is_lied = self.has(Planted::CopyNotDurable) && !is_journal(buffer.as_bytes());
+                let how = (from, true, durable && !is_lied);
+                let bytes = buffer.as_bytes().into();
                 Command::Write { id: self.medium.borrow_mut().submit(how, lun, at, bytes) }
             }
             LunIo::Flush { .. } => Command::Flush { covered: self.covered(queue, lun) },
