@@ -7,7 +7,7 @@ use std::cell::Cell;
 use lunar_sim::fencing::search::search;
 use lunar_sim::fencing::{Fault, Life, Protocol, World};
 
-const MOST: usize = 5_000_000;
+const MOST: usize = 10_000_000;
 
 /// Also that the search comes to what it is about.
 fn holds(start: World) {
@@ -33,6 +33,17 @@ fn no_write_of_an_old_epoch_takes_effect() {
     holds(World::new(1, 0, 0));
     holds(World::new(1, 0, 0).with_new_lun(0, 1));
     holds(World::new(0, 0, 1).with_fenced_holder());
+}
+
+#[test]
+fn neither_does_one_after_two_fences() {
+    holds(World::new(2, 0, 0));
+}
+
+/// The fencer's daemon, the victim's, or the new owner's, at any moment.
+#[test]
+fn neither_does_one_when_a_daemon_dies() {
+    holds(World::new(1, 1, 0).with_bystander());
 }
 
 #[test]

@@ -92,6 +92,9 @@ impl Protocol {
     }
 
     fn steps_of_service(&self, world: &World, node: usize, found: &mut Vec<(Step, Outcome)>) {
+        if world.is_bystander(node) {
+            return;
+        }
         let record = world.records[node];
         let may_be_fenced = matches!(record.life, Life::Joining | Life::Active);
         if may_be_fenced && world.fences_left > 0 {
@@ -406,7 +409,7 @@ fn steps_of_process(
 ) {
     let (record, daemon) = (world.records[node], world.daemons[node]);
     let own = (node as u8, record.incarnation);
-    if daemon.runs && world.deaths_left > 0 {
+    if daemon.runs && world.deaths_left > 0 && !world.is_bystander(node) {
         let mut next = world.clone();
         next.deaths_left -= 1;
         end(&mut next, node);

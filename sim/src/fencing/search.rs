@@ -1,8 +1,8 @@
 //! Looks at every state that a model can come to, the nearest first.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::fmt::Debug;
-use std::hash::Hash;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// What may happen in a state, and what comes of each step; an error is a promise that is broken.
 pub type Steps<Step, State> = Vec<(Step, Result<State, String>)>;
@@ -10,7 +10,7 @@ pub type Steps<Step, State> = Vec<(Step, Result<State, String>)>;
 /// Something that begins somewhere and goes on in steps.
 pub trait Model {
     /// All that there is at a moment.
-    type State: Clone + Eq + Hash + Debug;
+    type State: Hash + Debug;
     /// What may happen next.
     type Step: Clone + Debug;
 
@@ -30,6 +30,31 @@ pub struct Found<Step> {
     pub broken: Option<(Vec<Step>, String)>,
 }
 
+/// How a state was come to first: from which one, and how.
+type Origin<Step> = Option<(usize, Step)>;
+
+/// 128 bits of a state: that two of some ten million states have the same is less likely than a
+/// fault of this machine.
+fn mark_of(state: &impl Hash) -> u128 {
+    let half = |salt: u64| {
+        let mut hasher = DefaultHasher::new();
+        salt.hash(&mut hasher);
+        state.hash(&mut hasher);
+        u128::from(hasher.finish())
+    };
+    half(1) << 64 | half(2)
+}
+
+fn way_to<Step: Clone>(origins: &[Origin<Step>], mut at: usize, last: Step) -> Vec<Step> {
+    let mut way = vec![last];
+    while let Some((from, step)) = &origins[at] {
+        way.push(step.clone());
+        at = *from;
+    }
+    way.reverse();
+    way
+}
+
 /// Looks at all states, or until a promise is broken. `visit` sees each state once.
 ///
 /// # Panics
@@ -40,34 +65,25 @@ pub fn search<M: Model>(
     mut visit: impl FnMut(&M::State),
 ) -> Found<M::Step> {
     let start = model.start();
-    visit(&start);
-    // By state the step that led to it first, and from which one.
-    let mut order = vec![(start.clone(), None::<(usize, M::Step)>)];
-    let mut known = HashSet::from([start]);
-    let mut next = 0;
-    while next < order.len() {
-        for (step, outcome) in model.steps(&order[next].0) {
+    let mut known = HashSet::from([mark_of(&start)]);
+    let mut origins: Vec<Origin<M::Step>> = vec![None];
+    let mut waiting = VecDeque::from([(start, 0_usize)]);
+    while let Some((state, number)) = waiting.pop_front() {
+        visit(&state);
+        for (step, outcome) in model.steps(&state) {
             match outcome {
                 Err(promise) => {
-                    let mut way = vec![step];
-                    let mut at = next;
-                    while let Some((from, step)) = &order[at].1 {
-                        way.push(step.clone());
-                        at = *from;
-                    }
-                    way.reverse();
-                    return Found { states: order.len(), broken: Some((way, promise)) };
+                    let broken = Some((way_to(&origins, number, step), promise));
+                    return Found { states: origins.len(), broken };
                 }
-                Ok(state) if !known.contains(&state) => {
-                    visit(&state);
-                    known.insert(state.clone());
-                    order.push((state, Some((next, step))));
-                    assert!(order.len() <= most, "more than {most} states");
+                Ok(next) if known.insert(mark_of(&next)) => {
+                    waiting.push_back((next, origins.len()));
+                    origins.push(Some((number, step)));
+                    assert!(origins.len() <= most, "more than {most} states");
                 }
                 Ok(_) => {}
             }
         }
-        next += 1;
     }
-    Found { states: order.len(), broken: None }
+    Found { states: origins.len(), broken: None }
 }

@@ -159,6 +159,8 @@ pub struct World {
     pub deaths_left: u8,
     /// How many nodes may still leave.
     pub leaves_left: u8,
+    /// Whether the last node only fences others: it is neither fenced nor granted the volume.
+    pub has_bystander: bool,
 }
 
 impl World {
@@ -196,7 +198,21 @@ impl World {
             fences_left,
             deaths_left,
             leaves_left,
+            has_bystander: false,
         }
+    }
+
+    /// The same, with a last node that only fences others: fewer states.
+    #[must_use]
+    pub fn with_bystander(mut self) -> Self {
+        self.has_bystander = true;
+        self
+    }
+
+    /// Whether a node takes no part but as a fencer.
+    #[must_use]
+    pub const fn is_bystander(&self, node: usize) -> bool {
+        self.has_bystander && node + 1 == NODES
     }
 
     /// The first node was fenced and does not know it; a write of it is on its way.
