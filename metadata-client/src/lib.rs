@@ -16,6 +16,7 @@ mod attachments;
 mod backup;
 mod diff;
 mod error;
+mod fencing;
 mod map;
 mod nodes;
 mod pools;

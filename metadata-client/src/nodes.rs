@@ -1,9 +1,8 @@
 //! Calls about nodes.
 
 use lunar_proto::domain::{
-    Join, Joined, LeaseTimers, Leave, Node, NodeState, Page, PageRequest, PageToken, Selector,
+    Join, Joined, Leave, Node, Page, PageRequest, PageToken, Renewed, Selector,
 };
-use lunar_proto::error::FieldError;
 use lunar_proto::v1;
 use lunar_proto::v1::nodes_client::NodesClient;
 use lunar_proto::wire;
@@ -11,21 +10,6 @@ use lunar_types::{Name, NodeId, NodeSession, SessionNumber};
 
 use crate::transport::on_channel;
 use crate::{ClientError, ErrorKind, ErrorReason, MetadataClient, every};
-
-/// What the service says of an incarnation and its lease.
-struct Renewed {
-    state: NodeState,
-    timers: LeaseTimers,
-}
-
-impl TryFrom<v1::HeartbeatResponse> for Renewed {
-    type Error = FieldError;
-
-    fn try_from(wire: v1::HeartbeatResponse) -> Result<Self, FieldError> {
-        let state = wire.state().try_into()?;
-        Ok(Self { state, timers: wire::nested("timers", wire.timers)? })
-    }
-}
 
 impl MetadataClient {
     /// Makes a node known, or starts or resumes an incarnation. Refused with `STALE_SESSION` when
@@ -60,15 +44,12 @@ impl MetadataClient {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn heartbeat(
-        &self,
-        caller: NodeSession,
-    ) -> Result<(NodeState, LeaseTimers), ClientError> {
+    pub async fn heartbeat(&self, caller: NodeSession) -> Result<Renewed, ClientError> {
         let request = v1::HeartbeatRequest { caller: Some(caller.into()) };
-        let renewed = self.call("renew the lease", request, async |channel, request| {
+        self.call("renew the lease", request, async |channel, request| {
             on_channel!(NodesClient, channel).heartbeat(request).await
-        });
-        renewed.await.map(|renewed: Renewed| (renewed.state, renewed.timers))
+        })
+        .await
     }
 
     /// Ends an incarnation gracefully.

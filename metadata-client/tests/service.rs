@@ -60,7 +60,13 @@ fn pool_request() -> CreatePool {
         logical_block_size: LogicalBlockSize::B4096,
     };
     let request = fresh_request_id();
-    CreatePool { request, name: name("p"), extent_size: ExtentSize::DEFAULT, luns: vec![lun] }
+    CreatePool {
+        request,
+        name: name("p"),
+        extent_size: ExtentSize::DEFAULT,
+        luns: vec![lun],
+        fencing: PoolFencing::None,
+    }
 }
 
 async fn made_pool_and_volume(client: &MetadataClient) -> (Pool, Volume) {
@@ -90,7 +96,7 @@ async fn pools_volumes_and_nodes_are_made_found_and_listed() {
     let joined = join(&client).await;
     assert_eq!((joined.cluster, joined.timers), (cluster.id, LeaseTimers::DEFAULT));
     let caller = joined.session;
-    let (state, _) = client.heartbeat(caller).await.expect("renewed");
+    let state = client.heartbeat(caller).await.expect("renewed").state;
     assert_eq!(state, NodeState::Active);
     assert_eq!(client.nodes().await.expect("listed").len(), 1);
     let selector = Selector::Name(name("n"));
@@ -196,7 +202,7 @@ async fn asked(address: SocketAddr) -> Asked {
     let held = attach(&client, volume.id, caller).await;
     let watching = {
         let (client, members) = (client.clone(), vec![]);
-        let watch = WatchNode { caller, structures: vec![], members };
+        let watch = WatchNode { caller, structures: vec![], members, fences: vec![] };
         tokio::spawn(async move { client.watch_node(&watch, LONG).await })
     };
     let create = CreateSnapshots {
@@ -256,7 +262,7 @@ async fn a_holder_that_waits_hears_of_a_set_and_cuts_it() {
     assert_eq!((found.before, found.now), (true, now));
     let error = client.abort_snapshots(set).await.expect_err("too late");
     assert_eq!(error.kind(), ErrorKind::Refused(ErrorReason::SetDecided));
-    let known = WatchNode { caller, structures: vec![], members: vec![] };
+    let known = WatchNode { caller, structures: vec![], members: vec![], fences: vec![] };
     let wait = Duration::from_millis(50);
     assert!(client.watch_node(&known, wait).await.expect("told").members.is_empty());
     assert!(begun.elapsed() < LONG, "no wait lasted to its end");

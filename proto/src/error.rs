@@ -105,6 +105,24 @@ reasons! {
     StaleEpoch = "STALE_EPOCH" => FailedPrecondition,
     /// The incarnation is fenced, has left, or has been replaced by a newer one.
     NodeFenced = "NODE_FENCED" => FailedPrecondition,
+    /// The incarnation has not registered at all LUNs yet, or is being fenced; facts: `node`,
+    /// `state`.
+    NodeNotActive = "NODE_NOT_ACTIVE" => FailedPrecondition,
+    /// The incarnation before is being fenced: the node joins when it is; facts: `node`,
+    /// `waits_for`.
+    NodeFencing = "NODE_FENCING" => FailedPrecondition,
+    /// An operator has fenced the node: it joins when it is unfenced.
+    NodeBarred = "NODE_BARRED" => FailedPrecondition,
+    /// The node still renews its lease: a machine that runs is not powered off.
+    NodeRenews = "NODE_RENEWS" => FailedPrecondition,
+    /// The incarnation has no confirmed registration at a LUN of the pool; facts: `lun`, `node`.
+    LunNotRegistered = "LUN_NOT_REGISTERED" => FailedPrecondition,
+    /// No pool with reservations has this LUN.
+    LunNotFound = "LUN_NOT_FOUND" => NotFound,
+    /// There is no such fence, or it is complete.
+    FenceNotFound = "FENCE_NOT_FOUND" => NotFound,
+    /// A later attempt has begun; facts: `attempt_held`, `attempt_given`.
+    StaleFenceAttempt = "STALE_FENCE_ATTEMPT" => FailedPrecondition,
     /// A later process of the node has joined; facts: `node`, `session_held`, `session_given`.
     StaleSession = "STALE_SESSION" => FailedPrecondition,
     /// The node was heard from a moment ago: a second daemon must not take its place.
@@ -264,66 +282,75 @@ mod tests {
     use super::*;
 
     /// The contract with clients in other languages: text and number never change.
+    const TABLE: &[(&str, i32)] = &[
+        ("INVALID_FIELD", 3),
+        ("REQUEST_ID_REUSED", 3),
+        ("POOL_NOT_FOUND", 5),
+        ("VOLUME_NOT_FOUND", 5),
+        ("SNAPSHOT_NOT_FOUND", 5),
+        ("LAYER_NOT_FOUND", 5),
+        ("NODE_NOT_FOUND", 5),
+        ("JOURNAL_NOT_FOUND", 5),
+        ("SET_NOT_FOUND", 5),
+        ("POOL_EXISTS", 6),
+        ("VOLUME_EXISTS", 6),
+        ("SNAPSHOT_EXISTS", 6),
+        ("LUN_IN_USE", 6),
+        ("LUN_BLOCK_SIZE", 9),
+        ("VOLUME_NOT_READY", 9),
+        ("VOLUME_NOT_AT_REST", 9),
+        ("VOLUME_BUSY", 9),
+        ("SET_DECIDED", 9),
+        ("SNAPSHOT_NOT_READY", 9),
+        ("SNAPSHOT_OF_OTHER_VOLUME", 9),
+        ("SNAPSHOTS_UNRELATED", 9),
+        ("VOLUME_WOULD_SHRINK", 9),
+        ("VOLUME_TOO_LARGE", 9),
+        ("VOLUME_ATTACHED", 9),
+        ("NOT_ATTACHED", 9),
+        ("STALE_EPOCH", 9),
+        ("NODE_FENCED", 9),
+        ("NODE_NOT_ACTIVE", 9),
+        ("NODE_FENCING", 9),
+        ("NODE_BARRED", 9),
+        ("NODE_RENEWS", 9),
+        ("LUN_NOT_REGISTERED", 9),
+        ("LUN_NOT_FOUND", 5),
+        ("FENCE_NOT_FOUND", 5),
+        ("STALE_FENCE_ATTEMPT", 9),
+        ("STALE_SESSION", 9),
+        ("NODE_ALIVE", 9),
+        ("NODE_TOO_OLD", 9),
+        ("RESTORE_NOT_CERTIFIED", 9),
+        ("VOLUME_RESTORED", 9),
+        ("NODE_HOLDS_ATTACHMENTS", 9),
+        ("STALE_JOURNALS", 9),
+        ("LAYER_NOT_WRITABLE", 9),
+        ("EXTENT_NOT_RESERVED", 9),
+        ("EXTENT_HELD_FOR_BACKUP", 9),
+        ("BACKUP_NOT_FOUND", 5),
+        ("COMMIT_OUT_OF_ORDER", 9),
+        ("NEXT_HEAD_MISMATCH", 9),
+        ("CHECKPOINT_REGRESSION", 9),
+        ("FINDINGS_CHANGED", 9),
+        ("POOL_FULL", 8),
+        ("POOL_WATERMARK", 8),
+        ("CHAIN_TOO_DEEP", 8),
+        ("LIMIT_REACHED", 8),
+        ("STORE_BUSY", 14),
+        ("STORE_FAILED", 14),
+        ("STORE_CORRUPT", 15),
+        ("NOT_PERMITTED", 7),
+        ("NO_IDENTITY", 16),
+    ];
+
     #[test]
     fn every_reason_has_its_text_and_code() {
-        let expected = [
-            ("INVALID_FIELD", 3),
-            ("REQUEST_ID_REUSED", 3),
-            ("POOL_NOT_FOUND", 5),
-            ("VOLUME_NOT_FOUND", 5),
-            ("SNAPSHOT_NOT_FOUND", 5),
-            ("LAYER_NOT_FOUND", 5),
-            ("NODE_NOT_FOUND", 5),
-            ("JOURNAL_NOT_FOUND", 5),
-            ("SET_NOT_FOUND", 5),
-            ("POOL_EXISTS", 6),
-            ("VOLUME_EXISTS", 6),
-            ("SNAPSHOT_EXISTS", 6),
-            ("LUN_IN_USE", 6),
-            ("LUN_BLOCK_SIZE", 9),
-            ("VOLUME_NOT_READY", 9),
-            ("VOLUME_NOT_AT_REST", 9),
-            ("VOLUME_BUSY", 9),
-            ("SET_DECIDED", 9),
-            ("SNAPSHOT_NOT_READY", 9),
-            ("SNAPSHOT_OF_OTHER_VOLUME", 9),
-            ("SNAPSHOTS_UNRELATED", 9),
-            ("VOLUME_WOULD_SHRINK", 9),
-            ("VOLUME_TOO_LARGE", 9),
-            ("VOLUME_ATTACHED", 9),
-            ("NOT_ATTACHED", 9),
-            ("STALE_EPOCH", 9),
-            ("NODE_FENCED", 9),
-            ("STALE_SESSION", 9),
-            ("NODE_ALIVE", 9),
-            ("NODE_TOO_OLD", 9),
-            ("RESTORE_NOT_CERTIFIED", 9),
-            ("VOLUME_RESTORED", 9),
-            ("NODE_HOLDS_ATTACHMENTS", 9),
-            ("STALE_JOURNALS", 9),
-            ("LAYER_NOT_WRITABLE", 9),
-            ("EXTENT_NOT_RESERVED", 9),
-            ("EXTENT_HELD_FOR_BACKUP", 9),
-            ("BACKUP_NOT_FOUND", 5),
-            ("COMMIT_OUT_OF_ORDER", 9),
-            ("NEXT_HEAD_MISMATCH", 9),
-            ("CHECKPOINT_REGRESSION", 9),
-            ("FINDINGS_CHANGED", 9),
-            ("POOL_FULL", 8),
-            ("POOL_WATERMARK", 8),
-            ("CHAIN_TOO_DEEP", 8),
-            ("LIMIT_REACHED", 8),
-            ("STORE_BUSY", 14),
-            ("STORE_FAILED", 14),
-            ("STORE_CORRUPT", 15),
-            ("NOT_PERMITTED", 7),
-            ("NO_IDENTITY", 16),
-        ];
         let table: Vec<_> = ErrorReason::ALL
             .iter()
             .map(|reason| (reason.as_str(), i32::from(reason.code())))
             .collect();
-        assert_eq!(table, expected);
+        assert_eq!(table, TABLE);
         for reason in ErrorReason::ALL {
             assert_eq!(ErrorReason::from_text(reason.as_str()), Some(*reason));
         }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use lunar_engine::volume::LayerSlots;
 use lunar_metadata::domain::{
-    AddLuns, CreatePool, FsckEvent, Join, LayerPage, NewLun, Page, PageRequest, Pool, ReadLayer,
-    ReleaseExtents, ReserveExtents, Selector, SpaceUsage,
+    AddLuns, CreatePool, FsckEvent, Join, LayerPage, NewLun, Page, PageRequest, Pool, PoolFencing,
+    ReadLayer, ReleaseExtents, ReserveExtents, Selector, SpaceUsage,
 };
 use lunar_metadata::error::ServiceError;
 use lunar_metadata::fsck::Flow as FsckFlow;
@@ -98,7 +98,13 @@ impl MetaLink {
         let luns = (0..scenario.luns).map(|index| new_lun(scenario, index)).collect();
         let request = RequestId::from_u128(1);
         let name: Name = "pool".parse().expect("a valid name");
-        let pool = CreatePool { request, name, extent_size: scenario.extent_size, luns };
+        let pool = CreatePool {
+            request,
+            name,
+            extent_size: scenario.extent_size,
+            luns,
+            fencing: PoolFencing::None,
+        };
         let pool = block_on(service.create_pool(&pool)).expect(FRESH).id;
         let rival = Join {
             request: RequestId::from_u128(2),

@@ -14,6 +14,7 @@ mod geometry;
 mod ids;
 mod names;
 mod presence;
+mod registration_key;
 mod size;
 mod slot;
 
@@ -31,5 +32,6 @@ pub use ids::{
 };
 pub use names::{Name, NameError};
 pub use presence::Presence;
+pub use registration_key::{ClusterTag, RegistrationKey};
 pub use size::{ByteCount, SizeParseError};
 pub use slot::{Slot, SlotPlace};

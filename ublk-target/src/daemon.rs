@@ -4,6 +4,9 @@
 //! its lock → admin socket → join → what a predecessor has left → requests are let in. The socket
 //! answers before the metadata service does, so that a person sees what is being waited for.
 //!
+//! Order of the end of an incarnation (it was fenced, or is being): no I/O begins → what waits
+//! fails → its devices are removed → the program starts anew and joins as another incarnation.
+//!
 //! Order of a graceful end: checkpoints, then exit with the devices left to a successor; or, if so
 //! configured, everything is detached first.
 
@@ -32,6 +35,19 @@ const LOCK_RETRY: Duration = Duration::from_millis(20);
 const CHECKPOINT_LIMIT: Duration = Duration::from_secs(10);
 /// The exit code of a daemon whose incarnation was ended by the metadata service.
 const EXIT_FENCED: u8 = 3;
+const RENEWING: &str = "renewing neither panics nor is cancelled";
+
+/// How long devices may take to be removed when their incarnation is over.
+const REMOVAL_LIMIT: Duration = Duration::from_secs(20);
+
+/// How the daemon ended.
+#[derive(Debug, Clone, Copy)]
+pub enum Ended {
+    /// With this exit code.
+    Exit(ExitCode),
+    /// To start anew in this very process: the incarnation is over, the node is to have another.
+    Rejoin,
+}
 
 /// The daemon cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +71,7 @@ pub async fn run(
     config: Config,
     facts: ProcessFacts,
     metadata: Arc<dyn Metadata>,
-) -> Result<ExitCode, DaemonError> {
+) -> Result<Ended, DaemonError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signals)?;
     let state = open_state(&config).await?;
@@ -75,13 +91,29 @@ pub async fn run(
         }
         ended = &mut serving => {
             let lost = ended.expect("the node's task neither panics nor is cancelled")?;
-            error!(why = lost.0, "this node was ended by the metadata service: no more I/O");
-            return Ok(ExitCode::from(EXIT_FENCED));
+            return Ok(end_incarnation(&node, lost).await);
         }
     }
     stop(&node, is_drained_on_stop).await;
     remove_socket(&node.config.admin_socket);
-    Ok(ExitCode::SUCCESS)
+    Ok(Ended::Exit(ExitCode::SUCCESS))
+}
+
+async fn end_incarnation(node: &Arc<Node>, lost: LeaseLost) -> Ended {
+    match lost {
+        LeaseLost::Superseded(why) => {
+            error!(why, "this process was ended by the metadata service: no more I/O");
+            Ended::Exit(ExitCode::from(EXIT_FENCED))
+        }
+        LeaseLost::Over(why) => {
+            error!(why, "this node was fenced: its volumes fail, and it joins again");
+            node.authority.end();
+            if tokio::time::timeout(REMOVAL_LIMIT, node.remove_devices()).await.is_err() {
+                warn!("some devices were not removed in time: the next incarnation does it");
+            }
+            Ended::Rejoin
+        }
+    }
 }
 
 async fn open_state(config: &Config) -> Result<StateDir, StateError> {
@@ -103,12 +135,27 @@ async fn open_state(config: &Config) -> Result<StateDir, StateError> {
 
 async fn serve(node: Arc<Node>, boot: lunar_types::BootId) -> Result<LeaseLost, StateError> {
     let member: Membership = node.join(boot).await?;
+    // The lease is kept from here on: what comes next may take longer than it lasts.
+    let mut renewing = {
+        let node = Arc::clone(&node);
+        tokio::spawn(async move { node.renew_lease(member).await })
+    };
+    tokio::select! {
+        lost = &mut renewing => return Ok(lost.expect(RENEWING)),
+        prepared = prepare(&node, member) => prepared?,
+    }
+    Ok(renewing.await.expect(RENEWING))
+}
+
+async fn prepare(node: &Arc<Node>, member: Membership) -> Result<(), StateError> {
+    node.register(member).await;
+    node.register(member).await;
     node.recover(member).await?;
     node.open_to_requests(member);
-    let returning = Arc::clone(&node);
+    let returning = Arc::clone(node);
     tokio::spawn(async move { returning.give_back_pending().await });
-    tokio::spawn(Arc::clone(&node).watch(member));
-    Ok(node.renew_lease(member).await)
+    tokio::spawn(Arc::clone(node).watch(member));
+    Ok(())
 }
 
 async fn stop(node: &Arc<Node>, is_drained: bool) {

@@ -3,6 +3,8 @@
 pub mod admin;
 pub mod config;
 pub mod daemon;
+pub mod fencing;
+pub mod guard;
 pub mod holders;
 pub mod lun;
 pub mod metadata;
@@ -10,6 +12,7 @@ pub mod node;
 pub mod probe;
 pub mod process;
 pub mod queue;
+pub mod reservation;
 pub mod reserve;
 pub mod state;
 mod sys;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use lunar_ublk_target::config::{Config, ConfigError, HostFacts, Settings};
+use lunar_ublk_target::daemon::Ended;
 use lunar_ublk_target::lun::inspect::with_causes;
 use lunar_ublk_target::volume::fsfreeze::helper;
 use lunar_ublk_target::{daemon, metadata, process};
@@ -113,12 +114,15 @@ fn run(serve: Serve) -> Result<ExitCode, Box<dyn std::error::Error>> {
         .thread_name("control")
         .enable_all()
         .build()?;
-    let code = runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let metadata = metadata::remote::Remote::new(&config.metadata_endpoint)?;
         let ended = daemon::run(config, facts, Arc::new(metadata)).await;
         Ok::<_, Box<dyn std::error::Error>>(ended?)
-    });
+    })?;
     // What still blocks, perhaps on a LUN that hangs, must not keep the process.
     runtime.shutdown_background();
-    code
+    match ended {
+        Ended::Exit(code) => Ok(code),
+        Ended::Rejoin => Err(process::start_anew().into()),
+    }
 }

@@ -11,14 +11,14 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use lunar_proto::domain::{
-    Attachment, AttachmentSummary, ChangedStructure, DetachMode, Joined, KnownMember, LayerPage,
-    LayerSealed, LeaseTimers, NodeNews, NodeState, PoolReservation, PrunedParts, Selector,
-    SetProgress, SlotUpdate, Vote, WatermarkLevel,
+    Attachment, AttachmentSummary, ChangedStructure, DetachMode, FenceAttempt, FenceOrder,
+    FenceProof, Joined, KnownMember, LayerPage, LayerSealed, NodeNews, NodeState, Pool,
+    PoolReservation, PrunedParts, Renewed, Selector, SetProgress, SlotUpdate, Vote, WatermarkLevel,
 };
 use lunar_proto::error::{ErrorReason, ErrorReport};
 use lunar_types::{
     BootId, CommitNumber, Epoch, ExtentRun, ExtentSize, Freed, Incarnation, JournalSeq, LayerId,
-    LogicalExtent, Name, NodeIncarnation, PoolId, RequestId, SnapshotSetId, VolumeId,
+    LogicalExtent, LunId, Name, NodeIncarnation, PoolId, RequestId, SnapshotSetId, VolumeId,
 };
 
 /// A call to the metadata service failed.
@@ -129,6 +129,8 @@ pub struct Known {
     pub members: Vec<KnownMember>,
     /// The structures of what it holds.
     pub structures: Vec<ChangedStructure>,
+    /// The orders of the answer before.
+    pub fences: Vec<FenceOrder>,
 }
 
 /// A vote: the volume is paused, and everything of its head is in the map.
@@ -180,7 +182,30 @@ pub trait Metadata: Send + Sync {
     /// Starts or resumes an incarnation of the node.
     fn join(&self, name: Name, boot: BootId, resume: Option<Incarnation>) -> Reply<'_, Joined>;
     /// Renews the lease; one attempt.
-    fn heartbeat(&self, node: NodeIncarnation) -> Reply<'_, (NodeState, LeaseTimers)>;
+    fn heartbeat(&self, node: NodeIncarnation) -> Reply<'_, Renewed>;
+    /// Every pool, with its LUNs.
+    fn list_pools(&self) -> Reply<'_, Vec<Pool>>;
+    /// Stores that the incarnation will register at LUNs.
+    fn intend_registrations(&self, node: NodeIncarnation, luns: Vec<LunId>) -> Reply<'_, ()>;
+    /// Says that the incarnation is registered at a LUN, on so many paths.
+    fn confirm_registration(&self, node: NodeIncarnation, lun: LunId, paths: u32) -> Reply<'_, ()>;
+    /// Makes the incarnation ACTIVE, which does not see these LUNs.
+    fn activate(&self, node: NodeIncarnation, unseen: Vec<LunId>) -> Reply<'_, NodeState>;
+    /// Which of the incarnations whose keys were seen are gone for good.
+    fn judge_keys(
+        &self,
+        node: NodeIncarnation,
+        seen: Vec<NodeIncarnation>,
+    ) -> Reply<'_, Vec<NodeIncarnation>>;
+    /// Begins an attempt to cut a victim off from a LUN.
+    fn begin_fence_lun(&self, node: NodeIncarnation, order: FenceOrder) -> Reply<'_, FenceAttempt>;
+    /// Ends an attempt; says what becomes of the victim.
+    fn end_fence_lun(
+        &self,
+        node: NodeIncarnation,
+        order: FenceOrder,
+        ended: (u32, FenceProof),
+    ) -> Reply<'_, NodeState>;
     /// Grants a volume; one that was restored only if it is accepted.
     fn attach(
         &self,

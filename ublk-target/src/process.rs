@@ -12,6 +12,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -194,6 +195,15 @@ pub fn require_ublk() -> Result<(), ProcessError> {
         return Ok(());
     }
     Err(ProcessError::NoUblk { modprobe, release: kernel_release() })
+}
+
+/// Runs the program again in this process, with its arguments: nothing of the old one is left but
+/// its number. It returns only when that is impossible.
+#[must_use]
+pub fn start_anew() -> io::Error {
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_default();
+    Command::new("/proc/self/exe").arg0(name).args(arguments).exec()
 }
 
 /// `uname -r`.

@@ -5,12 +5,12 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use lunar_proto::domain::{
-    Attachment, AttachmentSummary, DetachMode, Joined, LayerEntry, LayerPage, LayerSealed,
-    LeaseTimers, NodeNews, NodeState, PoolReservation, PrunedParts, Selector, SetProgress, Vote,
-    WatermarkLevel,
+    Attachment, AttachmentSummary, DetachMode, FenceAttempt, FenceOrder, FenceProof, Joined,
+    LayerEntry, LayerPage, LayerSealed, NodeNews, NodeState, Pool, PoolReservation, PrunedParts,
+    Renewed, Selector, SetProgress, Vote, WatermarkLevel,
 };
 use lunar_types::{
-    BootId, Epoch, ExtentRun, ExtentSize, Freed, Incarnation, LayerId, LogicalExtent, Name,
+    BootId, Epoch, ExtentRun, ExtentSize, Freed, Incarnation, LayerId, LogicalExtent, LunId, Name,
     NodeIncarnation, PoolId, SnapshotSetId, VolumeId,
 };
 
@@ -39,7 +39,7 @@ struct Script {
     resume: VecDeque<Result<Attachment, MetadataError>>,
     detach: VecDeque<Result<(), MetadataError>>,
     detached: Vec<DetachMode>,
-    heartbeat: VecDeque<Result<(NodeState, LeaseTimers), MetadataError>>,
+    heartbeat: VecDeque<Result<Renewed, MetadataError>>,
     member_ready: VecDeque<Result<SetProgress, MetadataError>>,
     member_failed: VecDeque<Result<SetProgress, MetadataError>>,
     failures: Vec<&'static str>,
@@ -52,6 +52,21 @@ struct Script {
     levels: VecDeque<Result<WatermarkLevel, MetadataError>>,
     lists: VecDeque<Result<Vec<AttachmentSummary>, MetadataError>>,
     news: VecDeque<NodeNews>,
+    gone: Vec<NodeIncarnation>,
+    intend: VecDeque<Result<(), MetadataError>>,
+    confirm: VecDeque<Result<(), MetadataError>>,
+    attempts: VecDeque<Result<FenceAttempt, MetadataError>>,
+    said: Vec<Said>,
+}
+
+/// What was said about registrations and fences.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Said {
+    Intend(LunId),
+    Confirm(LunId, u32),
+    Activate(Vec<LunId>),
+    BeginFence(FenceOrder),
+    EndFence(FenceOrder, u32, FenceProof),
 }
 
 impl Script {
@@ -140,7 +155,7 @@ impl FakeMetadata {
 
     pub(crate) fn expect_heartbeat(
         &self,
-        answers: impl IntoIterator<Item = Result<(NodeState, LeaseTimers), MetadataError>>,
+        answers: impl IntoIterator<Item = Result<Renewed, MetadataError>>,
     ) {
         self.script().heartbeat.extend(answers);
     }
@@ -196,6 +211,28 @@ impl FakeMetadata {
         self.script().failures.clone()
     }
 
+    pub(crate) fn set_gone(&self, gone: Vec<NodeIncarnation>) {
+        self.script().gone = gone;
+    }
+
+    pub(crate) fn expect_confirm(
+        &self,
+        answers: impl IntoIterator<Item = Result<(), MetadataError>>,
+    ) {
+        self.script().confirm.extend(answers);
+    }
+
+    pub(crate) fn expect_attempts(
+        &self,
+        answers: impl IntoIterator<Item = Result<FenceAttempt, MetadataError>>,
+    ) {
+        self.script().attempts.extend(answers);
+    }
+
+    pub(crate) fn said(&self) -> Vec<Said> {
+        self.script().said.clone()
+    }
+
     pub(crate) fn heartbeats_left(&self) -> usize {
         self.script().heartbeat.len()
     }
@@ -230,8 +267,54 @@ impl Metadata for FakeMetadata {
         ready(Err(unavailable()))
     }
 
-    fn heartbeat(&self, _: NodeIncarnation) -> Reply<'_, (NodeState, LeaseTimers)> {
+    fn heartbeat(&self, _: NodeIncarnation) -> Reply<'_, Renewed> {
         ready(self.script().heartbeat.pop_front().unwrap_or(Err(unavailable())))
+    }
+
+    fn list_pools(&self) -> Reply<'_, Vec<Pool>> {
+        ready(Ok(Vec::new()))
+    }
+
+    fn intend_registrations(&self, _: NodeIncarnation, luns: Vec<LunId>) -> Reply<'_, ()> {
+        let mut script = self.script();
+        script.said.extend(luns.into_iter().map(Said::Intend));
+        ready(script.intend.pop_front().unwrap_or(Ok(())))
+    }
+
+    fn confirm_registration(&self, _: NodeIncarnation, lun: LunId, paths: u32) -> Reply<'_, ()> {
+        let mut script = self.script();
+        script.said.push(Said::Confirm(lun, paths));
+        ready(script.confirm.pop_front().unwrap_or(Ok(())))
+    }
+
+    fn activate(&self, _: NodeIncarnation, unseen: Vec<LunId>) -> Reply<'_, NodeState> {
+        self.script().said.push(Said::Activate(unseen));
+        ready(Ok(NodeState::Active))
+    }
+
+    fn judge_keys(
+        &self,
+        _: NodeIncarnation,
+        seen: Vec<NodeIncarnation>,
+    ) -> Reply<'_, Vec<NodeIncarnation>> {
+        let script = self.script();
+        ready(Ok(seen.into_iter().filter(|one| script.gone.contains(one)).collect()))
+    }
+
+    fn begin_fence_lun(&self, _: NodeIncarnation, order: FenceOrder) -> Reply<'_, FenceAttempt> {
+        let mut script = self.script();
+        script.said.push(Said::BeginFence(order));
+        ready(script.attempts.pop_front().unwrap_or(Err(unavailable())))
+    }
+
+    fn end_fence_lun(
+        &self,
+        _: NodeIncarnation,
+        order: FenceOrder,
+        (attempt, proof): (u32, FenceProof),
+    ) -> Reply<'_, NodeState> {
+        self.script().said.push(Said::EndFence(order, attempt, proof));
+        ready(Ok(NodeState::Fenced))
     }
 
     fn attach(&self, _: Selector<VolumeId>, _: NodeIncarnation, _: bool) -> Reply<'_, Attachment> {

@@ -2,7 +2,7 @@
 
 use lunar_metadata_client::{MetadataClient, fresh_request_id};
 use lunar_proto::domain::{
-    AddLuns, CreatePool, Pool, PoolStatus, ReleaseQuarantine, Selector, SetWatermarks,
+    AddLuns, CreatePool, Pool, PoolFencing, PoolStatus, ReleaseQuarantine, Selector, SetWatermarks,
 };
 use lunar_types::PoolId;
 
@@ -17,7 +17,8 @@ pub(super) async fn run(command: &PoolCommand, context: &Context<'_>) -> Result<
             let luns = lun::to_pool_luns(&context.daemon().await?, luns).await?;
             let service = context.service().await?;
             let (request, name) = (fresh_request_id(), name.clone());
-            let pool = CreatePool { request, name, extent_size: *extent_size, luns };
+            let (extent_size, fencing) = (*extent_size, PoolFencing::None);
+            let pool = CreatePool { request, name, extent_size, luns, fencing };
             let pool = service.create_pool(&pool).await?;
             context.show(&PoolView::from(&pool))
         }

@@ -66,6 +66,7 @@ fn pool() -> Pool {
         luns: vec![lun(0, 4), lun(1, 6)],
         logical_block_size: LogicalBlockSize::B512,
         watermarks: Watermarks::DEFAULT,
+        fencing: lunar_proto::domain::PoolFencing::None,
     }
 }
 
@@ -454,6 +455,7 @@ fn node_list_is_golden() {
         heard_ago,
         attachments: 2,
         session: SessionNumber::new(9),
+        is_barred: false,
     };
     let heard = Some(Duration::from_millis(1234));
     let nodes = [node(1, "n1", NodeState::Active, heard), node(2, "n2", NodeState::Fenced, None)];

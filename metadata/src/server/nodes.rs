@@ -32,9 +32,8 @@ impl<S: MetaStore> Nodes for Handlers<S> {
         request: Request<v1::HeartbeatRequest>,
     ) -> Result<Response<v1::HeartbeatResponse>, Status> {
         let caller = self.require_caller(&request, request.get_ref().caller.as_ref()).await?;
-        let (state, timers) = self.call(move |service| block_on(service.heartbeat(caller))).await?;
-        let state = v1::NodeState::from(state).into();
-        Ok(Response::new(v1::HeartbeatResponse { state, timers: Some(timers.into()) }))
+        let renewed = self.call(move |service| block_on(service.heartbeat(caller))).await?;
+        Ok(Response::new(renewed.into()))
     }
 
     async fn leave(

@@ -276,7 +276,7 @@ async fn node_news<T: Txn>(txn: &T, request: &WatchNode) -> Result<NodeNews, Ser
             structures.push(ChangedStructure { volume, structure });
         }
     }
-    Ok(NodeNews { members, structures })
+    Ok(NodeNews { members, structures, fences: Vec::new() })
 }
 
 impl<S: MetaStore> Service<S> {

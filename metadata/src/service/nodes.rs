@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lunar_proto::domain::{
-    Join, Joined, LeaseTimers, Leave, Node, NodeState, OperationWork, Page, PageRequest, Selector,
+    Join, Joined, Leave, Node, NodeState, OperationWork, Page, PageRequest, Renewed, Selector,
 };
 use lunar_types::{Incarnation, NodeId, NodeIncarnation, NodeSession, SessionNumber};
 
@@ -231,7 +231,8 @@ impl<S: MetaStore> Service<S> {
             return Err(foreign_outcome(request.request, &outcome));
         };
         self.leases.hear(session.node, now);
-        Ok(Joined { session, resumed, timers: self.settings.timers, cluster: self.cluster })
+        let (timers, cluster) = (self.settings.timers, self.cluster);
+        Ok(Joined { session, resumed, timers, cluster, state: NodeState::Active })
     }
 
     async fn rejoin<T: Txn>(
@@ -274,13 +275,10 @@ impl<S: MetaStore> Service<S> {
     ///
     /// # Errors
     /// The incarnation is gone, or a later process speaks for it.
-    pub async fn heartbeat(
-        &self,
-        caller: NodeSession,
-    ) -> Result<(NodeState, LeaseTimers), ServiceError> {
+    pub async fn heartbeat(&self, caller: NodeSession) -> Result<Renewed, ServiceError> {
         let record = self.read(|txn| async move { require_session(&*txn, caller).await }).await?;
         self.leases.hear(caller.node, self.seams.clock.now());
-        Ok((record.state, self.settings.timers))
+        Ok(Renewed { state: record.state, timers: self.settings.timers, lun_generation: 0 })
     }
 
     /// Ends an incarnation gracefully.
@@ -326,6 +324,7 @@ impl<S: MetaStore> Service<S> {
             heard_ago: self.leases.heard_ago(newest, now),
             attachments: u32::try_from(held.len()).unwrap_or(u32::MAX),
             session: record.session,
+            is_barred: false,
         })
     }
 

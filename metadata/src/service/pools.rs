@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use lunar_proto::domain::{
-    AddLuns, CreatePool, NewLun, Page, PageRequest, Pool, Selector, Watermarks,
+    AddLuns, CreatePool, NewLun, Page, PageRequest, Pool, PoolFencing, Selector, Watermarks,
 };
 use lunar_types::{
     ByteCount, ExtentSize, LUN_DATA_START_BYTES, LUN_DATA_TAIL_BYTES, LogicalBlockSize, LunIndex,
@@ -36,6 +36,15 @@ fn check_luns(luns: &[NewLun], extent_size: Option<ExtentSize>) -> Result<(), Se
         }
     }
     extent_size.map_or(Ok(()), |size| check_lun_sizes(luns, size))
+}
+
+/// The service cannot fence a node yet: what a pool would promise would not be kept.
+fn check_fencing(fencing: PoolFencing) -> Result<(), ServiceError> {
+    if fencing == PoolFencing::None {
+        return Ok(());
+    }
+    let problem = format_args!("'{fencing}' is not served by this version: give none");
+    Err(ServiceError::field("fencing", problem))
 }
 
 fn check_lun_sizes(luns: &[NewLun], extent_size: ExtentSize) -> Result<(), ServiceError> {
@@ -134,9 +143,11 @@ impl<S: MetaStore> Service<S> {
     /// Makes a pool of labelled LUNs.
     ///
     /// # Errors
-    /// No LUN, a LUN twice, in another pool, too small or too large; the name is taken.
+    /// No LUN, a LUN twice, in another pool, too small or too large; the name is taken; another
+    /// fencing than none.
     pub async fn create_pool(&self, request: &CreatePool) -> Result<Pool, ServiceError> {
         check_luns(&request.luns, Some(request.extent_size))?;
+        check_fencing(request.fencing)?;
         let id = PoolId::from_u128(self.seams.ids.next());
         let what = ("create pool", request);
         let create =

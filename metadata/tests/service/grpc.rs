@@ -83,7 +83,7 @@ async fn a_call_that_waits_ends_with_the_service() {
     };
     let caller = served.service.join(&request).await.expect("joined").session;
     let mut members = v1::members_client::MembersClient::new(served.channel.clone());
-    let watch = WatchNode { caller, structures: vec![], members: vec![] };
+    let watch = WatchNode { caller, structures: vec![], members: vec![], fences: vec![] };
     let watch = v1::WatchNodeRequest { wait_ms: 30_000, ..watch.into() };
     let waiting = tokio::spawn(async move { members.watch_node(watch).await });
     tokio::time::sleep(std::time::Duration::from_millis(200)).await;
@@ -108,7 +108,13 @@ async fn a_change_by_another_process_is_seen_by_who_waits() {
         logical_block_size: LogicalBlockSize::B4096,
     };
     let (luns, extent_size) = (vec![lun], ExtentSize::DEFAULT);
-    let pool = CreatePool { request: request(), name: name("p"), extent_size, luns };
+    let pool = CreatePool {
+        request: request(),
+        name: name("p"),
+        extent_size,
+        luns,
+        fencing: PoolFencing::None,
+    };
     let pool = Selector::Id(other.create_pool(&pool).await.expect("made").id);
     let volume = CreateVolume {
         request: request(),

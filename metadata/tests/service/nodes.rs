@@ -29,7 +29,7 @@ fn nodes_get_ids_and_incarnations_that_rise() {
     let texts = [a, b, again].map(|session| session.to_string());
     assert_eq!(texts, ["1.1 in session 1", "2.1 in session 1", "1.2 in session 2"]);
     assert_eq!(kind(block_on(world.service.heartbeat(a))), ErrorReason::NodeFenced);
-    let (state, timers) = block_on(world.service.heartbeat(again)).expect("it lives");
+    let Renewed { state, timers, .. } = block_on(world.service.heartbeat(again)).expect("it lives");
     assert_eq!((state, timers), (NodeState::Active, LeaseTimers::DEFAULT));
     world.assert_clean();
 }

@@ -9,7 +9,27 @@ use crate::world::{MIB, World, kind, lun, name};
 
 fn create(world: &World, pool: &str, luns: Vec<NewLun>) -> CreatePool {
     let extent_size = ExtentSize::DEFAULT;
-    CreatePool { request: world.request(), name: name(pool), extent_size, luns }
+    CreatePool {
+        request: world.request(),
+        name: name(pool),
+        extent_size,
+        luns,
+        fencing: PoolFencing::None,
+    }
+}
+
+#[test]
+fn a_pool_whose_fencing_would_not_be_kept_is_refused() {
+    let world = World::new();
+    for fencing in [PoolFencing::Reservations, PoolFencing::Lease] {
+        let request = CreatePool { fencing, ..create(&world, "p", vec![lun(1, 1024 * MIB)]) };
+        let error = block_on(world.service.create_pool(&request)).expect_err("not served");
+        assert_eq!(error.kind(), ErrorReason::InvalidField);
+        assert!(error.to_string().contains(fencing.as_str()), "{error}");
+    }
+    let request = create(&world, "p", vec![lun(1, 1024 * MIB)]);
+    let pool = block_on(world.service.create_pool(&request)).expect("made");
+    assert_eq!(pool.fencing, PoolFencing::None);
 }
 
 #[test]

@@ -59,6 +59,7 @@ fn small_logical_blocks_need_luns_that_have_them() {
         name: name("p"),
         extent_size: ExtentSize::DEFAULT,
         luns: vec![lun],
+        fencing: PoolFencing::None,
     };
     block_on(world.service.create_pool(&pool)).expect("made");
     let mut request = CreateVolume {

@@ -122,7 +122,13 @@ impl<S: MetaStore> World<S> {
     pub fn pool_of(&self, pool: &str, extent_size: ExtentSize, extents: &[u64]) -> Pool {
         let new_lun = |count: &u64| lun(self.ids.next(), 2 * MIB + count * extent_size.bytes());
         let luns = extents.iter().map(new_lun).collect();
-        let request = CreatePool { request: self.request(), name: name(pool), extent_size, luns };
+        let request = CreatePool {
+            request: self.request(),
+            name: name(pool),
+            extent_size,
+            luns,
+            fencing: PoolFencing::None,
+        };
         block_on(self.service.create_pool(&request)).expect("the pool is made")
     }
 

@@ -5,6 +5,7 @@
 
 mod admin;
 mod diff;
+mod fencing;
 mod map;
 mod nodes;
 mod pools;
@@ -24,6 +25,12 @@ pub use admin::{
     RoomWanted,
 };
 pub use diff::{DiffKind, DiffPage, DiffRun, DiffSnapshots};
+pub use fencing::{
+    Activate, AuditEntry, BeginFenceLun, CertifyPoweredOff, ConfirmRegistration, EndFenceLun,
+    FENCE_LIST_MAX, Fence, FenceAttempt, FenceLun, FenceLunState, FenceNode, FenceOrder,
+    FenceProof, IntendRegistrations, JudgeKeys, PoolFencing, PoolFencingError, REASON_BYTES_MAX,
+    Renewed, UnfenceNode,
+};
 pub use map::{
     COMMIT_UPDATES_MAX, CommitMap, LAYER_PARTS_MAX, LayerEntry, LayerPage, LayerPart,
     PRUNE_PARTS_MAX, PoolReservation, PruneLayer, PrunedPart, PrunedParts, READ_LAYER_MAX,

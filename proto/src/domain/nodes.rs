@@ -67,6 +67,8 @@ pub struct Node {
     pub attachments: u32,
     /// The session of the process that joined last.
     pub session: SessionNumber,
+    /// An operator has fenced it: it does not join before it is unfenced.
+    pub is_barred: bool,
 }
 
 /// When a lease is renewed, ends, and is acted upon (DESIGN: 3R < H and H(1+ρ) < F(1−ρ)).
@@ -119,6 +121,8 @@ pub struct Joined {
     pub timers: LeaseTimers,
     /// The cluster: LUNs with labels of another are foreign.
     pub cluster: ClusterId,
+    /// JOINING: it registers, and is activated then.
+    pub state: NodeState,
 }
 
 /// Ends an incarnation gracefully.

@@ -4,7 +4,7 @@ use lunar_types::{
     ByteCount, ExtentSize, LogicalBlockSize, LunId, LunIndex, Name, PoolId, RequestId,
 };
 
-use super::{PoolFill, Selector, WatermarkLevel, Watermarks};
+use super::{PoolFencing, PoolFill, Selector, WatermarkLevel, Watermarks};
 
 /// A LUN as it is offered to a pool.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -47,6 +47,8 @@ pub struct Pool {
     pub logical_block_size: LogicalBlockSize,
     /// Where its levels begin.
     pub watermarks: Watermarks,
+    /// What keeps a node that was given up from writing to it.
+    pub fencing: PoolFencing,
 }
 
 /// Makes a pool.
@@ -60,6 +62,8 @@ pub struct CreatePool {
     pub extent_size: ExtentSize,
     /// At least one LUN.
     pub luns: Vec<NewLun>,
+    /// What keeps a node that was given up from writing to it.
+    pub fencing: PoolFencing,
 }
 
 /// Adds LUNs to a pool.

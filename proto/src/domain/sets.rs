@@ -9,7 +9,7 @@ use lunar_types::{
     SnapshotId, SnapshotSetId, StructureNumber, VolumeId,
 };
 
-use super::{SealedHead, Selector, Snapshot};
+use super::{FenceOrder, SealedHead, Selector, Snapshot};
 
 /// Most members of a set.
 pub const SET_MEMBERS_MAX: usize = 32;
@@ -211,6 +211,8 @@ pub struct WatchNode {
     pub structures: Vec<ChangedStructure>,
     /// The members of the answer before; at most [`WATCHED_MEMBERS_MAX`].
     pub members: Vec<KnownMember>,
+    /// The orders of the answer before; at most [`super::FENCE_LIST_MAX`].
+    pub fences: Vec<FenceOrder>,
 }
 
 /// A member of an open set that an incarnation holds.
@@ -231,6 +233,8 @@ pub struct NodeNews {
     pub members: Vec<OpenMember>,
     /// Volumes that the caller knows otherwise, as they are now.
     pub structures: Vec<ChangedStructure>,
+    /// Victims that it is to cut off, at most [`super::FENCE_LIST_MAX`].
+    pub fences: Vec<FenceOrder>,
 }
 
 impl NodeNews {
@@ -238,7 +242,10 @@ impl NodeNews {
     #[must_use]
     pub fn is_news_to(&self, known: &WatchNode) -> bool {
         let now: BTreeSet<_> = self.members.iter().map(|it| it.member).collect();
-        !self.structures.is_empty() || now != known.members.iter().copied().collect()
+        let fences: BTreeSet<_> = self.fences.iter().copied().collect();
+        !self.structures.is_empty()
+            || now != known.members.iter().copied().collect()
+            || fences != known.fences.iter().copied().collect()
     }
 }
 

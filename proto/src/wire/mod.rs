@@ -5,6 +5,7 @@
 
 mod admin;
 mod diff;
+mod fencing;
 mod map;
 mod nodes;
 mod pools;

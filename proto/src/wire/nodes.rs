@@ -85,6 +85,7 @@ impl TryFrom<v1::Node> for Node {
             heard_ago: wire.heard_ago_ms.map(Duration::from_millis),
             attachments: wire.attachments,
             session: SessionNumber::new(wire.session),
+            is_barred: wire.is_barred,
         })
     }
 }
@@ -101,6 +102,7 @@ impl From<Node> for v1::Node {
             heard_ago_ms: heard,
             attachments: node.attachments,
             session: node.session.get(),
+            is_barred: node.is_barred,
         }
     }
 }
@@ -140,6 +142,7 @@ impl TryFrom<v1::JoinResponse> for Joined {
             resumed: wire.resumed,
             timers: nested("timers", wire.timers)?,
             cluster: parsed("cluster_id", &wire.cluster_id)?,
+            state: wire.state().try_into()?,
         })
     }
 }
@@ -151,6 +154,7 @@ impl From<Joined> for v1::JoinResponse {
             resumed: joined.resumed,
             timers: Some(joined.timers.into()),
             cluster_id: joined.cluster.to_string(),
+            state: v1::NodeState::from(joined.state).into(),
         }
     }
 }

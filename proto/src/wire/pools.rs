@@ -73,6 +73,7 @@ impl TryFrom<v1::Pool> for Pool {
     type Error = FieldError;
 
     fn try_from(wire: v1::Pool) -> Checked<Self> {
+        let fencing = wire.fencing().try_into()?;
         Ok(Self {
             id: parsed("pool_id", &wire.pool_id)?,
             name: parsed("name", &wire.name)?,
@@ -80,6 +81,7 @@ impl TryFrom<v1::Pool> for Pool {
             luns: list("luns", wire.luns)?,
             logical_block_size: logical_block_size("logical_block_size", wire.logical_block_size)?,
             watermarks: nested("watermarks", wire.watermarks)?,
+            fencing,
         })
     }
 }
@@ -93,6 +95,7 @@ impl From<Pool> for v1::Pool {
             luns: to_list(pool.luns),
             logical_block_size: pool.logical_block_size.bytes(),
             watermarks: Some(pool.watermarks.into()),
+            fencing: v1::PoolFencing::from(pool.fencing).into(),
         }
     }
 }
@@ -101,11 +104,13 @@ impl TryFrom<v1::CreatePoolRequest> for CreatePool {
     type Error = FieldError;
 
     fn try_from(wire: v1::CreatePoolRequest) -> Checked<Self> {
+        let fencing = wire.fencing().try_into()?;
         Ok(Self {
             request: parsed("request_id", &wire.request_id)?,
             name: parsed("name", &wire.name)?,
             extent_size: extent_size_or_default("extent_size_bytes", wire.extent_size_bytes)?,
             luns: list("luns", wire.luns)?,
+            fencing,
         })
     }
 }
@@ -117,6 +122,7 @@ impl From<CreatePool> for v1::CreatePoolRequest {
             name: request.name.to_string(),
             extent_size_bytes: request.extent_size.bytes(),
             luns: to_list(request.luns),
+            fencing: v1::PoolFencing::from(request.fencing).into(),
         }
     }
 }

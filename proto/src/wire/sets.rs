@@ -5,10 +5,10 @@ use lunar_types::{CommitNumber, JournalSeq, NodeIncarnation, StructureNumber};
 use super::volumes::{granted_epoch, layer_id};
 use super::{Checked, list, nested, parsed, required, selector, to_list};
 use crate::domain::{
-    ChangedStructure, CreateSnapshots, CutAs, Fsfreeze, KnownMember, MemberFailed, MemberPaused,
-    MemberReady, MemberState, NewCut, NewMember, NodeNews, OpenMember, SET_MEMBERS_MAX, SetAbort,
-    SetMember, SetProgress, SetState, SnapshotSet, Vote, WATCHED_MEMBERS_MAX, WATCHED_VOLUMES_MAX,
-    WatchNode,
+    ChangedStructure, CreateSnapshots, CutAs, FENCE_LIST_MAX, Fsfreeze, KnownMember, MemberFailed,
+    MemberPaused, MemberReady, MemberState, NewCut, NewMember, NodeNews, OpenMember,
+    SET_MEMBERS_MAX, SetAbort, SetMember, SetProgress, SetState, SnapshotSet, Vote,
+    WATCHED_MEMBERS_MAX, WATCHED_VOLUMES_MAX, WatchNode,
 };
 use crate::error::FieldError;
 use crate::v1;
@@ -307,10 +307,12 @@ impl TryFrom<v1::WatchNodeRequest> for WatchNode {
     fn try_from(wire: v1::WatchNodeRequest) -> Checked<Self> {
         at_most("structures", &wire.structures, WATCHED_VOLUMES_MAX)?;
         at_most("members", &wire.members, WATCHED_MEMBERS_MAX)?;
+        at_most("fences", &wire.fences, FENCE_LIST_MAX)?;
         Ok(Self {
             caller: nested("caller", wire.caller)?,
             structures: list("structures", wire.structures)?,
             members: list("members", wire.members)?,
+            fences: list("fences", wire.fences)?,
         })
     }
 }
@@ -322,6 +324,7 @@ impl From<WatchNode> for v1::WatchNodeRequest {
             caller: Some(request.caller.into()),
             structures: to_list(request.structures),
             members: to_list(request.members),
+            fences: to_list(request.fences),
             wait_ms: 0,
         }
     }
@@ -355,13 +358,15 @@ impl TryFrom<v1::WatchNodeResponse> for NodeNews {
 
     fn try_from(wire: v1::WatchNodeResponse) -> Checked<Self> {
         let members = list("members", wire.members)?;
-        Ok(Self { members, structures: list("structures", wire.structures)? })
+        let fences = list("fences", wire.fences)?;
+        Ok(Self { members, structures: list("structures", wire.structures)?, fences })
     }
 }
 
 impl From<NodeNews> for v1::WatchNodeResponse {
     fn from(news: NodeNews) -> Self {
-        Self { members: to_list(news.members), structures: to_list(news.structures) }
+        let (members, structures) = (to_list(news.members), to_list(news.structures));
+        Self { members, structures, fences: to_list(news.fences) }
     }
 }
 

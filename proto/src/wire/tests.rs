@@ -1,6 +1,7 @@
 //! Every message survives the wire, and every bad field is named.
 
 mod diff;
+mod fencing;
 mod sets;
 mod watermarks;
 
@@ -43,6 +44,7 @@ fn pool() -> Pool {
         luns: vec![lun],
         logical_block_size: LogicalBlockSize::B512,
         watermarks: Watermarks::new(70, 80, 90).expect("in order"),
+        fencing: PoolFencing::Lease,
     }
 }
 
@@ -93,6 +95,7 @@ fn pools_survive_the_wire() {
         name: "p".parse().expect("a name"),
         extent_size: ExtentSize::DEFAULT,
         luns: vec![new_lun],
+        fencing: PoolFencing::None,
     });
     survives::<_, v1::AddLunsRequest>(AddLuns {
         request: REQUEST,
@@ -304,6 +307,7 @@ fn nodes_survive_the_wire() {
         resumed: true,
         timers: LeaseTimers::DEFAULT,
         cluster: ClusterId::from_u128(6),
+        state: Joining,
     });
     survives::<_, v1::LeaveRequest>(Leave { request: REQUEST, caller: caller() });
     use NodeState::{Active, Fenced, Fencing, Joining, Left, Suspect};
@@ -317,6 +321,7 @@ fn nodes_survive_the_wire() {
             heard_ago: Some(Duration::from_millis(1500)),
             attachments: 2,
             session: SessionNumber::new(78),
+            is_barred: true,
         });
     }
 }
@@ -497,6 +502,7 @@ fn a_bad_field_of_a_pool_request_is_named() {
         name: "p".to_owned(),
         extent_size_bytes: 0,
         luns: vec![lun.clone(), lun],
+        fencing: v1::PoolFencing::Reservations.into(),
     };
     let default = CreatePool::try_from(good.clone()).map(|request| request.extent_size);
     assert_eq!(default, Ok(ExtentSize::DEFAULT));
@@ -512,6 +518,7 @@ fn a_bad_field_of_a_pool_request_is_named() {
         bad_field::<_, CreatePool>(&good, |w| w.luns[0].logical_block_size = 1024),
         "luns[0].logical_block_size"
     );
+    assert_eq!(bad_field::<_, CreatePool>(&good, |w| w.fencing = 0), "fencing");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use lunar_engine::io::IoOp;
 use lunar_engine::volume::{CopyStep, NoClaim};
 use lunar_metadata::domain::{
     CloneVolume, CreatePool, CreateVolume, DeleteSnapshot, DeleteVolume, Detach, DetachMode,
-    GrowVolume, NewLun, ReleaseExtents, ResumeAttachment, RollbackVolume, Selector,
+    GrowVolume, NewLun, PoolFencing, ReleaseExtents, ResumeAttachment, RollbackVolume, Selector,
 };
 use lunar_metadata::seams::block_on;
 use lunar_types::{ByteCount, ExtentRun, LunId, Name, VolumeSize};
@@ -195,7 +195,13 @@ impl Node {
         };
         let luns = shape::lun_sizes().into_iter().enumerate().map(lun).collect();
         let (request, extent_size) = (self.fresh_request(), shape::extent_size());
-        let pool = CreatePool { request, name: pool_name(), extent_size, luns };
+        let pool = CreatePool {
+            request,
+            name: pool_name(),
+            extent_size,
+            luns,
+            fencing: PoolFencing::None,
+        };
         self.call("a pool", |service| block_on(service.create_pool(&pool)))?;
         let volume = CreateVolume {
             request: self.fresh_request(),

@@ -9,6 +9,8 @@
 //!   takes many volumes over at once reads each label once, not once a volume.
 
 use std::collections::HashMap;
+use std::fmt;
+use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, Weak};
@@ -16,25 +18,39 @@ use std::time::Duration;
 
 use lunar_engine::journal::LunSet;
 use lunar_engine::label::{self, LabelError};
-use lunar_engine::lun::{FileLun, LunDevice, LunLayout, LunTable};
+use lunar_engine::lun::{LunDevice, LunLayout, LunTable};
 use lunar_proto::domain::{Lun, Pool};
 use lunar_types::{ClusterId, LunId, LunIndex};
 
 use super::inventory::{Depth, LocalLun, Search, find_luns};
 use super::open::{self, Access, OpenError};
+use crate::guard::{Authority, Gate, GuardedLun, LunGuard};
 
 /// How long one who needs a LUN waits for another one who looks for LUNs. A device that hangs
 /// keeps who looks at it, and for this long who comes next, but nobody for ever.
 const SEARCH_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A LUN that is open and claimed.
-#[derive(Debug)]
 pub struct OpenLun {
     /// Which one.
     pub id: LunId,
     /// The path it was opened by.
     pub path: PathBuf,
-    device: FileLun,
+    device: GuardedLun,
+}
+
+impl OpenLun {
+    /// Its gate.
+    #[must_use]
+    pub fn guard(&self) -> &Arc<LunGuard> {
+        self.device.guard()
+    }
+
+    /// The open device.
+    #[must_use]
+    pub const fn file(&self) -> &File {
+        self.device.device().file()
+    }
 }
 
 /// A pool's LUN cannot be used.
@@ -94,6 +110,18 @@ pub enum LunSetError {
         /// The device.
         path: PathBuf,
     },
+    /// The node may not write to it.
+    #[error(
+        "LUN {lun} of pool '{pool}' cannot be used on this node yet: {why}; see lunar node status"
+    )]
+    NotRegistered {
+        /// The LUN.
+        lun: LunId,
+        /// Its pool.
+        pool: String,
+        /// What is missing.
+        why: String,
+    },
     /// It is smaller than the pool thinks.
     #[error(
         "LUN {lun} on {} has {size} B, but was added to its pool with {expected} B: restore its \
@@ -135,10 +163,16 @@ impl PoolLuns {
         self.luns[usize::from(index.get())].get().map(AsRef::as_ref)
     }
 
+    /// The gate of a LUN.
+    #[must_use]
+    pub fn guard(&self, index: LunIndex) -> Option<&Arc<LunGuard>> {
+        self.get(index).map(OpenLun::guard)
+    }
+
     /// The descriptor of a LUN, which stays open while this set exists.
     #[must_use]
     pub fn descriptor(&self, index: LunIndex) -> Option<RawFd> {
-        self.get(index).map(|lun| lun.device.file().as_raw_fd())
+        self.get(index).map(|lun| lun.file().as_raw_fd())
     }
 
     /// The LUNs themselves.
@@ -149,6 +183,7 @@ impl PoolLuns {
     /// The LUN comes before its layout: what the table knows can be used.
     fn add(&self, lun: &Lun, pool: &Pool, open: Arc<OpenLun>) -> Result<(), LunSetError> {
         check_size(lun, &open)?;
+        check_registered(pool, &open)?;
         let known = self.luns[usize::from(lun.index.get())].get_or_init(|| open);
         assert_eq!(known.id, lun.id, "the LUN behind index {} does not change", lun.index);
         self.table.add(lun.index, LunLayout::new(pool.extent_size, lun.size.get()));
@@ -162,10 +197,26 @@ impl LunSet for PoolLuns {
     }
 }
 
+impl fmt::Debug for OpenLun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenLun").field("id", &self.id).field("path", &self.path).finish()
+    }
+}
+
+/// A LUN of a pool, open or why not.
+#[derive(Debug)]
+pub struct Opened {
+    /// Which one.
+    pub lun: LunId,
+    /// The LUN.
+    pub result: Result<Arc<OpenLun>, LunSetError>,
+}
+
 /// Opens LUNs, each once.
 #[derive(Debug)]
 pub struct LunOpener {
     search: Search,
+    authority: Arc<Authority>,
     open: Mutex<HashMap<LunId, Weak<OpenLun>>>,
     is_searching: Mutex<bool>,
     searched: Condvar,
@@ -193,9 +244,10 @@ const UNPOISONED: &str = "a panic ends the process";
 impl LunOpener {
     /// Nothing is open yet.
     #[must_use]
-    pub fn new(search: Search) -> Self {
+    pub fn new(search: Search, authority: Arc<Authority>) -> Self {
         let (open, is_searching) = (Mutex::default(), Mutex::new(false));
-        Self { search, open, is_searching, searched: Condvar::new(), patience: SEARCH_PATIENCE }
+        let (searched, patience) = (Condvar::new(), SEARCH_PATIENCE);
+        Self { search, authority, open, is_searching, searched, patience }
     }
 
     /// Where it looks.
@@ -212,6 +264,26 @@ impl LunOpener {
         let luns = PoolLuns::empty(cluster);
         self.extend(&luns, pool)?;
         Ok(luns)
+    }
+
+    /// Opens each LUN of a pool, whether or not the others can be. It blocks: devices are read.
+    ///
+    /// # Errors
+    /// When the host's devices cannot be listed.
+    pub fn open_each(&self, pool: &Pool, cluster: ClusterId) -> Result<Vec<Opened>, LunSetError> {
+        let is_open = |lun: &Lun| self.shared(lun.id).is_some();
+        let all = if pool.luns.iter().all(is_open) {
+            Vec::new()
+        } else {
+            let _turn = self.search_turn();
+            find_luns(&self.search, Some(cluster), Depth::Labels).map_err(LunSetError::List)?
+        };
+        let open = |lun: &Lun| match self.shared(lun.id) {
+            Some(shared) => Ok(shared),
+            None => self.open_shared(lun, pool, &all),
+        };
+        let opened = |lun: &Lun| Opened { lun: lun.id, result: open(lun) };
+        Ok(pool.luns.iter().map(opened).collect())
     }
 
     /// Opens the LUNs that a pool has and `luns` has not yet, and adds them. It blocks: devices
@@ -288,13 +360,18 @@ impl LunOpener {
         if let Some(shared) = open.get(&lun.id).and_then(Weak::upgrade) {
             return Ok(shared);
         }
-        let shared = Arc::new(open_lun(lun, pool, all)?);
+        let shared = Arc::new(open_lun(lun, pool, all, &self.authority)?);
         open.insert(lun.id, Arc::downgrade(&shared));
         Ok(shared)
     }
 }
 
-fn open_lun(lun: &Lun, pool: &Pool, all: &[LocalLun]) -> Result<OpenLun, LunSetError> {
+fn open_lun(
+    lun: &Lun,
+    pool: &Pool,
+    all: &[LocalLun],
+    authority: &Arc<Authority>,
+) -> Result<OpenLun, LunSetError> {
     let id = lun.id;
     let pool_name = || pool.name.to_string();
     let local = all
@@ -309,9 +386,23 @@ fn open_lun(lun: &Lun, pool: &Pool, all: &[LocalLun]) -> Result<OpenLun, LunSetE
     let device =
         open::open(&path, Access::Claim).map_err(|source| LunSetError::Open { lun: id, source })?;
     match label::read(&device) {
-        Ok(label) if label.lun == id => Ok(OpenLun { id, path, device }),
+        Ok(label) if label.lun == id => {
+            let guard = LunGuard::new(id, pool.fencing, authority);
+            Ok(OpenLun { id, path, device: GuardedLun::new(device, &guard) })
+        }
         Ok(label) => Err(LunSetError::Changed { lun: id, found: label.lun, path }),
         Err(source) => Err(LunSetError::Label { lun: id, path, source }),
+    }
+}
+
+/// A LUN with reservations is used when this process has registered there: whoever opened it before
+/// would wait in a place where nobody sees why.
+fn check_registered(pool: &Pool, open: &OpenLun) -> Result<(), LunSetError> {
+    match open.guard().gate() {
+        Gate::Frozen { why, .. } if !open.guard().was_open() => {
+            Err(LunSetError::NotRegistered { lun: open.id, pool: pool.name.to_string(), why })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -347,14 +438,19 @@ mod tests {
             luns: luns.iter().map(lun).collect(),
             logical_block_size: LogicalBlockSize::B512,
             watermarks: lunar_proto::domain::Watermarks::DEFAULT,
+            fencing: lunar_proto::domain::PoolFencing::None,
         }
+    }
+
+    fn opener_of(paths: Vec<PathBuf>) -> LunOpener {
+        LunOpener::new(Search { scan: false, paths }, Arc::default())
     }
 
     #[test]
     fn a_lun_is_open_once_and_closed_with_its_last_user() {
         let (one, two) = (labelled_file(OURS, 7), labelled_file(OURS, 8));
         let paths = vec![one.path().to_owned(), two.path().to_owned()];
-        let opener = LunOpener::new(Search { scan: false, paths });
+        let opener = opener_of(paths);
         let first = opener.open_pool(&pool(&[(7, 0, SIZE), (8, 3, SIZE)]), OURS).expect("opened");
         let second = opener.open_pool(&pool(&[(7, 0, SIZE)]), OURS).expect("opened");
         let (index, none) = (LunIndex::new(0), LunIndex::new(1));
@@ -373,7 +469,7 @@ mod tests {
         let there = Search { scan: false, paths: vec![file.path().to_owned()] };
         let wanted = pool(&[(7, 0, SIZE)]);
         // Its own search would find nothing: it gets what the other one has opened.
-        let mut opener = LunOpener::new(Search { scan: false, paths: Vec::new() });
+        let mut opener = opener_of(Vec::new());
         opener.patience = Duration::MAX;
         let turn = opener.search_turn();
         let opened = std::thread::scope(|scope| {
@@ -386,7 +482,7 @@ mod tests {
         assert_eq!(opened.0.iter().count(), 1);
         assert!(!*opener.is_searching.lock().expect(UNPOISONED));
 
-        let mut opener = LunOpener::new(there);
+        let mut opener = LunOpener::new(there, Arc::default());
         opener.patience = Duration::from_millis(1);
         let hangs = opener.search_turn();
         assert_eq!(opener.open_pool(&wanted, OURS).expect("opened").iter().count(), 1);
@@ -399,7 +495,7 @@ mod tests {
     fn a_set_grows_with_its_pool_and_an_absent_lun_leaves_it_as_it_was() {
         let (one, two) = (labelled_file(OURS, 7), labelled_file(OURS, 8));
         let paths = vec![one.path().to_owned(), two.path().to_owned()];
-        let opener = LunOpener::new(Search { scan: false, paths });
+        let opener = opener_of(paths);
         let luns = opener.open_pool(&pool(&[(7, 0, SIZE)]), OURS).expect("opened");
         let elsewhere = luns.clone();
         let absent = pool(&[(7, 0, SIZE), (9, 1, SIZE)]);
@@ -419,7 +515,7 @@ mod tests {
     fn a_missing_a_foreign_and_a_shrunken_lun_are_named() {
         let file = labelled_file(OURS, 7);
         let paths = vec![file.path().to_owned()];
-        let opener = LunOpener::new(Search { scan: false, paths });
+        let opener = opener_of(paths);
         let missing = opener.open_pool(&pool(&[(9, 0, SIZE)]), OURS).expect_err("not there");
         assert!(missing.to_string().contains(&LunId::from_u128(9).to_string()), "{missing}");
         let foreign = opener.open_pool(&pool(&[(7, 0, SIZE)]), ClusterId::from_u128(5));

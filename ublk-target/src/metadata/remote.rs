@@ -8,15 +8,17 @@ use std::time::Duration;
 
 use lunar_metadata_client::{ClientError, EndpointError, MetadataClient, Policy, fresh_request_id};
 use lunar_proto::domain::{
-    Attach, Attachment, AttachmentSummary, CommitMap, Detach, DetachMode, Join, Joined, LayerPage,
-    LayerSealed, LeaseTimers, MemberFailed, MemberPaused, MemberReady, NodeNews, NodeState,
-    PoolReservation, PruneLayer, PrunedParts, READ_LAYER_MAX, RELEASE_EXTENTS_MAX,
-    RELEASE_RUNS_MAX, ReadLayer, ReleaseExtents, ReserveExtents, ResumeAttachment, RetireJournal,
-    SealLayer, Selector, SetProgress, Vote, WatchNode, WatermarkLevel,
+    Activate, Attach, Attachment, AttachmentSummary, BeginFenceLun, CommitMap, ConfirmRegistration,
+    Detach, DetachMode, EndFenceLun, FENCE_LIST_MAX, FenceAttempt, FenceOrder, FenceProof,
+    IntendRegistrations, Join, Joined, JudgeKeys, LayerPage, LayerSealed, MemberFailed,
+    MemberPaused, MemberReady, NodeNews, NodeState, Pool, PoolReservation, PruneLayer, PrunedParts,
+    READ_LAYER_MAX, RELEASE_EXTENTS_MAX, RELEASE_RUNS_MAX, ReadLayer, ReleaseExtents, Renewed,
+    ReserveExtents, ResumeAttachment, RetireJournal, SealLayer, Selector, SetProgress, Vote,
+    WatchNode, WatermarkLevel,
 };
 use lunar_types::{
-    BootId, Epoch, ExtentRun, Freed, Incarnation, LayerId, LogicalExtent, Name, NodeIncarnation,
-    NodeSession, PoolId, SessionNumber, SnapshotSetId, VolumeId,
+    BootId, Epoch, ExtentRun, Freed, Incarnation, LayerId, LogicalExtent, LunId, Name,
+    NodeIncarnation, NodeSession, PoolId, SessionNumber, SnapshotSetId, VolumeId,
 };
 
 use super::{Ballot, Grant, Known, MapCommit, Metadata, MetadataError, Prune, Reply, Seal};
@@ -124,9 +126,68 @@ impl Metadata for Remote {
         Box::pin(self.join_as(name, boot, resume))
     }
 
-    fn heartbeat(&self, node: NodeIncarnation) -> Reply<'_, (NodeState, LeaseTimers)> {
+    fn heartbeat(&self, node: NodeIncarnation) -> Reply<'_, Renewed> {
         let client = self.client.with_policy(Policy::once(RENEWAL_LIMIT));
         Box::pin(async move { Ok(client.heartbeat(self.caller(node)?).await?) })
+    }
+
+    fn list_pools(&self) -> Reply<'_, Vec<Pool>> {
+        Box::pin(async move { Ok(self.client.pools().await?) })
+    }
+
+    fn intend_registrations(&self, node: NodeIncarnation, luns: Vec<LunId>) -> Reply<'_, ()> {
+        Box::pin(async move {
+            let caller = self.caller(node)?;
+            for luns in luns.chunks(FENCE_LIST_MAX) {
+                let request = IntendRegistrations { caller, luns: luns.to_vec() };
+                self.client.intend_registrations(&request).await?;
+            }
+            Ok(())
+        })
+    }
+
+    fn confirm_registration(&self, node: NodeIncarnation, lun: LunId, paths: u32) -> Reply<'_, ()> {
+        Box::pin(async move {
+            let request = ConfirmRegistration { caller: self.caller(node)?, lun, paths };
+            Ok(self.client.confirm_registration(request).await?)
+        })
+    }
+
+    fn activate(&self, node: NodeIncarnation, unseen: Vec<LunId>) -> Reply<'_, NodeState> {
+        Box::pin(async move {
+            let request = Activate { caller: self.caller(node)?, unseen };
+            Ok(self.client.activate(&request).await?)
+        })
+    }
+
+    fn judge_keys(
+        &self,
+        node: NodeIncarnation,
+        seen: Vec<NodeIncarnation>,
+    ) -> Reply<'_, Vec<NodeIncarnation>> {
+        Box::pin(async move {
+            let request = JudgeKeys { caller: self.caller(node)?, seen };
+            Ok(self.client.judge_keys(&request).await?)
+        })
+    }
+
+    fn begin_fence_lun(&self, node: NodeIncarnation, order: FenceOrder) -> Reply<'_, FenceAttempt> {
+        Box::pin(async move {
+            let request = BeginFenceLun { caller: self.caller(node)?, order };
+            Ok(self.client.begin_fence_lun(request).await?)
+        })
+    }
+
+    fn end_fence_lun(
+        &self,
+        node: NodeIncarnation,
+        order: FenceOrder,
+        (attempt, proof): (u32, FenceProof),
+    ) -> Reply<'_, NodeState> {
+        Box::pin(async move {
+            let request = EndFenceLun { caller: self.caller(node)?, order, attempt, proof };
+            Ok(self.client.end_fence_lun(request).await?)
+        })
     }
 
     fn attach(
@@ -238,8 +299,8 @@ impl Metadata for Remote {
     fn watch(&self, node: NodeIncarnation, known: Known) -> Reply<'_, NodeNews> {
         let client = self.client.with_policy(Policy::once(CALL_LIMIT));
         Box::pin(async move {
-            let Known { members, structures } = known;
-            let request = WatchNode { caller: self.caller(node)?, structures, members };
+            let Known { members, structures, fences } = known;
+            let request = WatchNode { caller: self.caller(node)?, structures, members, fences };
             Ok(client.watch_node(&request, WATCH_WAIT).await?)
         })
     }

@@ -287,6 +287,17 @@ impl Node {
         }
     }
 
+    /// Removes the devices of all volumes: their requests fail. What is kept of them stays, for the
+    /// next start to discard.
+    pub async fn remove_devices(self: &Arc<Self>) {
+        let mut removals = tokio::task::JoinSet::new();
+        for slot in self.slots() {
+            let (node, record) = (Arc::clone(self), slot.view().record);
+            removals.spawn(async move { node.remove_device(&record).await });
+        }
+        removals.join_all().await;
+    }
+
     /// Removes everything that is kept of an attachment.
     pub(super) fn forget(&self, record: &Record) {
         self.unwarn(&super::grow::about(record));

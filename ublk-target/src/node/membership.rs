@@ -3,13 +3,15 @@
 //! Invariants:
 //! - an incarnation is resumed only with the state of the same boot;
 //! - the incarnation is kept before anything is done under it;
-//! - a daemon whose incarnation the service has ended, or whose session it has given to a later
-//!   process, stops serving at once: it exits, and its devices wait for a successor.
+//! - a daemon whose incarnation the service has ended begins no I/O any more, fails what waits,
+//!   removes its devices and joins anew;
+//! - a daemon whose session was given to a later process exits, and leaves its devices to it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lunar_proto::domain::LeaseTimers;
+use lunar_proto::error::ErrorReason;
 use lunar_types::{BootId, ClusterId, Epoch, NodeIncarnation, VolumeId};
 use tracing::{error, info, warn};
 
@@ -20,6 +22,8 @@ use crate::state::node::NodeState;
 
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(3);
+/// Between renewals that are asked for at once.
+const ASK_PAUSE: Duration = Duration::from_millis(100);
 
 /// Who this node is, once it has joined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +36,8 @@ pub struct Membership {
     pub timers: LeaseTimers,
     /// Whether the incarnation is a predecessor's.
     pub resumed: bool,
+    /// Whether it has to be made ACTIVE first.
+    pub is_joining: bool,
 }
 
 /// What is kept of the node, as far as it is known.
@@ -42,7 +48,12 @@ pub(super) struct KeptNode {
 
 /// How the renewing of the lease ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeaseLost(pub String);
+pub enum LeaseLost {
+    /// The incarnation is fenced, or being fenced: the node joins again as another one.
+    Over(String),
+    /// A later process speaks for the node, or the metadata was restored: this one ends.
+    Superseded(String),
+}
 
 impl Node {
     pub(super) fn not_joined(&self) -> NodeError {
@@ -76,10 +87,14 @@ impl Node {
         let mut pause = RETRY_MIN;
         let joined = loop {
             let name = self.config.node_name.clone();
+            let renewal = self.authority.begin_renewal();
             let answer = self.metadata.join(name, boot, resume).await;
             self.note_link(&answer);
             match answer {
-                Ok(joined) => break joined,
+                Ok(joined) => {
+                    self.authority.renewed(renewal, joined.timers.hold);
+                    break joined;
+                }
                 Err(problem) => {
                     warn!(node = %self.config.node_name, %problem, "cannot join the cluster yet");
                     self.warn("join", format!("cannot join the cluster: {problem}"));
@@ -105,6 +120,7 @@ impl Node {
             cluster: joined.cluster,
             timers: joined.timers,
             resumed: joined.resumed,
+            is_joining: joined.state == lunar_proto::domain::NodeState::Joining,
         };
         let (session, resumed) = (joined.session, joined.resumed);
         info!(node = %session, cluster = %member.cluster, resumed, "joined");
@@ -166,19 +182,47 @@ impl Node {
 
     /// Renews the lease until the service has ended the incarnation, or a later process has joined.
     pub async fn renew_lease(&self, member: Membership) -> LeaseLost {
-        let mut timers = member.timers;
+        let (mut timers, mut generation) = (member.timers, 0);
         loop {
-            tokio::time::sleep(timers.renew).await;
+            let renewal = self.authority.begin_renewal();
             let answer = self.metadata.heartbeat(member.node).await;
             self.note_link(&answer);
             match answer {
-                Ok((_, renewed)) => timers = renewed,
+                Ok(renewed) if may_act(renewed.state) => {
+                    timers = renewed.timers;
+                    self.authority.renewed(renewal, timers.hold);
+                    if std::mem::replace(&mut generation, renewed.lun_generation)
+                        != renewed.lun_generation
+                    {
+                        self.luns_joined.notify_one();
+                    }
+                }
+                Ok(renewed) => {
+                    error!(node = %member.node, state = %renewed.state, "the incarnation is over");
+                    return LeaseLost::Over(format!("{} is {}", member.node, renewed.state));
+                }
+                Err(problem) if problem.reason() == Some(ErrorReason::NodeFenced) => {
+                    error!(node = %member.node, %problem, "the incarnation is over");
+                    return LeaseLost::Over(problem.to_string());
+                }
                 Err(problem) if problem.is_lease_lost() => {
                     error!(node = %member.node, %problem, "the lease is lost");
-                    return LeaseLost(problem.to_string());
+                    return LeaseLost::Superseded(problem.to_string());
                 }
                 Err(problem) => warn!(%problem, "the lease was not renewed"),
             }
+            tokio::select! {
+                () = tokio::time::sleep(timers.renew) => {}
+                () = self.authority.ask.notified() => tokio::time::sleep(ASK_PAUSE).await,
+            }
         }
+    }
+}
+
+const fn may_act(state: lunar_proto::domain::NodeState) -> bool {
+    use lunar_proto::domain::NodeState::{Active, Fenced, Fencing, Joining, Left, Suspect};
+    match state {
+        Joining | Active | Suspect => true,
+        Fencing | Fenced | Left => false,
     }
 }

@@ -6,6 +6,8 @@
 //! - `structures`: follows what becomes of the chains of its volumes;
 //! - [`recover`]: takes over what a killed predecessor has left;
 //! - [`slot`]: a volume on this node, one change at a time;
+//! - `register`: keeps the node registered at LUNs with reservations;
+//! - `orders`: cuts others off;
 //! - `news`: hears from the metadata service what there is to do;
 //! - `strays`: gives back grants that nobody knows of;
 //! - `steps`: says which step of a change takes long.
@@ -21,7 +23,9 @@ pub mod error;
 mod grow;
 pub mod membership;
 mod news;
+mod orders;
 pub mod recover;
+mod register;
 pub mod slot;
 mod steps;
 mod strays;
@@ -32,10 +36,12 @@ use std::sync::{Arc, Mutex};
 
 use lunar_proto::domain::Selector;
 use lunar_proto::v1;
-use lunar_types::{PoolId, VolumeId};
+use lunar_types::{LunId, PoolId, VolumeId};
 use tokio::sync::watch;
 
 use crate::config::Config;
+use crate::fencing::Station;
+use crate::guard::Authority;
 use crate::lun::inventory::Search;
 use crate::lun::set::LunOpener;
 use crate::metadata::{Metadata, MetadataError};
@@ -51,6 +57,7 @@ pub use membership::Membership;
 pub use slot::{Slot, Stage, View, ViewState};
 
 use self::membership::KeptNode;
+use self::orders::Orders;
 use self::strays::Strays;
 
 /// The daemon's core.
@@ -63,12 +70,21 @@ pub struct Node {
     pub state: Arc<StateDir>,
     /// The metadata service.
     pub metadata: Arc<dyn Metadata>,
+    /// The right to do I/O.
+    pub authority: Arc<Authority>,
     /// Opens LUNs.
     pub luns: Arc<LunOpener>,
     /// Where volumes get extents.
     pub desk: Arc<ReserveDesk>,
     /// How much of volumes is made solid.
     pub copies: Arc<CopyDesk>,
+    /// One at a time registers.
+    registering: tokio::sync::Mutex<()>,
+    stations: Mutex<BTreeMap<LunId, Arc<Station>>>,
+    /// Victims that this node is to cut off now.
+    orders: Mutex<Orders>,
+    /// LUNs have joined a pool.
+    luns_joined: tokio::sync::Notify,
     membership: watch::Sender<Option<Membership>>,
     kept: Mutex<KeptNode>,
     slots: Mutex<BTreeMap<VolumeId, Arc<Slot>>>,
@@ -89,6 +105,7 @@ impl Node {
         state: StateDir,
         metadata: Arc<dyn Metadata>,
     ) -> Self {
+        let authority = Arc::new(Authority::default());
         let search = Search { scan: config.scan_luns, paths: config.luns.clone() };
         let copy_rate = u64::from(config.consolidate_rate) << 20;
         Self {
@@ -98,7 +115,12 @@ impl Node {
             desk: Arc::new(ReserveDesk::new(Arc::clone(&metadata))),
             copies: Arc::new(CopyDesk::new(Arc::clone(&metadata), copy_rate)),
             metadata,
-            luns: Arc::new(LunOpener::new(search)),
+            luns: Arc::new(LunOpener::new(search, Arc::clone(&authority))),
+            authority,
+            registering: tokio::sync::Mutex::new(()),
+            stations: Mutex::default(),
+            orders: Mutex::default(),
+            luns_joined: tokio::sync::Notify::new(),
             membership: watch::Sender::new(None),
             kept: Mutex::default(),
             slots: Mutex::default(),

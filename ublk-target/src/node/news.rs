@@ -1,5 +1,5 @@
-//! Hears from the metadata service what there is to do for this node: members of open sets, and
-//! volumes whose chain or size has changed.
+//! Hears from the metadata service what there is to do for this node: members of open sets, volumes
+//! whose chain or size has changed, and victims that it is to cut off.
 //!
 //! Invariants:
 //! - a member is taken up once, however often it is told;
@@ -44,6 +44,8 @@ impl Node {
                     tokio::spawn(async move { node.take_up(order, member).await });
                 }
             }
+            self.follow_orders(&news.fences);
+            known.fences.clone_from(&news.fences);
             known.members = news.members.iter().map(|it| it.member).collect();
             if !self.follow(&news.structures, &mut failed).await {
                 tokio::time::sleep(RETRY).await;
@@ -69,7 +71,7 @@ mod tests {
         let set = SnapshotSetId::from_u128(if state == MemberState::Ready { 1 } else { 2 });
         let member = KnownMember { set, volume, set_state, state };
         let order = OpenMember { member, epoch: Epoch::new(3), fsfreeze: Fsfreeze::Auto };
-        NodeNews { members: vec![order], structures: Vec::new() }
+        NodeNews { members: vec![order], structures: Vec::new(), fences: Vec::new() }
     }
 
     #[tokio::test]
@@ -88,6 +90,7 @@ mod tests {
             cluster: ClusterId::from_u128(1),
             timers: LeaseTimers::DEFAULT,
             resumed: true,
+            is_joining: false,
         };
         // It ends with the news: after those the service does not answer.
         let watching = Arc::new(node).watch(member);

@@ -4,9 +4,13 @@
 //! - an I/O ends once: after all of its bytes have moved, or after an error; what the device
 //!   leaves over is submitted again;
 //! - what the kernel reads or writes is kept here until then: owned buffers, gathered parts;
+//! - an I/O goes to its LUN through the LUN's gate ([`crate::guard`]): one that may not begin yet,
+//!   and one that the array has rejected, wait here and go out when the gate opens; what was read
+//!   waits here until it may be given out;
 //! - a plain read or write of a request's buffer allocates nothing.
 #![allow(unsafe_code, reason = "entries carry addresses of the buffers kept here")]
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use io_uring::{opcode, squeue, types};
@@ -17,6 +21,7 @@ use lunar_types::LunIndex;
 
 use super::buffers::RequestBuffers;
 use super::ring::{Completion, QueueRing};
+use crate::guard::{Admission, BootTime, Delivery, ENDED, ReadStamp, Turnstile};
 
 /// Zeros that gathered writes point at, in blocks.
 const ZERO_BLOCKS: usize = 16;
@@ -64,10 +69,25 @@ pub struct LunBytes {
     pub written: u64,
 }
 
-/// What is under way.
+/// What was read and may not be given out yet.
+struct Unvouched {
+    lun: LunIndex,
+    stamp: ReadStamp,
+    done: LunDone,
+}
+
+/// What is under way, and what waits at a gate.
 pub struct LunOps {
     slots: Vec<Option<InFlight>>,
     free: Vec<u32>,
+    gates: Vec<Option<Arc<Turnstile>>>,
+    /// When it was last looked at the clock.
+    now: BootTime,
+    /// I/O that waits for its gate, by slot.
+    held: Vec<u32>,
+    unvouched: Vec<Unvouched>,
+    /// I/O that a gate has ended, or let go.
+    ended: VecDeque<LunDone>,
     zeros: Arc<AlignedBuf>,
     bytes: LunBytes,
 }
@@ -85,6 +105,11 @@ impl LunOps {
         Self {
             slots: Vec::with_capacity(expected),
             free: Vec::with_capacity(expected),
+            gates: Vec::new(),
+            now: BootTime::now(),
+            held: Vec::new(),
+            unvouched: Vec::new(),
+            ended: VecDeque::new(),
             zeros: Arc::new(AlignedBuf::zeroed(ZERO_BLOCKS)),
             bytes: LunBytes::default(),
         }
@@ -93,7 +118,71 @@ impl LunOps {
     /// Whether nothing is under way.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.free.len() == self.slots.len()
+        self.free.len() == self.slots.len() && self.unvouched.is_empty() && self.ended.is_empty()
+    }
+
+    /// From now on I/O on this LUN goes through this turnstile.
+    pub fn guard(&mut self, lun: LunIndex, turnstile: Arc<Turnstile>) {
+        let at = usize::from(lun.get());
+        if self.gates.len() <= at {
+            self.gates.resize_with(at + 1, || None);
+        }
+        self.gates[at] = Some(turnstile);
+    }
+
+    /// Looks at the clock: before I/O begins that became possible by a wait.
+    pub fn tick(&mut self) {
+        self.now = BootTime::now();
+    }
+
+    /// An I/O that ended at a gate.
+    pub fn take_ended(&mut self) -> Option<LunDone> {
+        self.ended.pop_front()
+    }
+
+    /// Lets go what waits at gates and may go on by now.
+    pub fn retry(&mut self, buffers: &mut RequestBuffers, ring: &mut QueueRing) {
+        for slot in std::mem::take(&mut self.held) {
+            self.admit(slot, buffers, ring);
+        }
+        for unvouched in std::mem::take(&mut self.unvouched) {
+            let Unvouched { lun, stamp, done } = unvouched;
+            let gate = self.gate(lun).expect("only a gate holds what was read");
+            match gate.is_deliverable(stamp) {
+                Admission::Begin => self.ended.push_back(done),
+                Admission::Wait => self.unvouched.push(Unvouched { lun, stamp, done }),
+                Admission::Never => self.ended.push_back(LunDone { result: Err(ENDED), ..done }),
+            }
+        }
+    }
+
+    fn gate(&self, lun: LunIndex) -> Option<&Turnstile> {
+        self.gates.get(usize::from(lun.get()))?.as_deref()
+    }
+
+    /// Begins an I/O, has it wait, or ends it.
+    fn admit(&mut self, slot: u32, buffers: &mut RequestBuffers, ring: &mut QueueRing) {
+        let lun = self.slots[slot as usize].as_ref().expect("it was put there").lun;
+        match self.gate(lun).map_or(Admission::Begin, |gate| gate.enter(self.now)) {
+            Admission::Begin => self.submit(slot, buffers, ring),
+            Admission::Wait => self.held.push(slot),
+            Admission::Never => {
+                let done = self.end(slot, Err(ENDED));
+                self.ended.push_back(done);
+            }
+        }
+    }
+
+    /// Takes an I/O out that has ended.
+    fn end(&mut self, slot: u32, result: Result<(), LunError>) -> LunDone {
+        let ended = self.slots[slot as usize].take().expect("only what is there ends");
+        self.free.push(slot);
+        self.count(&ended);
+        let buffer = match (ended.transfer, ended.direction) {
+            (Transfer::Owned(buffer), Direction::FromLun) => Some(buffer),
+            _ => None,
+        };
+        LunDone { op: ended.op, result, buffer }
     }
 
     /// Bytes moved so far.
@@ -102,7 +191,8 @@ impl LunOps {
         self.bytes
     }
 
-    /// Starts an I/O; its slot comes back as the user data of its completion.
+    /// Starts an I/O, or has it wait for its gate; its slot comes back as the user data of its
+    /// completion. One that a gate has ended comes out of [`LunOps::take_ended`].
     pub fn start(
         &mut self,
         op: OpId,
@@ -116,10 +206,10 @@ impl LunOps {
             u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 I/Os are under way")
         });
         self.slots[slot as usize] = Some(operation);
-        self.submit(slot, buffers, ring);
+        self.admit(slot, buffers, ring);
     }
 
-    /// Takes a completion in; gives the end of the I/O, if it is one.
+    /// Takes a completion in; gives the end of the I/O, if it is one and may be given out.
     ///
     /// # Panics
     /// When nothing is under way under that number.
@@ -139,14 +229,23 @@ impl LunOps {
             Progress::Done => Ok(()),
             Progress::Failed(error) => Err(error),
         };
-        let ended = self.slots[slot as usize].take().expect("it was there a moment ago");
-        self.free.push(slot);
-        self.count(&ended);
-        let buffer = match (ended.transfer, ended.direction) {
-            (Transfer::Owned(buffer), Direction::FromLun) => Some(buffer),
-            _ => None,
-        };
-        Some(LunDone { op: ended.op, result, buffer })
+        let (lun, is_read) = (operation.lun, operation.direction == Direction::FromLun);
+        let gate = self.gates.get(usize::from(lun.get())).and_then(Option::as_deref);
+        let Some(gate) = gate else { return Some(self.end(slot, result)) };
+        gate.leave();
+        if result.is_err_and(|error| gate.is_conflict(error)) {
+            self.admit(slot, buffers, ring);
+            return None;
+        }
+        let delivery = if is_read { gate.delivery(self.now) } else { Delivery::Now };
+        let done = self.end(slot, result);
+        match delivery {
+            Delivery::Now => Some(done),
+            Delivery::Later(stamp) => {
+                self.unvouched.push(Unvouched { lun, stamp, done });
+                None
+            }
+        }
     }
 
     fn count(&mut self, ended: &InFlight) {

@@ -167,6 +167,7 @@ impl QueueServer {
         let mut completions = Vec::with_capacity(usize::from(self.parts.depth) * 2);
         while !self.is_done() {
             self.ring.wait(&mut completions)?;
+            self.ops.tick();
             for completion in completions.drain(..) {
                 self.take(completion)?;
                 self.run_actions()?;
@@ -182,6 +183,14 @@ impl QueueServer {
     fn register(&mut self, lun: LunIndex) -> io::Result<()> {
         let descriptor = self.parts.luns.descriptor(lun);
         let descriptor = descriptor.expect("the engine uses LUNs that the pool has");
+        let gate = self.parts.luns.guard(lun).expect("an open LUN has its gate");
+        let (shared, queue) = (Arc::downgrade(&self.parts.shared), usize::from(self.parts.queue));
+        let wake = move || {
+            if let Some(shared) = shared.upgrade() {
+                shared.wakers[queue].wake();
+            }
+        };
+        self.ops.guard(lun, gate.enlist(Box::new(wake)));
         self.ring.register(file_of_lun(lun), descriptor)?;
         self.registered[usize::from(lun.get())] = true;
         Ok(())
@@ -210,6 +219,7 @@ impl QueueServer {
             self.waker().take();
             self.arm_wake();
             self.is_woken = true;
+            self.ops.retry(&mut self.buffers, &mut self.ring);
             return Ok(());
         }
         let done = self.ops.complete(completion, &mut self.buffers, &mut self.ring);
@@ -266,10 +276,14 @@ impl QueueServer {
                 self.run_action(action)?;
             }
             self.actions = actions;
-            if !std::mem::take(&mut self.is_woken) {
+            while let Some(done) = self.ops.take_ended() {
+                self.parts.shared.volume.complete(&mut self.context, done, &mut self.actions);
+            }
+            if std::mem::take(&mut self.is_woken) {
+                self.parts.shared.volume.resume(&mut self.context, &mut self.actions);
+            } else if self.actions.is_empty() {
                 return Ok(());
             }
-            self.parts.shared.volume.resume(&mut self.context, &mut self.actions);
         }
     }
 

@@ -59,6 +59,7 @@ fn pool_status(used_extents: u64) -> PoolStatus {
             extent_size: lunar_types::ExtentSize::DEFAULT,
             luns: Vec::new(),
             logical_block_size: lunar_types::LogicalBlockSize::B4096,
+            fencing: lunar_proto::domain::PoolFencing::None,
             watermarks: lunar_proto::domain::Watermarks::DEFAULT,
         },
         usage: lunar_proto::domain::SpaceUsage::default(),

@@ -1,5 +1,6 @@
 //! Sets of snapshots and what holders say of their members.
 
+use super::fencing::order;
 use super::*;
 
 const SET: SnapshotSetId = SnapshotSetId::from_u128(15);
@@ -85,12 +86,17 @@ fn what_holders_say_survives_the_wire() {
         caller: caller(),
         structures: structures.clone(),
         members: vec![known()],
+        fences: vec![order()],
     });
     for state in [MemberState::Asked, MemberState::Ready, MemberState::Paused] {
         let member = KnownMember { state, ..known() };
         let open = OpenMember { member, epoch: Epoch::new(4), fsfreeze: Fsfreeze::Auto };
         let structures = structures.clone();
-        survives::<_, v1::WatchNodeResponse>(NodeNews { members: vec![open], structures });
+        survives::<_, v1::WatchNodeResponse>(NodeNews {
+            members: vec![open],
+            structures,
+            fences: vec![order()],
+        });
     }
     let (caller, epoch) = (caller(), Epoch::new(4));
     let ready = MemberReady { caller, set: SET, volume: VOLUME, epoch };
@@ -142,9 +148,10 @@ fn a_wait_beyond_the_limit_is_refused() {
 
 #[test]
 fn news_is_what_differs_from_what_is_known() {
-    let watch = |members| WatchNode { caller: caller(), structures: vec![], members };
+    let watch =
+        |members| WatchNode { caller: caller(), structures: vec![], members, fences: vec![] };
     let open = OpenMember { member: known(), epoch: Epoch::new(4), fsfreeze: Fsfreeze::Auto };
-    let news = |members| NodeNews { members, structures: vec![] };
+    let news = |members| NodeNews { members, structures: vec![], fences: vec![] };
     assert!(!news(vec![]).is_news_to(&watch(vec![])));
     assert!(news(vec![open]).is_news_to(&watch(vec![])));
     assert!(!news(vec![open]).is_news_to(&watch(vec![known()])));
@@ -152,6 +159,10 @@ fn news_is_what_differs_from_what_is_known() {
     let earlier = KnownMember { set_state: SetState::Gathering, ..known() };
     assert!(news(vec![open]).is_news_to(&watch(vec![earlier])));
     let changed = ChangedStructure { volume: VOLUME, structure: StructureNumber::new(1) };
-    let changed = NodeNews { members: vec![], structures: vec![changed] };
+    let changed = NodeNews { structures: vec![changed], ..news(vec![]) };
     assert!(changed.is_news_to(&watch(vec![])));
+    let ordered = NodeNews { fences: vec![order()], ..news(vec![]) };
+    assert!(ordered.is_news_to(&watch(vec![])));
+    assert!(!ordered.is_news_to(&WatchNode { fences: vec![order()], ..watch(vec![]) }));
+    assert!(news(vec![]).is_news_to(&WatchNode { fences: vec![order()], ..watch(vec![]) }));
 }

@@ -1,12 +1,13 @@
 //! Grants and what is kept of them, against a metadata service that answers from a script.
 
-use lunar_proto::domain::{LeaseTimers, NodeState, PoolReservation};
+use lunar_proto::domain::{LeaseTimers, NodeState, PoolReservation, Renewed};
 use lunar_proto::error::{ErrorReport, Facts};
 use lunar_types::{
     BootId, ClusterId, Epoch, ExtentAddress, ExtentRun, Incarnation, NodeId, NodeIncarnation,
     PoolId, VolumeSize,
 };
 
+use super::super::membership::LeaseLost;
 use super::*;
 use crate::config::{HostFacts, Settings};
 use crate::process::ProcessFacts;
@@ -66,7 +67,7 @@ async fn a_process_that_was_taken_over_stops_as_for_a_lost_lease() {
     let (_dir, metadata, node) = node();
     let soon = std::time::Duration::from_millis(1);
     let timers = LeaseTimers { renew: soon, ..LeaseTimers::DEFAULT };
-    let renewed = (NodeState::Active, timers);
+    let renewed = Renewed { state: NodeState::Active, timers, lun_generation: 1 };
     let reasons =
         [ErrorReason::StaleSession, ErrorReason::NodeFenced, ErrorReason::RestoreNotCertified];
     for reason in reasons {
@@ -74,9 +75,19 @@ async fn a_process_that_was_taken_over_stops_as_for_a_lost_lease() {
         let report = ErrorReport { reason, message, facts: Facts::new() };
         let lost = MetadataError::Refused(report);
         metadata.expect_heartbeat([Ok(renewed), Err(unavailable()), Ok(renewed), Err(lost)]);
-        let member =
-            Membership { node: HOLDER, cluster: ClusterId::from_u128(1), timers, resumed: false };
-        let why = node.renew_lease(member).await.0;
+        let member = Membership {
+            node: HOLDER,
+            cluster: ClusterId::from_u128(1),
+            timers,
+            resumed: false,
+            is_joining: false,
+        };
+        let is_over = reason == ErrorReason::NodeFenced;
+        let why = match node.renew_lease(member).await {
+            LeaseLost::Over(why) if is_over => why,
+            LeaseLost::Superseded(why) if !is_over => why,
+            other => panic!("{reason}: {other:?}"),
+        };
         assert!(why.contains("has taken over"), "{why}");
         assert_eq!(metadata.heartbeats_left(), 0);
     }

@@ -11,7 +11,13 @@ use crate::testing::{FakeMetadata, unavailable};
 
 fn member() -> Membership {
     let cluster = ClusterId::from_u128(1);
-    Membership { node: HOLDER, cluster, timers: LeaseTimers::DEFAULT, resumed: false }
+    Membership {
+        node: HOLDER,
+        cluster,
+        timers: LeaseTimers::DEFAULT,
+        resumed: false,
+        is_joining: false,
+    }
 }
 
 fn held() -> AttachmentSummary {

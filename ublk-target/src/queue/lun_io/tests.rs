@@ -4,7 +4,11 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
+use lunar_proto::domain::PoolFencing;
+use lunar_types::LunId;
+
 use super::*;
+use crate::guard::{Authority, Gate, LunGuard};
 
 const LUN: LunIndex = LunIndex::new(0);
 
@@ -168,4 +172,113 @@ fn what_is_left_over_starts_inside_a_stretch() {
     assert_eq!(left, [(1024, 512), (2048, 512)]);
     skip(&mut stretches, 512);
     assert_eq!(stretches.len(), 1);
+}
+
+/// A bench whose LUN has reservations, and a node without a lease.
+fn guarded() -> (Bench, Arc<Authority>, Arc<LunGuard>) {
+    let mut bench = Bench::new(1 << 20);
+    let authority = Arc::new(Authority::default());
+    let guard = LunGuard::new(LunId::from_u128(7), PoolFencing::Reservations, &authority);
+    bench.ops.guard(LUN, guard.enlist(Box::new(|| {})));
+    (bench, authority, guard)
+}
+
+impl Bench {
+    fn start(&mut self, io: LunIo) {
+        self.ops.start(OpId::new(7), io, &mut self.buffers, &mut self.ring);
+    }
+
+    /// What the kernel says of the only I/O under way.
+    fn completion(&mut self) -> Completion {
+        let mut completions = Vec::new();
+        self.ring.wait(&mut completions).expect("the ring works");
+        completions.remove(0)
+    }
+
+    fn complete(&mut self, completion: Completion) -> Option<LunDone> {
+        self.ops.complete(completion, &mut self.buffers, &mut self.ring)
+    }
+
+    fn retry(&mut self) {
+        self.ops.tick();
+        self.ops.retry(&mut self.buffers, &mut self.ring);
+    }
+}
+
+fn write_owned(fill: u8) -> LunIo {
+    let mut buffer = AlignedBuf::zeroed(1);
+    buffer.as_mut_bytes().fill(fill);
+    LunIo::WriteOwned { lun: LUN, at: 0, buffer, durable: false }
+}
+
+#[test]
+fn an_io_waits_at_a_closed_gate_and_goes_out_when_it_opens() {
+    let (mut bench, _authority, guard) = guarded();
+    bench.start(write_owned(6));
+    bench.retry();
+    assert!(!bench.ring.has_unsubmitted() && !bench.ops.is_idle());
+    assert_eq!(guard.under_way(), 0, "what waits is not under way");
+    guard.thaw();
+    bench.retry();
+    assert_eq!(guard.under_way(), 1);
+    let completion = bench.completion();
+    assert_eq!(bench.complete(completion).expect("it has ended").result, Ok(()));
+    assert_eq!(guard.under_way(), 0);
+    assert!(bench.ops.is_idle());
+    assert_eq!(on_file(&bench.file, 0, 4096), [6; 4096]);
+}
+
+#[test]
+fn a_write_that_the_array_rejects_waits_and_is_written_after_the_thaw() {
+    let (mut bench, _authority, guard) = guarded();
+    guard.thaw();
+    bench.start(write_owned(8));
+    let completion = Completion { result: -libc::EBADE, ..bench.completion() };
+    assert!(bench.complete(completion).is_none());
+    assert!(matches!(guard.gate(), Gate::Frozen { .. }));
+    assert_eq!(guard.under_way(), 0);
+    bench.file.write_all_at(&[0; 4096], 0).expect("written");
+    guard.thaw();
+    bench.retry();
+    let completion = bench.completion();
+    assert_eq!(bench.complete(completion).expect("it has ended").result, Ok(()));
+    assert_eq!(on_file(&bench.file, 0, 4096), [8; 4096]);
+}
+
+#[test]
+fn what_was_read_without_a_lease_is_given_out_when_somebody_has_vouched() {
+    let (mut bench, _authority, guard) = guarded();
+    guard.thaw();
+    bench.file.write_all_at(&[3; 4096], 4096).expect("written");
+    bench.start(LunIo::ReadOwned { lun: LUN, at: 4096, buffer: AlignedBuf::zeroed(1) });
+    let completion = bench.completion();
+    assert!(bench.complete(completion).is_none());
+    bench.retry();
+    assert!(bench.ops.take_ended().is_none() && !bench.ops.is_idle());
+    guard.vouch(guard.begin_look());
+    bench.retry();
+    let done = bench.ops.take_ended().expect("vouched for");
+    assert_eq!(done.result, Ok(()));
+    assert_eq!(done.buffer.expect("it comes back").as_bytes(), [3; 4096]);
+    assert!(bench.ops.is_idle());
+}
+
+#[test]
+fn everything_that_waits_fails_when_the_incarnation_is_over() {
+    let (mut bench, authority, guard) = guarded();
+    guard.thaw();
+    bench.start(LunIo::ReadOwned { lun: LUN, at: 0, buffer: AlignedBuf::zeroed(1) });
+    let completion = bench.completion();
+    assert!(bench.complete(completion).is_none());
+    guard.freeze("a test");
+    bench.start(write_owned(1));
+    authority.end();
+    bench.retry();
+    bench.start(write_owned(2));
+    for _ in 0..3 {
+        let done = bench.ops.take_ended().expect("it has ended");
+        assert_eq!(done.result, Err(ENDED));
+    }
+    assert!(bench.ops.take_ended().is_none() && bench.ops.is_idle());
+    assert_eq!(on_file(&bench.file, 0, 4096), [0; 4096]);
 }

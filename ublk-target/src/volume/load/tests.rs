@@ -58,7 +58,7 @@ pub(crate) fn world() -> World {
     let paths: Vec<PathBuf> = vec![lun.path().to_owned()];
     let loader = Loader {
         metadata: Arc::clone(&metadata) as Arc<dyn Metadata>,
-        luns: Arc::new(LunOpener::new(Search { scan: false, paths })),
+        luns: Arc::new(LunOpener::new(Search { scan: false, paths }, Arc::default())),
         state: Arc::new(state),
         cluster: CLUSTER,
     };
@@ -80,6 +80,7 @@ fn pool() -> Pool {
         }],
         logical_block_size: LogicalBlockSize::B512,
         watermarks: lunar_proto::domain::Watermarks::DEFAULT,
+        fencing: lunar_proto::domain::PoolFencing::None,
     }
 }
 
@@ -352,7 +353,7 @@ async fn extents_on_a_lun_that_was_added_to_the_pool_are_used_without_another_at
     let served = crate::node::attach::serve(loaded, 1).expect("started");
     let added = labelled_file(CLUSTER, 8);
     let paths = vec![world.lun.path().to_owned(), added.path().to_owned()];
-    let opener = Arc::new(LunOpener::new(Search { scan: false, paths }));
+    let opener = Arc::new(LunOpener::new(Search { scan: false, paths }, Arc::default()));
     let desk = Arc::new(ReserveDesk::new(Arc::clone(&world.loader.metadata)));
     let metadata = Arc::clone(&world.loader.metadata);
     let control = Control::new(Arc::clone(&served), metadata, desk, opener);
