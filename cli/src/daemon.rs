@@ -104,6 +104,13 @@ impl Daemon {
         open(&format!("detach volume {volume}"), answer)
     }
 
+    /// Detaches what is attached and not in use.
+    pub async fn drain(&self) -> Answer<v1::DrainResponse> {
+        let request = work(v1::DrainRequest { force: false });
+        let answer = self.client.clone().drain(request).await;
+        open("detach what is attached to this node", answer)
+    }
+
     /// What is attached to this node.
     pub async fn attachments(&self) -> Answer<Vec<v1::LocalAttachment>> {
         let request = query(v1::ListLocalAttachmentsRequest {});

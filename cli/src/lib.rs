@@ -7,7 +7,7 @@
 //! - [`file_system`]: what is mounted from a device, and what makes it larger.
 //! - [`export`]: the formats that snapshots are exported in; [`block_device`]: where the bytes of
 //!   volumes are.
-//! - [`doctor`]: what a host needs.
+//! - [`doctor`]: what a host needs; [`explain`]: why a volume or node is where it is.
 //!
 //! Invariants: nothing is written to the standard output but the result; what goes wrong is one
 //! error with one exit code; nothing is decided here that a service decides.
@@ -19,6 +19,7 @@ pub mod commands;
 pub mod daemon;
 pub mod doctor;
 pub mod error;
+pub mod explain;
 pub mod export;
 pub mod file_system;
 pub mod output;

@@ -88,7 +88,7 @@ fn luns_are_listed_without_a_metadata_service() {
 #[test]
 fn a_lun_without_label_cannot_make_a_pool() {
     let double = double(vec![lun("/dev/sdb", v1::LunState::Unlabelled)]);
-    let output = double.lunar(NO_SERVICE, "pool create p /dev/sdb");
+    let output = double.lunar(NO_SERVICE, "pool create p --fencing none /dev/sdb");
     assert_eq!(code(&output), 4);
     assert!(stderr(&output).contains("help: lunar lun label /dev/sdb"), "{}", stderr(&output));
 }

@@ -101,7 +101,7 @@ impl World {
 #[test]
 fn pools_are_made_extended_and_shown() {
     let world = World::start();
-    let pool = world.json("pool create tank /dev/lun0 /dev/lun1 --extent-size 4MiB");
+    let pool = world.json("pool create tank --fencing none /dev/lun0 /dev/lun1 --extent-size 4MiB");
     assert_eq!(pool["extent_size_bytes"], 4 << 20);
     assert_eq!(pool["luns"].as_array().map(Vec::len), Some(2));
     let third = "00000000-0000-4000-8000-000000000002";
@@ -131,7 +131,7 @@ fn pools_are_made_extended_and_shown() {
 #[test]
 fn volumes_live_and_die() {
     let world = World::start();
-    world.json("pool create tank /dev/lun0");
+    world.json("pool create tank --fencing none /dev/lun0");
     let volume = world.json("volume create v --pool tank --size 10GiB");
     assert_eq!((&volume["size_bytes"], &volume["mapped_bytes"]), (&(10 * GIB).into(), &0.into()));
     let id = volume["volume_id"].as_str().expect("an id");
@@ -155,10 +155,12 @@ fn volumes_live_and_die() {
 fn bad_requests_are_refused_and_named() {
     let world = World::start();
     assert!(world.refused("volume create v --pool none --size 1GiB", 3).contains("'none'"));
-    world.json("pool create tank /dev/lun0");
-    assert!(world.refused("pool create tank /dev/lun1", 4).contains("tank"));
-    assert!(world.refused("pool create other /dev/lun0", 4).contains("pool"));
-    assert!(world.refused("pool create other /dev/lun1 /dev/lun1", 4).contains("twice"));
+    world.json("pool create tank --fencing none /dev/lun0");
+    assert!(world.refused("pool create tank --fencing none /dev/lun1", 4).contains("tank"));
+    assert!(world.refused("pool create other --fencing none /dev/lun0", 4).contains("pool"));
+    assert!(
+        world.refused("pool create other --fencing none /dev/lun1 /dev/lun1", 4).contains("twice")
+    );
     world.json("volume create v --pool tank --size 1GiB");
     assert!(world.refused("volume create v --pool tank --size 2GiB", 4).contains("'v'"));
     assert!(world.refused("volume delete none", 3).contains("'none'"));

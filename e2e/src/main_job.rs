@@ -49,7 +49,7 @@ pub fn make_pool(session: &Session<'_>, luns: &[String]) -> Result<(), MachineEr
     for lun in luns {
         session.run(&format!("lunar lun label {lun}"))?;
     }
-    session.run(&format!("lunar pool create tank {}", luns.join(" ")))?;
+    session.run(&format!("lunar pool create tank --fencing none {}", luns.join(" ")))?;
     session.run("lunar pool status tank")?;
     let status = session.json("pool status tank")?;
     let total = number(&status, "/pools/0/usage/total_bytes")?;

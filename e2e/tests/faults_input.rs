@@ -81,7 +81,7 @@ fn the_label_of_another_cluster_is_foreign() {
         .and_then(|()| daemons.start_fs_core());
     must(&daemons, restarted);
     refused(&session, &format!("lunar lun label {device}"), REFUSED, &[&device, "cluster"]);
-    refused(&session, &format!("lunar pool create p {device}"), REFUSED, &[&device]);
+    refused(&session, &format!("lunar pool create p --fencing none {device}"), REFUSED, &[&device]);
     lab.down();
 }
 
@@ -93,7 +93,7 @@ fn damaged_shrunken_and_duplicate_luns_are_refused() {
     let session = session(&lab);
     let luns = devices(&lab);
     must(&daemons, session.quiet(&format!("lunar lun label {}", luns[0])));
-    let twice = format!("lunar pool create p {0} {0}", luns[0]);
+    let twice = format!("lunar pool create p --fencing none {0} {0}", luns[0]);
     refused(&session, &twice, REFUSED, &["twice"]);
 
     // A flipped bit in one copy of the label.
@@ -109,13 +109,18 @@ fn damaged_shrunken_and_duplicate_luns_are_refused() {
     flip((64 << 10) + 50);
     refused(
         &session,
-        &format!("lunar pool create p {}", luns[0]),
+        &format!("lunar pool create p --fencing none {}", luns[0]),
         REFUSED,
         &["head copy", &luns[0], "--repair"],
     );
     must(&daemons, session.quiet(&format!("lunar lun label --repair {}", luns[0])));
-    must(&daemons, session.quiet(&format!("lunar pool create p {}", luns[0])));
-    refused(&session, &format!("lunar pool create q {}", luns[0]), REFUSED, &["pool"]);
+    must(&daemons, session.quiet(&format!("lunar pool create p --fencing none {}", luns[0])));
+    refused(
+        &session,
+        &format!("lunar pool create q --fencing none {}", luns[0]),
+        REFUSED,
+        &["pool"],
+    );
 
     // Two copies that disagree: the tail of another LUN.
     must(&daemons, session.quiet(&format!("lunar lun label {}", luns[1])));
@@ -124,7 +129,12 @@ fn damaged_shrunken_and_duplicate_luns_are_refused() {
         luns[0], luns[1]
     ))
     .expect("it is copied");
-    refused(&session, &format!("lunar pool create q {}", luns[1]), REFUSED, &["disagree"]);
+    refused(
+        &session,
+        &format!("lunar pool create q --fencing none {}", luns[1]),
+        REFUSED,
+        &["disagree"],
+    );
 
     // A LUN that shrank: a smaller window on a labelled one.
     let script = "modprobe loop; truncate -s 64M /tmp/small; losetup --find --show /tmp/small";
@@ -132,7 +142,12 @@ fn damaged_shrunken_and_duplicate_luns_are_refused() {
     let small = small.trim();
     must(&daemons, session.quiet(&format!("lunar lun label {small}")));
     node.sh(&format!("truncate -s 40M /tmp/small; losetup -c {small}")).expect("it shrinks");
-    refused(&session, &format!("lunar pool create q {small}"), REFUSED, &["shrank", small]);
+    refused(
+        &session,
+        &format!("lunar pool create q --fencing none {small}"),
+        REFUSED,
+        &["shrank", small],
+    );
     lab.down();
 }
 
@@ -160,7 +175,12 @@ fn odd_names_sizes_and_states_are_refused() {
     }
     refused(&session, "lunar volume attach v", REFUSED, &["v", "attached", &device]);
     refused(&session, "lunar volume delete v", REFUSED, &["v", "attached"]);
-    refused(&session, "lunar pool create p /dev/nonsense", REFUSED, &["/dev/nonsense", "No such"]);
+    refused(
+        &session,
+        "lunar pool create p --fencing none /dev/nonsense",
+        REFUSED,
+        &["/dev/nonsense", "No such"],
+    );
 
     must(&daemons, session.quiet(&format!("mkfs.ext4 -q {device} && mount {device} /mnt")));
     refused(&session, "lunar volume detach v", REFUSED, &["v", "/mnt"]);

@@ -48,7 +48,7 @@ fn reload(lab: &Lab, table: &str) {
 fn served_volume(lab: &Lab, daemons: &lunar_e2e::product::Product<'_>) -> String {
     let session = session(lab);
     must(daemons, session.quiet("lunar lun label /dev/mapper/lun"));
-    must(daemons, session.quiet("lunar pool create tank /dev/mapper/lun"));
+    must(daemons, session.quiet("lunar pool create tank --fencing none /dev/mapper/lun"));
     let device = must(daemons, volume(&session, "v", "256MiB"));
     let fill = format!("dd if=/dev/urandom of={device} bs=1M count=4 oflag=direct conv=fsync");
     must(daemons, session.quiet(&fill));

@@ -92,7 +92,7 @@ fn a_full_pool_is_enospc_and_goes_on_after_space_is_added() {
     for lun in &luns {
         must(&daemons, session.quiet(&format!("lunar lun label {lun}")));
     }
-    must(&daemons, session.quiet(&format!("lunar pool create tank {}", luns[0])));
+    must(&daemons, session.quiet(&format!("lunar pool create tank --fencing none {}", luns[0])));
     let fill = |device: &str, size: &str| {
         format!(
             "fio --name=fill --filename={device} --direct=1 --ioengine=libaio --iodepth=8 \
@@ -148,7 +148,7 @@ fn a_failing_lun_is_eio_a_failed_flush_poisons_and_flushed_data_survives() {
     let daemons = product(&lab);
     let session = session(&lab);
     must(&daemons, session.quiet("lunar lun label /dev/mapper/shaky"));
-    must(&daemons, session.quiet("lunar pool create tank /dev/mapper/shaky"));
+    must(&daemons, session.quiet("lunar pool create tank --fencing none /dev/mapper/shaky"));
     let device = must(&daemons, volume(&session, "v", "256MiB"));
     let recorder = |mode: &str| format!("flush-recorder {device} --seed 5 --blocks 2000 {mode}");
     must(&daemons, session.quiet(&recorder("write --rounds 20")));

@@ -133,7 +133,8 @@ fn record(lab: &Lab, disks: &Disks) {
     let mount = "mkfs.ext4 -q -E nodiscard /dev/mapper/meta && mount /dev/mapper/meta /mnt/meta";
     session.quiet(mount).expect("the disk of the metadata store is made");
     let daemons = start(node);
-    let pool = "lunar lun label /dev/mapper/lun && lunar pool create tank /dev/mapper/lun";
+    let pool =
+        "lunar lun label /dev/mapper/lun && lunar pool create tank --fencing none /dev/mapper/lun";
     must(&daemons, session.quiet(pool));
     let loads: Vec<Job> = FILE_SYSTEMS
         .iter()

@@ -1,9 +1,9 @@
 //! Calls about registrations and fences.
 
 use lunar_proto::domain::{
-    Activate, AuditEntry, BeginFenceLun, CertifyPoweredOff, ConfirmRegistration, EndFenceLun,
-    Fence, FenceAttempt, FenceNode, IntendRegistrations, JudgeKeys, Node, NodeState, Page,
-    PageRequest, PageToken, UnfenceNode,
+    Activate, AuditEntry, BeginFenceLun, CertifyPoweredOff, ConfirmRegistration, DrainNode,
+    EndFenceLun, Fence, FenceAttempt, FenceNode, IntendRegistrations, JudgeKeys, Node, NodeState,
+    Page, PageRequest, PageToken, UnfenceNode,
 };
 use lunar_proto::error::FieldError;
 use lunar_proto::v1;
@@ -117,6 +117,18 @@ impl MetadataClient {
         .await
     }
 
+    /// Has a node get no volume any more, or again.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn drain_node(&self, request: &DrainNode) -> Result<Node, ClientError> {
+        let request = v1::DrainNodeRequest::from(request.clone());
+        self.call("drain the node", request, async |channel, request| {
+            on_channel!(FencingClient, channel).drain_node(request).await
+        })
+        .await
+    }
+
     /// Lets a node join again.
     ///
     /// # Errors
@@ -168,7 +180,7 @@ impl MetadataClient {
         every(|page| self.fences_page(page)).await
     }
 
-    /// A page of what operators have overridden, newest first.
+    /// A page of what operators have overridden, the oldest first.
     ///
     /// # Errors
     /// See [`ClientError`].
@@ -184,7 +196,7 @@ impl MetadataClient {
         Ok(Page { items, next: PageToken::from_bytes(answer.next) })
     }
 
-    /// Everything that operators have overridden, newest first.
+    /// Everything that operators have overridden, the oldest first.
     ///
     /// # Errors
     /// See [`ClientError`].

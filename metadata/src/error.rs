@@ -3,6 +3,7 @@
 //! The wire's reason and facts are derived here, in one place, and tested there.
 
 mod facts;
+mod fencing;
 mod kind;
 mod restored;
 
@@ -18,6 +19,7 @@ use lunar_types::{
     SnapshotSetId, VolumeId, VolumeSize,
 };
 
+pub use fencing::FencingError;
 pub use restored::RestoredError;
 
 use crate::store::{StoreError, TransactError};
@@ -29,6 +31,9 @@ pub enum ServiceError {
     /// What a restore brought back.
     #[error(transparent)]
     Restored(#[from] RestoredError),
+    /// A registration or a fence.
+    #[error(transparent)]
+    Fencing(#[from] FencingError),
     /// A field of the request.
     #[error(transparent)]
     Field(#[from] FieldError),
@@ -264,7 +269,7 @@ pub enum ServiceError {
     },
     /// A live node holds it.
     #[error(
-        "volume {volume} is attached to node '{}' ({}) under epoch {}: detach it there first",
+        "volume {volume} is attached to node '{}' ({}) under epoch {}: {advice}",
         holder.node_name, holder.node, holder.epoch
     )]
     VolumeAttached {
@@ -272,6 +277,8 @@ pub enum ServiceError {
         volume: VolumeId,
         /// Who holds it.
         holder: Holder,
+        /// What would free it.
+        advice: String,
     },
     /// Nobody holds it.
     #[error("volume {volume} is not attached")]

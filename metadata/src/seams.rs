@@ -11,6 +11,12 @@ use std::time::Duration;
 pub trait Clock: Send + Sync + 'static {
     /// Time since some fixed moment; never falls.
     fn now(&self) -> Duration;
+
+    /// Wall clock in seconds since 1970-01-01 UTC: kept and shown for people, never compared.
+    /// 0 where there is none.
+    fn unix_seconds(&self) -> u64 {
+        0
+    }
 }
 
 /// Where new ids come from.
@@ -36,6 +42,12 @@ impl SystemClock {
 impl Clock for SystemClock {
     fn now(&self) -> Duration {
         self.start.elapsed()
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "this is the driver that owns the clock")]
+    fn unix_seconds(&self) -> u64 {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        since.map_or(0, |since| since.as_secs())
     }
 }
 

@@ -113,6 +113,8 @@ reasons! {
     NodeFencing = "NODE_FENCING" => FailedPrecondition,
     /// An operator has fenced the node: it joins when it is unfenced.
     NodeBarred = "NODE_BARRED" => FailedPrecondition,
+    /// The node is being drained: it gets no volume; fact: `node_name`.
+    NodeDraining = "NODE_DRAINING" => FailedPrecondition,
     /// The node still renews its lease: a machine that runs is not powered off.
     NodeRenews = "NODE_RENEWS" => FailedPrecondition,
     /// The incarnation has no confirmed registration at a LUN of the pool; facts: `lun`, `node`.
@@ -313,6 +315,7 @@ mod tests {
         ("NODE_NOT_ACTIVE", 9),
         ("NODE_FENCING", 9),
         ("NODE_BARRED", 9),
+        ("NODE_DRAINING", 9),
         ("NODE_RENEWS", 9),
         ("LUN_NOT_REGISTERED", 9),
         ("LUN_NOT_FOUND", 5),

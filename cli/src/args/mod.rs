@@ -6,6 +6,7 @@
 
 mod backup;
 mod lun;
+mod node;
 mod pool;
 mod select;
 mod size;
@@ -21,6 +22,7 @@ use lunar_proto::domain::FindingsDigest;
 
 pub use backup::{BackupCommand, HorizonArg, HorizonArgs};
 pub use lun::LunCommand;
+pub use node::{DrainArgs, ExplainCommand, FenceArgs, NodeCommand};
 pub use pool::PoolCommand;
 pub use select::{LunReference, PoolArg, SelectorArg, SnapshotArg, VolumeArg};
 pub use snapshot::{
@@ -119,6 +121,9 @@ pub enum Command {
     /// Nodes of the cluster.
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Say why a volume or a node is where it is, and what would move it.
+    #[command(subcommand)]
+    Explain(ExplainCommand),
     /// Long operations of the metadata service, such as deletions.
     #[command(subcommand)]
     Operation(OperationCommand),
@@ -138,13 +143,6 @@ pub enum Command {
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
-}
-
-/// Commands on nodes.
-#[derive(Subcommand, Debug)]
-pub enum NodeCommand {
-    /// List the nodes of the cluster with their newest incarnation.
-    List,
 }
 
 /// Commands on operations.

@@ -1,6 +1,7 @@
 //! Arguments of `lunar pool`.
 
 use clap::{Subcommand, value_parser};
+use lunar_proto::domain::PoolFencing;
 use lunar_types::{ExtentSize, Name};
 
 use super::select::{LunReference, PoolArg};
@@ -24,6 +25,13 @@ pub enum PoolCommand {
             value_parser = parse_extent_size
         )]
         extent_size: ExtentSize,
+        /// What keeps a lost node from writing: reservations, lease or none.
+        ///
+        /// reservations: the array rejects its writes, volumes are taken over by themselves; the
+        /// default where every LUN has them. lease: the node stops by itself, and a machine that
+        /// was paused can write after it wakes. none: nothing is taken over without an operator.
+        #[arg(long, value_name = "KIND")]
+        fencing: Option<PoolFencing>,
     },
     /// Add labelled LUNs to a pool: all of them or none.
     AddLun {

@@ -1,8 +1,11 @@
 //! Arguments of `lunar volume`.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
 use lunar_types::{LogicalBlockSize, Name, VolumeSize};
 
+use super::node::parse_seconds;
 use super::select::{PoolArg, SnapshotArg, VolumeArg};
 use super::size::{parse_logical_block_size, parse_volume_size};
 
@@ -55,6 +58,15 @@ pub enum VolumeCommand {
         /// there in part. It counts as accepted from then on.
         #[arg(long)]
         accept_restored: bool,
+        /// If another node holds it, have that node fenced, and attach the volume when it is.
+        ///
+        /// Everything that the other node holds is lost to it, not this volume alone. Recorded in
+        /// the audit.
+        #[arg(long)]
+        force: bool,
+        /// How long to wait for a holder that is being fenced, or that is silent.
+        #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+        wait: Option<Duration>,
     },
     /// Detach a volume from this node. Refused while its device is open or mounted.
     Detach(DetachArgs),

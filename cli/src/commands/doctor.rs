@@ -14,7 +14,9 @@ pub(super) async fn run(context: &Context<'_>) -> Result<Exit, CliError> {
     };
     checks.push(checks::of_metadata(&context.global.metadata, &cluster));
     if let (Ok(service), Ok(_)) = (&service, &cluster) {
-        checks.extend(checks::of_pools(&super::pool::every_status(service).await));
+        let pools = super::pool::every_status(service).await;
+        checks.extend(checks::of_pools(&pools));
+        checks.extend(checks::of_fencing(&pools));
     }
     checks.extend(checks::of_daemon(&ask_daemon(context).await));
     let diagnosis = Diagnosis::new(checks);

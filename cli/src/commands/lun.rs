@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use lunar_proto::domain::{NewLun, Pool};
+use lunar_proto::domain::{NewLun, Pool, PoolFencing};
 use lunar_proto::v1;
 use lunar_types::{ByteCount, LogicalBlockSize, LunId};
 
@@ -73,15 +73,57 @@ fn unseen(id: LunId) -> CliError {
     CliError::new(Exit::NotFound, "LUN_NOT_FOUND", message).advise(advice)
 }
 
-/// The LUNs that the user names, as a pool takes them: labelled by this cluster and sound.
-pub(super) async fn to_pool_luns(
+/// The LUNs that the user names.
+pub(super) async fn find_all(
     daemon: &Daemon,
     luns: &[LunReference],
-) -> Result<Vec<NewLun>, CliError> {
+) -> Result<Vec<v1::LocalLun>, CliError> {
     let mut found = Vec::with_capacity(luns.len());
     for lun in luns {
         found.push(find(daemon, lun).await?);
     }
+    Ok(found)
+}
+
+fn without_reservations(found: &[v1::LocalLun]) -> Option<&v1::LocalLun> {
+    found.iter().find(|lun| !lun.has_reservations)
+}
+
+/// What fences a new pool of these LUNs: what is asked for, reservations where all have them.
+pub(super) fn fencing_of(
+    found: &[v1::LocalLun],
+    asked: Option<PoolFencing>,
+) -> Result<PoolFencing, CliError> {
+    match (asked, without_reservations(found)) {
+        (None | Some(PoolFencing::Reservations), None) => Ok(PoolFencing::Reservations),
+        (Some(fencing @ (PoolFencing::Lease | PoolFencing::None)), _) => Ok(fencing),
+        (None | Some(PoolFencing::Reservations), Some(lun)) => Err(no_reservations(lun)),
+    }
+}
+
+/// Refuses LUNs that a pool with reservations could not fence.
+pub(super) fn require_fencing(found: &[v1::LocalLun], pool: &Pool) -> Result<(), CliError> {
+    match without_reservations(found) {
+        Some(lun) if pool.fencing == PoolFencing::Reservations => Err(no_reservations(lun)),
+        _ => Ok(()),
+    }
+}
+
+fn no_reservations(lun: &v1::LocalLun) -> CliError {
+    let message = format!(
+        "{} has no persistent reservations: nothing could keep a lost node from writing to it",
+        lun.path
+    );
+    let explained = |fencing: PoolFencing| {
+        format!("--fencing {fencing} ({})", fencing.warning().unwrap_or_default())
+    };
+    let (lease, none) = (explained(PoolFencing::Lease), explained(PoolFencing::None));
+    let advice = format!("turn them on at the array, or choose for the pool: {lease}, or {none}");
+    CliError::new(Exit::Refused, "LUN_WITHOUT_RESERVATIONS", message).advise(advice)
+}
+
+/// LUNs as a pool takes them: labelled by this cluster and sound.
+pub(super) fn to_pool_luns(found: &[v1::LocalLun]) -> Result<Vec<NewLun>, CliError> {
     let sound = found.iter().map(to_pool_lun).collect::<Result<Vec<_>, _>>()?;
     match first_twice(&sound) {
         Some((first, second)) => Err(given_twice(&found[first].path, &found[second].path)),
@@ -162,6 +204,26 @@ mod tests {
         let size = ByteCount::new(4 << 30);
         let logical_block_size = LogicalBlockSize::B512;
         assert_eq!(lun, NewLun { id: LunId::from_u128(7), size, logical_block_size });
+    }
+
+    #[test]
+    fn reservations_are_the_default_where_every_lun_has_them_and_nothing_is_where_one_has_not() {
+        let lun =
+            |has_reservations| v1::LocalLun { has_reservations, ..labelled(v1::LunState::Ours) };
+        let (with, mixed) = ([lun(true)], [lun(true), lun(false)]);
+        assert_eq!(fencing_of(&with, None), Ok(PoolFencing::Reservations));
+        assert_eq!(fencing_of(&with, Some(PoolFencing::None)), Ok(PoolFencing::None));
+        assert_eq!(fencing_of(&mixed, Some(PoolFencing::Lease)), Ok(PoolFencing::Lease));
+        for asked in [None, Some(PoolFencing::Reservations)] {
+            let error = fencing_of(&mixed, asked).expect_err("one has none");
+            assert_eq!(
+                (error.exit, error.reason.as_str()),
+                (Exit::Refused, "LUN_WITHOUT_RESERVATIONS")
+            );
+            for said in ["/dev/sdb", "--fencing lease", "--fencing none"] {
+                assert!(error.to_string().contains(said), "{said}: {error}");
+            }
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod backup;
 mod clone;
 mod cut;
 mod doctor;
+mod explain;
 mod fsck;
 mod generate;
 mod grow;
@@ -13,12 +14,13 @@ mod operation;
 mod pool;
 mod rollback;
 mod snapshot;
+mod takeover;
 mod transfer;
 mod volume;
 
 use lunar_metadata_client::{ClientError, ErrorKind, MetadataClient};
 
-use crate::args::{Command, GlobalArgs, NodeCommand, OperationCommand};
+use crate::args::{Command, GlobalArgs, OperationCommand};
 use crate::daemon::Daemon;
 use crate::error::{CliError, Exit};
 use crate::output::{self, Report};
@@ -65,7 +67,8 @@ pub async fn run(command: &Command, global: &GlobalArgs) -> Result<Exit, CliErro
         Command::Lun(command) => lun::run(command, &context).await,
         Command::Volume(command) => volume::run(command, &context).await,
         Command::Snapshot(command) => snapshot::run(command, &context).await,
-        Command::Node(NodeCommand::List) => node::list(&context).await,
+        Command::Node(command) => node::run(command, &context).await,
+        Command::Explain(command) => explain::run(command, &context).await,
         Command::Operation(OperationCommand::List) => operation::list(&context).await,
         Command::Backup(command) => backup::run(command, &context).await,
         Command::Fsck(args) => fsck::run(args, &context).await,

@@ -2,7 +2,7 @@
 
 use lunar_metadata_client::{MetadataClient, fresh_request_id};
 use lunar_proto::domain::{
-    AddLuns, CreatePool, Pool, PoolFencing, PoolStatus, ReleaseQuarantine, Selector, SetWatermarks,
+    AddLuns, CreatePool, Pool, PoolStatus, ReleaseQuarantine, Selector, SetWatermarks,
 };
 use lunar_types::PoolId;
 
@@ -13,17 +13,21 @@ use crate::views::pool::{PoolList, PoolStatusList, PoolView, ReleasedView, Water
 
 pub(super) async fn run(command: &PoolCommand, context: &Context<'_>) -> Result<Exit, CliError> {
     match command {
-        PoolCommand::Create { name, luns, extent_size } => {
-            let luns = lun::to_pool_luns(&context.daemon().await?, luns).await?;
+        PoolCommand::Create { name, luns, extent_size, fencing } => {
+            let daemon = context.daemon().await?;
+            let found = lun::find_all(&daemon, luns).await?;
+            let luns = lun::to_pool_luns(&found)?;
+            let fencing = lun::fencing_of(&found, *fencing)?;
             let service = context.service().await?;
-            let (request, name) = (fresh_request_id(), name.clone());
-            let (extent_size, fencing) = (*extent_size, PoolFencing::None);
+            let (request, name, extent_size) = (fresh_request_id(), name.clone(), *extent_size);
             let pool = CreatePool { request, name, extent_size, luns, fencing };
             let pool = service.create_pool(&pool).await?;
             context.show(&PoolView::from(&pool))
         }
         PoolCommand::AddLun { pool, luns } => {
-            let luns = lun::to_pool_luns(&context.daemon().await?, luns).await?;
+            let found = lun::find_all(&context.daemon().await?, luns).await?;
+            let luns = lun::to_pool_luns(&found)?;
+            lun::require_fencing(&found, &context.service().await?.pool(&pool.0).await?)?;
             let (request, pool) = (fresh_request_id(), pool.0.clone());
             let pool = context.service().await?.add_luns(&AddLuns { request, pool, luns }).await?;
             context.show(&PoolView::from(&pool))

@@ -12,6 +12,7 @@ use lunar_types::{LogicalExtent, PoolId, VolumeId};
 use tokio::time::sleep;
 
 use super::operation::drop_of;
+use super::takeover::{self, Takeover};
 use super::{Context, clone, grow, rollback, unless};
 use crate::args::{DetachArgs, VolumeCommand};
 use crate::error::{CliError, Exit};
@@ -40,8 +41,9 @@ pub(super) async fn run(command: &VolumeCommand, context: &Context<'_>) -> Resul
         VolumeCommand::List { pool } => list(context, pool.as_ref().map(|pool| &pool.0)).await,
         VolumeCommand::Show { volume } => show(context, &volume.0).await,
         VolumeCommand::Usage { volume } => usage(context, &volume.0).await,
-        VolumeCommand::Attach { volume, accept_restored } => {
-            attach(context, &volume.0, *accept_restored).await
+        VolumeCommand::Attach { volume, accept_restored, force, wait } => {
+            let takeover = Takeover { force: *force, wait: *wait };
+            attach(context, &volume.0, *accept_restored, takeover).await
         }
         VolumeCommand::Detach(args) => detach(context, args).await,
         VolumeCommand::Delete { volume, no_wait: true } => {
@@ -116,6 +118,7 @@ async fn attach(
     context: &Context<'_>,
     volume: &Selector<VolumeId>,
     accept_restored: bool,
+    takeover: Takeover,
 ) -> Result<Exit, CliError> {
     let daemon = context.daemon().await?;
     // The daemon takes a repeated call for a retry; a person who attaches twice is told.
@@ -124,8 +127,10 @@ async fn attach(
         return Err(attached_already(attached));
     }
     let waiting = Waiting::on(&format!("attaching volume {volume}"));
-    let attachment = daemon.attach(volume, accept_restored).await?;
+    let attach = || daemon.attach(volume, accept_restored);
+    let attachment = takeover::attached(context, volume, takeover, &waiting, attach).await?;
     drop(waiting);
+    takeover::warn_of_fencing(context, &attachment).await;
     context.show(&AttachmentView::from(&attachment))
 }
 

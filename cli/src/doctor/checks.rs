@@ -14,6 +14,9 @@ const GET_UBLK: &str = "boot a kernel with CONFIG_BLK_DEV_UBLK and its module: o
     of backports (apt-get install -t trixie-backports linux-image-amd64, or \
     linux-image-cloud-amd64 in a virtual machine), then modprobe ublk_drv";
 
+const USE_RESERVATIONS: &str = "make pools of LUNs whose array has persistent reservations \
+    (SCSI-3, NVMe): then lost nodes are cut off and their volumes taken over";
+
 const MAKE_ROOM: &str = "delete snapshots or volumes, add a LUN with lunar pool add-lun, see \
     lunar pool status for what is reserved or in quarantine";
 
@@ -157,6 +160,23 @@ pub fn of_pools(answer: &Result<Vec<PoolStatus>, CliError>) -> Option<Check> {
     Some(match full.as_slice() {
         [] => Check::ok(NAME, format!("{}, all below their watermarks", pools.len())),
         full => Check::warn(NAME, full.join("; "), MAKE_ROOM),
+    })
+}
+
+/// Whether pools have what a lost node is cut off with. Without it they work, with limits that
+/// somebody has to know.
+#[must_use]
+pub fn of_fencing(answer: &Result<Vec<PoolStatus>, CliError>) -> Option<Check> {
+    const NAME: &str = "fencing";
+    let pools = answer.as_ref().ok().filter(|pools| !pools.is_empty())?;
+    let warned = pools.iter().filter_map(|status| {
+        let warning = status.pool.fencing.warning()?;
+        Some(format!("'{}': {warning}", status.pool.name))
+    });
+    let warned: Vec<String> = warned.collect();
+    Some(match warned.as_slice() {
+        [] => Check::ok(NAME, "every pool by reservations"),
+        warned => Check::warn(NAME, warned.join("; "), USE_RESERVATIONS),
     })
 }
 

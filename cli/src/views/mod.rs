@@ -5,6 +5,7 @@
 
 pub mod backup;
 pub mod diff;
+pub mod fence;
 pub mod fsck;
 pub mod lun;
 pub mod map;
@@ -12,7 +13,7 @@ pub mod node;
 pub mod operation;
 pub mod pool;
 pub mod snapshot;
-mod time;
+pub(crate) mod time;
 pub mod transfer;
 pub mod usage;
 pub mod volume;

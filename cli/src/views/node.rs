@@ -8,6 +8,8 @@ use serde::Serialize;
 use super::NONE;
 use crate::output::{Report, table};
 
+const HEADER: [&str; 7] = ["NAME", "ID", "INCARNATION", "STATE", "HEARD", "VOLUMES", "BOOT"];
+
 /// A node with its newest incarnation.
 #[derive(Serialize, Debug)]
 pub struct NodeView {
@@ -19,6 +21,10 @@ pub struct NodeView {
     heard_ago_ms: Option<u64>,
     attachments: u32,
     boot_id: String,
+    /// An operator has fenced it: it does not join.
+    barred: bool,
+    /// It gets no volume.
+    draining: bool,
 }
 
 impl From<&Node> for NodeView {
@@ -32,6 +38,8 @@ impl From<&Node> for NodeView {
             heard_ago_ms: node.heard_ago.map(milliseconds),
             attachments: node.attachments,
             boot_id: node.boot.to_string(),
+            barred: node.is_barred,
+            draining: node.is_draining,
         }
     }
 }
@@ -48,17 +56,29 @@ const fn state_word(state: NodeState) -> &'static str {
 }
 
 impl NodeView {
+    fn state_text(&self) -> String {
+        let barred = if self.barred { ", barred" } else { "" };
+        let draining = if self.draining { ", draining" } else { "" };
+        format!("{}{barred}{draining}", self.state)
+    }
+
     fn row(&self) -> [String; 7] {
         let heard = self.heard_ago_ms.map(|ms| format!("{}.{} s ago", ms / 1000, ms % 1000 / 100));
         [
             self.name.clone(),
             self.node_id.to_string(),
             self.incarnation.to_string(),
-            self.state.to_owned(),
+            self.state_text(),
             heard.unwrap_or_else(|| NONE.to_owned()),
             self.attachments.to_string(),
             self.boot_id.clone(),
         ]
+    }
+}
+
+impl Report for NodeView {
+    fn to_text(&self) -> String {
+        table(HEADER, vec![self.row()], "")
     }
 }
 
@@ -79,7 +99,6 @@ impl NodeList {
 impl Report for NodeList {
     fn to_text(&self) -> String {
         let rows = self.nodes.iter().map(NodeView::row).collect();
-        let header = ["NAME", "ID", "INCARNATION", "STATE", "HEARD", "VOLUMES", "BOOT"];
-        table(header, rows, "no nodes")
+        table(HEADER, rows, "no nodes")
     }
 }

@@ -1,6 +1,6 @@
 //! Pools: their LUNs and how full they are.
 
-use lunar_proto::domain::{Lun, LunStatus, Pool, PoolStatus, SpaceUsage, Watermarks};
+use lunar_proto::domain::{Lun, LunStatus, Pool, PoolFencing, PoolStatus, SpaceUsage, Watermarks};
 use serde::Serialize;
 
 use super::{count, size};
@@ -28,6 +28,12 @@ impl From<&Lun> for PoolLunView {
     }
 }
 
+/// What fences a pool, and what a person has to know of it.
+fn fencing_text(fencing: &str) -> String {
+    let warning = fencing.parse::<PoolFencing>().ok().and_then(PoolFencing::warning);
+    warning.map_or_else(|| fencing.to_owned(), |warning| format!("{fencing} - WARNING: {warning}"))
+}
+
 /// A pool.
 #[derive(Serialize, Debug)]
 pub struct PoolView {
@@ -35,6 +41,7 @@ pub struct PoolView {
     name: String,
     extent_size_bytes: u64,
     logical_block_size_bytes: u32,
+    fencing: &'static str,
     luns: Vec<PoolLunView>,
 }
 
@@ -45,6 +52,7 @@ impl From<&Pool> for PoolView {
             name: pool.name.to_string(),
             extent_size_bytes: pool.extent_size.bytes(),
             logical_block_size_bytes: pool.logical_block_size.bytes(),
+            fencing: pool.fencing.as_str(),
             luns: pool.luns.iter().map(PoolLunView::from).collect(),
         }
     }
@@ -57,6 +65,7 @@ impl Report for PoolView {
             ("id", self.pool_id.clone()),
             ("extent size", size(self.extent_size_bytes)),
             ("logical blocks", size(self.logical_block_size_bytes.into())),
+            ("fencing", fencing_text(self.fencing)),
         ]);
         let row =
             |lun: &PoolLunView| [lun.index.to_string(), size(lun.size_bytes), lun.lun_id.clone()];
@@ -88,11 +97,12 @@ impl Report for PoolList {
                 pool.luns.len().to_string(),
                 size(bytes),
                 size(pool.extent_size_bytes),
+                pool.fencing.to_owned(),
                 pool.pool_id.clone(),
             ]
         };
         let rows = self.pools.iter().map(row).collect();
-        table(["NAME", "LUNS", "LUN BYTES", "EXTENT", "ID"], rows, "no pools")
+        table(["NAME", "LUNS", "LUN BYTES", "EXTENT", "FENCING", "ID"], rows, "no pools")
     }
 }
 
@@ -203,6 +213,7 @@ pub struct PoolStatusView {
     used_percent: u8,
     level: &'static str,
     watermarks: MarksView,
+    fencing: &'static str,
     luns: Vec<LunStatusView>,
 }
 
@@ -224,6 +235,7 @@ impl From<&PoolStatus> for PoolStatusView {
             used_percent: status.fill.percent(),
             level: status.level().as_str(),
             watermarks: status.pool.watermarks.into(),
+            fencing: status.pool.fencing.as_str(),
             luns: status.luns.iter().map(lun).collect(),
         }
     }
@@ -236,6 +248,7 @@ impl PoolStatusView {
             ("pool", self.name.clone()),
             ("id", self.pool_id.clone()),
             ("extent size", size(self.extent_size_bytes)),
+            ("fencing", fencing_text(self.fencing)),
             ("total", size(usage.total_bytes)),
             ("mapped", size(usage.mapped_bytes)),
             ("reserved", format!("{} by nodes, ahead of need", size(usage.reserved_bytes))),

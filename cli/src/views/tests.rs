@@ -10,10 +10,11 @@ use std::{env, fs};
 
 use lunar_backup::{BackupEnd, BackupHeader};
 use lunar_proto::domain::{
-    Backup, BackupNumber, Backups, DiffKind, DiffRun, FindingsDigest, FsckFinding, FsckRemedy,
-    FsckRepaired, FsckSummary, Holder, LayerEntry, LayerPart, Lun, LunStatus, Node, NodeState,
-    Operation, OperationId, OperationWork, Pool, PoolFill, PoolStatus, RoomWanted, Snapshot,
-    SnapshotState, SpaceUsage, Usage, Volume, VolumeState, Watermarks,
+    AuditEntry, Backup, BackupNumber, Backups, DiffKind, DiffRun, Fence, FenceLun, FenceLunState,
+    FenceProof, FindingsDigest, FsckFinding, FsckRemedy, FsckRepaired, FsckSummary, Holder,
+    LayerEntry, LayerPart, Lun, LunStatus, Node, NodeState, Operation, OperationId, OperationWork,
+    Pool, PoolFill, PoolStatus, RoomWanted, Snapshot, SnapshotState, SpaceUsage, Usage, Volume,
+    VolumeState, Watermarks,
 };
 use lunar_proto::error::Facts;
 use lunar_proto::v1;
@@ -88,7 +89,7 @@ fn volume(text: &str, holder: Option<Holder>) -> Volume {
 
 fn holder(live: bool) -> Holder {
     let node = NodeIncarnation { node: NodeId::new(1), incarnation: Incarnation::new(4) };
-    Holder { node, node_name: name("n1"), epoch: Epoch::new(2), live }
+    Holder { node, node_name: name("n1"), epoch: Epoch::new(2), live, granted_at: 1_767_225_600 }
 }
 
 fn volume_view(text: &str, holder: Option<Holder>) -> volume::VolumeView {
@@ -456,10 +457,43 @@ fn node_list_is_golden() {
         attachments: 2,
         session: SessionNumber::new(9),
         is_barred: false,
+        is_draining: false,
     };
     let heard = Some(Duration::from_millis(1234));
     let nodes = [node(1, "n1", NodeState::Active, heard), node(2, "n2", NodeState::Fenced, None)];
     assert_golden(&node::NodeList::new(&nodes), "node-list");
+    let barred = Node { is_barred: true, is_draining: true, ..nodes[1].clone() };
+    assert_golden(&node::NodeView::from(&barred), "node-fence");
+}
+
+#[test]
+fn fences_and_the_audit_are_golden() {
+    let victim = NodeIncarnation { node: NodeId::new(1), incarnation: Incarnation::new(4) };
+    let fencer = NodeIncarnation { node: NodeId::new(2), incarnation: Incarnation::new(1) };
+    let lun = |id, state| FenceLun { lun: LunId::from_u128(id), state };
+    let fence = |waits_for: &str| Fence {
+        victim,
+        node_name: name("n1"),
+        reason: "not heard from for 15 s".to_owned(),
+        luns: vec![
+            lun(1, FenceLunState::Open),
+            lun(2, FenceLunState::Begun { fencer, attempt: 2 }),
+            lun(3, FenceLunState::Done(FenceProof::Aborted)),
+        ],
+        waits_for: waits_for.to_owned(),
+    };
+    let fences = [fence(""), fence("a node that sees LUN 1")];
+    assert_golden(&fence::FenceList::new(&fences), "node-fences");
+    assert_golden(&fence::FenceList::new(&[]), "node-fences-none");
+    let entry = AuditEntry {
+        number: 3,
+        unix_seconds: 1_767_225_600,
+        actor: "admin/ada".to_owned(),
+        action: name("certify-powered-off"),
+        object: "n1".to_owned(),
+        reason: "the plug is out".to_owned(),
+    };
+    assert_golden(&fence::AuditList::new(&[entry]), "node-audit");
 }
 
 #[test]

@@ -6,7 +6,7 @@ const DAY: u64 = 86_400;
 ///
 /// The date is computed as in Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms",
 /// `civil_from_days`: years that begin in March, eras of 400 years.
-pub(super) fn utc(unix_seconds: u64) -> String {
+pub(crate) fn utc(unix_seconds: u64) -> String {
     let (days, second) = (unix_seconds / DAY, unix_seconds % DAY);
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);

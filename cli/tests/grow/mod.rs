@@ -14,7 +14,7 @@ use crate::double;
 
 fn with_volume() -> World {
     let world = World::start();
-    world.json("pool create tank /dev/lun0");
+    world.json("pool create tank --fencing none /dev/lun0");
     world.json("volume create v --pool tank --size 1GiB");
     world
 }

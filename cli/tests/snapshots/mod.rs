@@ -33,7 +33,7 @@ fn names(list: &Value) -> Vec<&str> {
 
 pub(crate) fn with_volumes(volumes: &[&str]) -> World {
     let world = World::start();
-    world.json("pool create tank /dev/lun0");
+    world.json("pool create tank --fencing none /dev/lun0");
     for volume in volumes {
         world.json(&format!("volume create {volume} --pool tank --size 1GiB"));
     }

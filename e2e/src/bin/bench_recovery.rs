@@ -107,7 +107,7 @@ fn bench(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     for lun in &luns {
         session.quiet(&format!("lunar lun label {lun}"))?;
     }
-    session.quiet(&format!("lunar pool create tank {}", luns.join(" ")))?;
+    session.quiet(&format!("lunar pool create tank --fencing none {}", luns.join(" ")))?;
     let mut devices: Vec<String> = Vec::new();
     for count in &arguments.volumes {
         while devices.len() < *count {

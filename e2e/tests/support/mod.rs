@@ -78,7 +78,7 @@ pub(crate) fn make_pool(session: &Session<'_>, lab: &Lab) -> Result<(), MachineE
     for lun in &luns {
         session.quiet(&format!("lunar lun label {lun}"))?;
     }
-    session.quiet(&format!("lunar pool create tank {}", luns.join(" ")))?;
+    session.quiet(&format!("lunar pool create tank --fencing none {}", luns.join(" ")))?;
     Ok(())
 }
 

@@ -14,6 +14,7 @@ impl ServiceError {
         };
         match self {
             Self::Field(error) => return error.report().facts,
+            Self::Fencing(error) => return error.facts(),
             Self::RequestIdReused { request } => fact("request", request),
             Self::PoolNotFound { pool } => fact("pool", pool),
             Self::VolumeNotFound { volume } => fact("volume", volume),
@@ -85,7 +86,7 @@ impl ServiceError {
                 fact("size_given", &given.bytes());
                 fact("limit", &limit.get());
             }
-            Self::VolumeAttached { volume, holder } => {
+            Self::VolumeAttached { volume, holder, .. } => {
                 fact("volume", volume);
                 fact("node", &holder.node);
                 fact("node_name", &holder.node_name);

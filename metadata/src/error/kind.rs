@@ -11,6 +11,7 @@ impl ServiceError {
     pub fn kind(&self) -> ErrorReason {
         match self {
             Self::Restored(error) => error.kind(),
+            Self::Fencing(error) => error.kind(),
             Self::Field(_) => ErrorReason::InvalidField,
             Self::RequestIdReused { .. } => ErrorReason::RequestIdReused,
             Self::PoolNotFound { .. } => ErrorReason::PoolNotFound,

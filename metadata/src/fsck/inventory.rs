@@ -9,10 +9,12 @@ use lunar_types::{
 use super::report::{FindingKind, Report};
 use crate::error::ServiceError;
 use crate::keyspace::{
-    AttachmentKey, AttachmentRecord, BackupsKey, BackupsRecord, Key, LayerKey, LayerRecord, LunKey,
-    LunRecord, NodeKey, NodeRecord, PoolKey, PoolRecord, Record as _, SnapshotKey, SnapshotRecord,
-    StaleJournalKey, StaleJournalRecord, TypedRange, VolumeKey, VolumeRecord, check_entry,
+    AttachmentKey, AttachmentRecord, BackupsKey, BackupsRecord, FenceKey, FenceRecord, Key,
+    LayerKey, LayerRecord, LunKey, LunRecord, NodeKey, NodeRecord, PoolKey, PoolRecord,
+    Record as _, SnapshotKey, SnapshotRecord, StaleJournalKey, StaleJournalRecord, TypedRange,
+    VolumeKey, VolumeRecord, check_entry,
 };
+use crate::service::Life;
 use crate::store::{KeyRange, KeyValue, RangeRead, Txn};
 
 /// Keys of one read.
@@ -88,6 +90,7 @@ pub(super) struct Inventory {
     pub(super) nodes: BTreeMap<NodeId, NodeRecord>,
     pub(super) attachments: BTreeMap<VolumeId, AttachmentRecord>,
     pub(super) stale_journals: BTreeMap<(VolumeId, Epoch), StaleJournalRecord>,
+    pub(super) fences: BTreeMap<NodeIncarnation, FenceRecord>,
     pub(super) backups: BackupsRecord,
 }
 
@@ -126,6 +129,11 @@ impl Inventory {
             all.stale_journals.insert((key.volume, key.epoch), record);
         })
         .await?;
+        walk_table(txn, |key: FenceKey, record| {
+            let FenceKey { node, incarnation } = key;
+            all.fences.insert(NodeIncarnation { node, incarnation }, record);
+        })
+        .await?;
         let backups = txn.get(&BackupsKey {}.pack()).await?;
         let backups = backups.and_then(|value| BackupsRecord::decode(&value).ok());
         all.backups = backups.unwrap_or_default();
@@ -143,9 +151,18 @@ impl Inventory {
 
     /// Whether the incarnation may still write.
     pub(super) fn is_live(&self, node: NodeIncarnation) -> bool {
-        self.nodes
-            .get(&node.node)
-            .is_some_and(|record| record.incarnation == node.incarnation && record.state.is_live())
+        matches!(self.life(node), Some(Life::Live | Life::Fencing { .. }))
+    }
+
+    /// Whether what the incarnation held in a pool may be given away.
+    pub(super) fn is_free(&self, pool: PoolId, node: NodeIncarnation) -> bool {
+        let fencing = self.pools.get(&pool).map(|pool| pool.fencing);
+        fencing.is_some_and(|fencing| self.life(node).is_some_and(|life| life.frees(fencing)))
+    }
+
+    fn life(&self, node: NodeIncarnation) -> Option<Life> {
+        let record = self.nodes.get(&node.node)?;
+        Some(Life::of(node.incarnation, record, self.fences.get(&node)))
     }
 
     /// Whether an attachment or stale journal of the incarnation is left.

@@ -11,6 +11,7 @@
 //! [`repair()`] is the only part that writes. It does what a check has announced, named by the
 //! digest of its findings, and no more.
 
+mod fencing;
 mod inventory;
 mod layers;
 mod merging;
@@ -57,6 +58,7 @@ async fn examine<T: Txn>(
     space::check(txn, &inventory, &mut report).await?;
     objects::check(txn, &inventory, &mut report).await?;
     sets::check(txn, &inventory, &mut report).await?;
+    fencing::check(txn, &inventory, &mut report).await?;
     layers::check(txn, &inventory, &mut report).await?;
     report.summary.pools = inventory.pools.len() as u64;
     report.summary.luns = inventory.luns.len() as u64;

@@ -97,6 +97,10 @@ kinds! {
     CommitNumberInvalid = "commit-number-invalid",
     /// Something belongs to an incarnation that never was.
     IncarnationUnknown = "incarnation-unknown",
+    /// A registration and its node's list disagree, or it is at a LUN that is in no pool.
+    RegistrationMismatch = "registration-mismatch",
+    /// A fence and the state of its victim disagree, or it does not speak of every LUN.
+    FenceMismatch = "fence-mismatch",
     /// A reservation is in an unknown pool or LUN.
     ReservationUnknown = "reservation-unknown",
     /// An extent is marked as one that the map has named, and is not in the reservation.

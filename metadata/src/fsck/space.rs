@@ -252,13 +252,16 @@ async fn check_reservations<T: Txn>(
             let facts: &[(&str, &dyn ToString)] = &[("node", &node), ("pool", &key.pool)];
             report.find(FindingKind::ReservationUnknown, message, facts);
         }
-        if !seen.insert(node) {
+        if !seen.insert((node, key.pool)) {
             return;
         }
         if !all.knows(node) {
             let message = format!("{node} has a reservation: that incarnation never was");
             report.find(FindingKind::IncarnationUnknown, message, &[("node", &node)]);
-        } else if !all.is_live(node) && !all.has_journal(node) && !reclaimed.contains(&node) {
+        } else if all.is_free(key.pool, node)
+            && !all.has_journal(node)
+            && !reclaimed.contains(&node)
+        {
             let message = format!("{node} is gone, and nothing takes its reservation back");
             report.find(FindingKind::ReservationStuck, message, &[("node", &node)]);
         }

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::bitmap::{Bitmap, GroupIndex, QuarantineStamp};
 use super::encoding::Record;
+use super::fencing::*;
 use super::records::*;
 use super::set_records::*;
 use super::slot_value::SlotValue;
@@ -106,6 +107,7 @@ number_part! {
     Generation = u64, |raw| Some(Generation::new(raw));
     QuarantineStamp = u64, |raw| Some(QuarantineStamp::new(raw));
     BackupNumber = u64, |raw| Some(BackupNumber::new(raw));
+    AuditNumber = u64, |raw| Some(AuditNumber::new(raw));
 }
 
 impl Part for GroupIndex {
@@ -161,6 +163,8 @@ pub enum Counter {
     Operation,
     /// The generation of requests that is being filled.
     Generation,
+    /// The last entry of the audit.
+    Audit,
 }
 
 impl Part for Counter {
@@ -172,11 +176,12 @@ impl Part for Counter {
             Self::Node => 2,
             Self::Operation => 3,
             Self::Generation => 4,
+            Self::Audit => 5,
         }
     }
 
     fn from_element(element: u16) -> Option<Self> {
-        [Self::Layer, Self::Node, Self::Operation, Self::Generation]
+        [Self::Layer, Self::Node, Self::Operation, Self::Generation, Self::Audit]
             .into_iter()
             .find(|counter| counter.element() == element)
     }
@@ -500,6 +505,48 @@ keys! {
         /// The volume.
         volume: VolumeId,
     }
+
+    /// The registration of a node at a LUN.
+    LunRegistrationKey = 50 "registration" => RegistrationRecord {
+        /// The LUN.
+        lun: LunId,
+        /// The node.
+        node: NodeId,
+    }
+
+    /// A registration by its incarnation: all LUNs that it may ever have written to.
+    NodeRegistrationKey = 51 "registration of a node" => Present {
+        /// The node.
+        node: NodeId,
+        /// Its incarnation.
+        incarnation: Incarnation,
+        /// The LUN.
+        lun: LunId,
+    }
+
+    /// The fence of an incarnation. Absent: none was begun, or the node has joined since it ended.
+    FenceKey = 52 "fence" => FenceRecord {
+        /// The node.
+        node: NodeId,
+        /// Its incarnation.
+        incarnation: Incarnation,
+    }
+
+    /// A LUN from which an incarnation is cut off.
+    FenceLunKey = 53 "LUN of a fence" => FenceLunRecord {
+        /// The node.
+        node: NodeId,
+        /// Its incarnation.
+        incarnation: Incarnation,
+        /// The LUN.
+        lun: LunId,
+    }
+
+    /// Something that an operator has overridden.
+    AuditKey = 54 "audit" => AuditRecord {
+        /// Rises.
+        number: AuditNumber,
+    }
 }
 
 /// The keys of a table that begin with these parts.
@@ -572,6 +619,22 @@ prefix!(
 prefix!(
     /// The members of open sets that an incarnation holds.
     sets_of_node => NodeSetKey { node: NodeId, incarnation: Incarnation }
+);
+prefix!(
+    /// The registrations at a LUN.
+    registrations_at => LunRegistrationKey { lun: LunId }
+);
+prefix!(
+    /// The registrations of an incarnation.
+    registrations_of => NodeRegistrationKey { node: NodeId, incarnation: Incarnation }
+);
+prefix!(
+    /// The fences of a node's incarnations.
+    fences_of => FenceKey { node: NodeId }
+);
+prefix!(
+    /// The LUNs from which an incarnation is cut off.
+    luns_of_fence => FenceLunKey { node: NodeId, incarnation: Incarnation }
 );
 prefix!(
     /// The members of an open set.

@@ -11,6 +11,7 @@
 mod bitmap;
 mod digest;
 mod encoding;
+mod fencing;
 mod kept;
 mod keys;
 mod outcome;
@@ -25,6 +26,7 @@ pub use bitmap::{Bitmap, GROUP_EXTENTS, GroupIndex, QuarantineStamp, runs_of};
 pub use digest::SlotDigest;
 pub(crate) use digest::hash_bytes;
 pub use encoding::{DecodeError, Record};
+pub use fencing::*;
 pub use kept::Kept;
 pub use keys::*;
 pub use outcome::Outcome;

@@ -1,8 +1,8 @@
 //! The records of the store, field by field in the order of their bytes.
 
 use lunar_proto::domain::{
-    BackupNumber, NodeState, OperationWork, PrunedPart, PrunedParts, SnapshotState, VolumeState,
-    Watermarks,
+    BackupNumber, NodeState, OperationWork, PoolFencing, PrunedPart, PrunedParts, SnapshotState,
+    VolumeState, Watermarks,
 };
 use lunar_types::{
     BootId, ByteCount, ClusterId, CommitNumber, Epoch, ExtentRun, ExtentSize, Incarnation,
@@ -13,9 +13,9 @@ use lunar_types::{
 
 use super::digest::SlotDigest;
 use super::encoding::{DecodeError, Field, Record, invalid};
+use super::fencing::{earlier_attachment, earlier_node, earlier_pool};
 use super::outcome::Outcome;
 use super::restored::{earlier_snapshot, earlier_volume};
-use super::watermarks::earlier_pool;
 
 macro_rules! records {
     ($($(#[$doc:meta])* $name:ident = $text:literal $(version $version:literal)?
@@ -109,7 +109,7 @@ records! {
     }
 
     /// A pool; its LUNs have keys of their own.
-    PoolRecord = "pool" version 2 reads earlier_pool {
+    PoolRecord = "pool" version 3 reads earlier_pool {
         /// Its name.
         name: Name,
         /// The unit of allocation.
@@ -120,6 +120,8 @@ records! {
         luns: u16,
         /// Where its levels begin.
         watermarks: Watermarks,
+        /// What keeps a node that was given up from writing.
+        fencing: PoolFencing,
     }
 
     /// A LUN of a pool.
@@ -258,7 +260,7 @@ records! {
     }
 
     /// A node and its newest incarnation. Older incarnations are gone by definition.
-    NodeRecord = "node" {
+    NodeRecord = "node" version 2 reads earlier_node {
         /// Its name.
         name: Name,
         /// Its newest incarnation.
@@ -269,10 +271,14 @@ records! {
         state: NodeState,
         /// The session of the process that joined last; calls of any other are refused.
         session: SessionNumber,
+        /// An operator has fenced it: it does not join.
+        is_barred: bool,
+        /// It gets no volume: an operator moves off it what it holds.
+        is_draining: bool,
     }
 
     /// The grant of a volume.
-    AttachmentRecord = "attachment" version 2 {
+    AttachmentRecord = "attachment" version 3 reads earlier_attachment {
         /// Who holds it.
         node: NodeIncarnation,
         /// Under which epoch.
@@ -288,6 +294,8 @@ records! {
         journal: Vec<ExtentRun>,
         /// The layer that the next seal makes the head.
         next_head: LayerId,
+        /// When it was granted, in seconds since 1970-01-01 UTC, for people; 0: not known.
+        granted_at: u64,
     }
 
     /// A journal that waits for its replay.

@@ -1,25 +1,8 @@
-//! Watermarks in the record of a pool, and pools of before there were any.
+//! Watermarks in the record of a pool.
 
 use lunar_proto::domain::Watermarks;
 
 use super::encoding::{DecodeError, Field, invalid};
-use super::records::PoolRecord;
-
-/// A pool of version 1 has the watermarks that every pool begins with.
-pub(super) fn earlier_pool(
-    version: u8,
-    input: &mut &[u8],
-) -> Option<Result<PoolRecord, DecodeError>> {
-    (version == 1).then(|| {
-        Ok(PoolRecord {
-            name: Field::take(input)?,
-            extent_size: Field::take(input)?,
-            logical_block_size: Field::take(input)?,
-            luns: Field::take(input)?,
-            watermarks: Watermarks::DEFAULT,
-        })
-    })
-}
 
 impl Field for Watermarks {
     fn put(&self, out: &mut Vec<u8>) {
@@ -38,42 +21,16 @@ impl Field for Watermarks {
 
 #[cfg(test)]
 mod tests {
-    use lunar_types::{ExtentSize, LogicalBlockSize};
-
-    use super::super::encoding::Record as _;
     use super::*;
-
-    fn pool(watermarks: Watermarks) -> PoolRecord {
-        PoolRecord {
-            name: "p".parse().expect("a name"),
-            extent_size: ExtentSize::DEFAULT,
-            logical_block_size: LogicalBlockSize::B4096,
-            luns: 3,
-            watermarks,
-        }
-    }
-
-    #[test]
-    fn a_pool_of_version_1_has_the_default_watermarks() {
-        let mut bytes = pool(Watermarks::DEFAULT).encode();
-        assert_eq!(bytes[0], 2);
-        bytes.truncate(bytes.len() - 3);
-        bytes[0] = 1;
-        assert_eq!(PoolRecord::decode(&bytes), Ok(pool(Watermarks::DEFAULT)));
-        bytes.push(80);
-        let trailing = DecodeError::Trailing { record: "pool", count: 1 };
-        assert_eq!(PoolRecord::decode(&bytes), Err(trailing));
-        bytes[0] = 3;
-        let unknown = DecodeError::Version { record: "pool", found: 3, known: 2 };
-        assert_eq!(PoolRecord::decode(&bytes), Err(unknown));
-    }
 
     #[test]
     fn watermarks_out_of_order_are_not_read() {
         let marks = Watermarks::new(10, 20, 30).expect("in order");
-        let mut bytes = pool(marks).encode();
-        assert_eq!(PoolRecord::decode(&bytes), Ok(pool(marks)));
+        let mut bytes = Vec::new();
+        marks.put(&mut bytes);
+        assert_eq!(Watermarks::take(&mut bytes.as_slice()), Ok(marks));
         *bytes.last_mut().expect("there are some") = 19;
-        assert!(matches!(PoolRecord::decode(&bytes), Err(DecodeError::Invalid { .. })));
+        let read = Watermarks::take(&mut bytes.as_slice());
+        assert!(matches!(read, Err(DecodeError::Invalid { .. })));
     }
 }

@@ -2,12 +2,12 @@
 //!
 //! | table | |
 //! | --- | --- |
-//! | keyspace, counters | written last, raised; the last node stays |
+//! | keyspace, counters | written last, raised; the last node and the last entry of the audit stay |
 //! | volumes | epoch and structure raised, in no set, restored |
 //! | snapshots | restored; those of open sets are gone, with their names |
 //! | nodes | session and incarnation raised |
 //! | sets | open ones are aborted; members and lists of holders are gone |
-//! | attachments, stale journals, reservations and their marks, requests | gone |
+//! | attachments, stale journals, reservations and their marks, requests, registrations, fences | gone |
 //! | quarantine | written anew with all that is free |
 //! | backups | written last, raised; of the list only the one that is restored stays, complete |
 //! | everything else | as it was, also what cannot be read: a check names it |
@@ -18,10 +18,11 @@ use lunar_types::{Epoch, Incarnation, SessionNumber, StructureNumber};
 use super::survey::{Survey, decoded};
 use super::{RestoreError, content};
 use crate::keyspace::{
-    AttachmentKey, BackupKey, BackupsKey, Counter, CounterKey, Generation, IdempotencyKey, Key,
-    KeyspaceKey, NodeAttachmentKey, NodeKey, NodeSetKey, NodeStaleJournalKey, QuarantineKey,
-    Record as _, ReservationKey, RestoreKey, SetMemberKey, SnapshotKey, SnapshotNameKey,
-    SnapshotSetKey, StaleJournalKey, UnmappedKey, VolumeKey, VolumeSnapshotKey, table_of,
+    AttachmentKey, BackupKey, BackupsKey, Counter, CounterKey, FenceKey, FenceLunKey, Generation,
+    IdempotencyKey, Key, KeyspaceKey, LunRegistrationKey, NodeAttachmentKey, NodeKey,
+    NodeRegistrationKey, NodeSetKey, NodeStaleJournalKey, QuarantineKey, Record as _,
+    ReservationKey, RestoreKey, SetMemberKey, SnapshotKey, SnapshotNameKey, SnapshotSetKey,
+    StaleJournalKey, UnmappedKey, VolumeKey, VolumeSnapshotKey, table_of,
 };
 use crate::store::KeyValue;
 
@@ -60,11 +61,18 @@ impl Survey {
                 | ReservationKey::TABLE
                 | IdempotencyKey::TABLE
                 | SetMemberKey::TABLE
-                | NodeSetKey::TABLE,
+                | NodeSetKey::TABLE
+                | LunRegistrationKey::TABLE
+                | NodeRegistrationKey::TABLE
+                | FenceKey::TABLE
+                | FenceLunKey::TABLE,
             ) => None,
             Some(CounterKey::TABLE) => {
                 let (found, _) = decoded::<CounterKey>(key, value)?;
-                if found.counter == Counter::Node { kept(key, value) } else { None }
+                match found.counter {
+                    Counter::Node | Counter::Audit => kept(key, value),
+                    Counter::Layer | Counter::Operation | Counter::Generation => None,
+                }
             }
             Some(BackupKey::TABLE) => self.backup(key, value)?,
             Some(VolumeKey::TABLE) => self.volume(key, value)?,

@@ -38,6 +38,11 @@ impl Identity {
         Self { admin: true, nodes: NodeScope::Any }
     }
 
+    /// What the audit calls whoever it is.
+    pub(super) fn actor(&self) -> String {
+        "an administrator on the service's host".to_owned()
+    }
+
     /// The identity that the transport gave a request.
     pub(super) fn of<T>(request: &Request<T>) -> Result<&Self, Status> {
         request

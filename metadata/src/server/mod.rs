@@ -13,6 +13,7 @@ mod attachments;
 mod background;
 mod backups;
 mod diff;
+mod fencing;
 mod identity;
 mod map;
 mod members;
@@ -155,6 +156,7 @@ pub async fn serve_loopback<S: MetaStore>(
         .add_service(guarded!(v1::members_server::MembersServer<Handlers<S>>))
         .add_service(guarded!(v1::attachments_server::AttachmentsServer<Handlers<S>>))
         .add_service(guarded!(v1::nodes_server::NodesServer<Handlers<S>>))
+        .add_service(guarded!(v1::fencing_server::FencingServer<Handlers<S>>))
         .add_service(guarded!(v1::map_server::MapServer<Handlers<S>>))
         .add_service(guarded!(v1::reservations_server::ReservationsServer<Handlers<S>>))
         .add_service(guarded!(v1::admin_server::AdminServer<Handlers<S>>))

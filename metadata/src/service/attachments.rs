@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - one volume has one attachment at most, and its epoch is the volume's;
-//! - a grant is given away only when its holder is gone or has detached; what a holder that is
+//! - a grant is given away only when its holder is gone, by the proof that the pool asks for (see
+//!   `incarnations`), or has detached; what a holder that is
 //!   gone may have written into its journal is kept as a stale journal until it is retired. A
 //!   grant under which no commit but replays could happen has written nothing: its journal is free;
 //! - a grant has a next head of its own: the layer that its next seal makes the head. A journal
@@ -29,20 +30,22 @@ use lunar_types::{
 };
 
 use super::geometry::PoolGeometry;
+use super::incarnations::{fencing_of, life_of};
 use super::layers::{CHAIN_LAYERS_MAX, next_layer};
-use super::nodes::{is_live, reclaim_if_unused, require_session};
+use super::nodes::{reclaim_if_unused, require_session};
 use super::paging::page;
 use super::quarantine::count_held;
+use super::registrations::{require_active, require_registered};
 use super::reservations::home_group;
 use super::restored::require_certified;
 use super::sets::leave_set;
 use super::space::{Allocator, Purpose, free_extents, runs_taken};
 use super::volumes::{find_volume, holder_of, volume_view};
 use super::{Service, foreign_outcome};
-use crate::error::{RestoredError, ServiceError};
+use crate::error::{FencingError, RestoredError, ServiceError};
 use crate::keyspace::{
     AttachmentKey, AttachmentRecord, KeyedTxn, LayerKey, NodeAttachmentKey, NodeAttachmentRecord,
-    NodeKey, NodeStaleJournalKey, Outcome, Present, StaleJournalKey, StaleJournalRecord, VolumeKey,
+    NodeStaleJournalKey, Outcome, Present, StaleJournalKey, StaleJournalRecord, VolumeKey,
     VolumeRecord, attachments_of, stale_journals_of,
 };
 use crate::store::{MetaStore, Txn};
@@ -179,12 +182,24 @@ fn require_ready(volume: VolumeId, record: &VolumeRecord) -> Result<(), ServiceE
 /// Takes the grant from a holder that is gone.
 async fn take_over<T: Txn>(txn: &T, volume: VolumeId, pool: PoolId) -> Result<(), ServiceError> {
     let Some(attachment) = txn.load(&AttachmentKey { volume }).await? else { return Ok(()) };
-    let node = txn.load_known(&NodeKey { node: attachment.node.node }).await?;
-    if is_live(&node, attachment.node) {
-        let holder = holder_of(txn, &attachment).await?;
-        return Err(ServiceError::VolumeAttached { volume, holder });
-    }
+    require_free(txn, volume, pool, &attachment).await?;
     leave_journal(txn, volume, pool, &attachment).await
+}
+
+/// Refuses what a holder may still write to.
+pub(super) async fn require_free<T: Txn>(
+    txn: &T,
+    volume: VolumeId,
+    pool: PoolId,
+    attachment: &AttachmentRecord,
+) -> Result<(), ServiceError> {
+    let (life, fencing) = (life_of(txn, attachment.node).await?, fencing_of(txn, pool).await?);
+    if life.frees(fencing) {
+        return Ok(());
+    }
+    let holder = holder_of(txn, pool, attachment).await?;
+    let advice = life.advice(fencing, holder.node_name.as_str());
+    Err(ServiceError::VolumeAttached { volume, holder, advice })
 }
 
 /// The volume to attach. One that was restored has to be accepted, once.
@@ -193,7 +208,10 @@ async fn attachable<T: Txn>(
     request: &Attach,
 ) -> Result<(VolumeId, VolumeRecord), ServiceError> {
     require_certified(txn).await?;
-    require_session(txn, request.caller).await?;
+    let node = require_active(txn, request.caller).await?;
+    if node.is_draining {
+        return Err(FencingError::Draining { name: node.name }.into());
+    }
     let (volume, mut record) = find_volume(txn, &request.volume).await?;
     require_ready(volume, &record)?;
     if record.restored && !request.accept_restored {
@@ -203,12 +221,17 @@ async fn attachable<T: Txn>(
     Ok((volume, record))
 }
 
-async fn attach<T: Txn>(txn: &T, request: &Attach) -> Result<Outcome, ServiceError> {
+async fn attach<T: Txn>(
+    txn: &T,
+    request: &Attach,
+    granted_at: u64,
+) -> Result<Outcome, ServiceError> {
     let node = request.caller.node;
     let (volume, mut record) = attachable(txn, request).await?;
+    let geometry = PoolGeometry::load(txn, record.pool).await?;
+    require_registered(txn, node, &geometry).await?;
     take_over(txn, volume, record.pool).await?;
     leave_set(txn, volume, &mut record, "volume-attached").await?;
-    let geometry = PoolGeometry::load(txn, record.pool).await?;
     let wanted = journal_extents(geometry.record.extent_size);
     let start = home_group(node.node, &geometry);
     let taken = Allocator::take(txn, &geometry, Purpose::Journal, start, wanted).await?;
@@ -227,6 +250,7 @@ async fn attach<T: Txn>(txn: &T, request: &Attach) -> Result<Outcome, ServiceErr
         last_request: RequestId::from_u128(0),
         journal,
         next_head: next_layer(txn).await?,
+        granted_at,
     };
     record.epoch = epoch;
     txn.put(&VolumeKey { volume }, &record);
@@ -311,15 +335,17 @@ impl<S: MetaStore> Service<S> {
     /// Grants a volume to an incarnation under the next epoch.
     ///
     /// # Errors
-    /// The incarnation is gone, a later process speaks for it, the volume is not Ready or held by a
-    /// live incarnation (also by this one), the pool has no extent for a journal, the caller does
+    /// The incarnation is gone, not ACTIVE or not registered at every LUN of the pool, a later
+    /// process speaks for it, the volume is not Ready or held by an incarnation that may write (also
+    /// by this one), the pool has no extent for a journal, the caller does
     /// not understand layers, or a restore has to be certified or accepted first.
     pub async fn attach(&self, request: &Attach) -> Result<Attachment, ServiceError> {
         if !request.understands_layers {
             return Err(ServiceError::NodeTooOld { node: request.caller.node });
         }
         let what = ("attach", request);
-        let grant = |txn: Arc<S::Txn>| async move { attach(&*txn, request).await };
+        let now = self.seams.clock.unix_seconds();
+        let grant = |txn: Arc<S::Txn>| async move { attach(&*txn, request, now).await };
         let outcome = self.once(request.request, &what, grant).await?;
         self.sets_changed();
         match outcome {

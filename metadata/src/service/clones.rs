@@ -15,6 +15,7 @@ use lunar_proto::domain::{
 use lunar_types::{LayerId, SnapshotId, VolumeId};
 
 use super::Service;
+use super::incarnations::{fencing_of, life_of};
 use super::layers::{begin_head, require_depth_left, seal_head};
 use super::operations::begin_operation;
 use super::sets::leave_set;
@@ -76,8 +77,11 @@ async fn rollback_volume<T: Txn>(
     match standing(txn, volume).await? {
         Standing::AtRest => {}
         Standing::Held { attachment, .. } => {
-            let holder = holder_of(txn, &attachment).await?;
-            return Err(ServiceError::VolumeAttached { volume, holder });
+            let pool = record.pool;
+            let holder = holder_of(txn, pool, &attachment).await?;
+            let life = life_of(txn, attachment.node).await?;
+            let advice = life.advice(fencing_of(txn, pool).await?, holder.node_name.as_str());
+            return Err(ServiceError::VolumeAttached { volume, holder, advice });
         }
         Standing::JournalLeft(oldest) => {
             let wanted = "roll the volume back";

@@ -1,6 +1,6 @@
 //! A pool with its LUNs as the allocator sees it.
 
-use lunar_proto::domain::{Lun, Pool, PoolFencing, Selector};
+use lunar_proto::domain::{Lun, Pool, Selector};
 use lunar_types::{LunIndex, PoolId};
 
 use crate::error::ServiceError;
@@ -71,7 +71,7 @@ impl PoolGeometry {
             luns: self.luns.iter().map(lun).collect(),
             logical_block_size: self.record.logical_block_size,
             watermarks: self.record.watermarks,
-            fencing: PoolFencing::None,
+            fencing: self.record.fencing,
         }
     }
 

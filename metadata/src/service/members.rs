@@ -294,7 +294,11 @@ impl<S: MetaStore> Service<S> {
                 return Err(ServiceError::field(field, problem));
             }
         }
-        self.read(|txn| async move { node_news(&*txn, request).await }).await
+        self.read(|txn| async move {
+            let news = node_news(&*txn, request).await?;
+            Ok(NodeNews { fences: self.orders_for(&*txn, request.caller).await?, ..news })
+        })
+        .await
     }
 
     /// Takes down that a member is warmed up; when all are, the set is Pausing.

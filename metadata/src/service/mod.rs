@@ -13,6 +13,7 @@
 //! Somebody calls [`Service::step_operations`] now and then; a simulator does it by its seed.
 
 mod attachments;
+mod audit;
 mod backups;
 mod clones;
 mod commit;
@@ -20,10 +21,14 @@ mod cover;
 mod damage;
 mod diff;
 mod drop_layer;
+mod fence_commands;
+mod fencers;
+mod fences;
 mod geometry;
 mod grow;
 mod horizon;
 mod idempotency;
+mod incarnations;
 mod layers;
 mod members;
 mod merge;
@@ -35,6 +40,7 @@ mod pools;
 mod prune;
 mod quarantine;
 mod read_layer;
+mod registrations;
 mod reservations;
 mod restored;
 mod seal;
@@ -54,6 +60,7 @@ mod watermarks;
 use std::future::Future;
 use std::hash::Hash;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use lunar_proto::domain::{Cluster, LeaseTimers};
@@ -68,7 +75,9 @@ use crate::keyspace::{
 use crate::seams::{Clock, RandomIds};
 use crate::store::{KeyRange, MetaStore, RangeRead, StoreError, Txn};
 
+pub use audit::Actor;
 pub(crate) use geometry::{groups_of_lun, usable_bits};
+pub(crate) use incarnations::Life;
 pub use layers::CHAIN_LAYERS_MAX;
 pub use operations::Step;
 pub(crate) use operations::begin_operation;
@@ -191,6 +200,9 @@ pub struct Service<S> {
     settings: Settings,
     cluster: ClusterId,
     leases: nodes::Leases,
+    fencers: fencers::Fencers,
+    /// Rises when a LUN has joined a pool.
+    luns_joined: AtomicU64,
     cursors: reservations::Cursors,
     progress: operations::Progress,
     waits: waits::Waits,
@@ -228,6 +240,8 @@ impl<S: MetaStore> Service<S> {
             settings,
             cluster,
             leases: nodes::Leases::new(started),
+            fencers: fencers::Fencers::default(),
+            luns_joined: AtomicU64::new(0),
             cursors: reservations::Cursors::default(),
             progress: operations::Progress::new(started),
             waits: waits::Waits::default(),
@@ -250,6 +264,10 @@ impl<S: MetaStore> Service<S> {
     /// same store are not heard here.
     pub fn set_changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
+    }
+
+    fn luns_have_joined(&self) {
+        self.luns_joined.fetch_add(1, Ordering::Relaxed);
     }
 
     fn sets_changed(&self) {

@@ -4,7 +4,11 @@
 //! - an incarnation older than its node's newest is gone; the newest is live by its state;
 //! - a new incarnation starts only when the former one is proven gone: it has left, it is
 //!   fenced, its host has booted anew, or it is on the same boot and has been silent for the
-//!   fencing time without anybody being able to resume it;
+//!   fencing time without anybody being able to resume it. One that may have written to LUNs with
+//!   reservations is fenced by others first; where nobody else can, the next one joins meanwhile
+//!   and does it itself (docs/fencing.md);
+//! - a host that has booted anew waits until the former boot has been silent for the holding time:
+//!   two hosts of one name, as copied machines have, do not take each other's place;
 //! - every join raises the session of its node, and is carried out only if the session that its
 //!   process has read is still the last: a call of an earlier process changes nothing, a join
 //!   neither;
@@ -14,37 +18,68 @@
 //! process counts from its start, so it acts later, never earlier.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lunar_proto::domain::{
-    Join, Joined, Leave, Node, NodeState, OperationWork, Page, PageRequest, Renewed, Selector,
+    Join, Joined, Leave, Node, NodeState, OperationWork, Page, PageRequest, PoolFencing, Renewed,
+    Selector,
 };
 use lunar_types::{Incarnation, NodeId, NodeIncarnation, NodeSession, SessionNumber};
 
+use super::fences::{fence_key, forget_fence, has_registrations};
+use super::incarnations::{Life, fencing_of, is_live, life_of};
 use super::operations::begin_operation;
 use super::paging::page;
+use super::registrations::{any_pool_is, forget_registrations};
 use super::restored::require_certified;
 use super::{Service, foreign_outcome, next_number};
-use crate::error::ServiceError;
+use crate::error::{FencingError, ServiceError};
 use crate::keyspace::{
-    Counter, KeyedTxn, NodeKey, NodeNameKey, NodeNameRecord, NodeRecord, Outcome, TypedRange,
-    attachments_of, reservations_of, stale_journals_by,
+    Counter, Entry, Key as _, KeyedTxn, NodeKey, NodeNameKey, NodeNameRecord, NodeRecord, Outcome,
+    ReservationKey, TypedRange, attachments_of, reservations_of, stale_journals_by,
 };
 use crate::store::{MetaStore, Txn};
 
+/// Reserved groups that one read takes.
+const RECLAIM_SCAN: usize = 256;
 /// Attachments of a node that are counted at most.
 const ATTACHMENTS_COUNTED: usize = 10_000;
 
 /// When each incarnation was last heard from.
 pub(super) struct Leases {
-    started: Duration,
+    hearing: Mutex<Hearing>,
     heard: Mutex<HashMap<NodeIncarnation, Duration>>,
 }
 
+/// Since when this process would have heard a node.
+struct Hearing {
+    since: Duration,
+    looked: Duration,
+}
+
+/// How many renewals may be due between two looks before this process counts as having been deaf.
+const DEAF_RENEWALS: u32 = 3;
+
 impl Leases {
     pub(super) fn new(started: Duration) -> Self {
-        Self { started, heard: Mutex::default() }
+        let hearing = Hearing { since: started, looked: started };
+        Self { hearing: Mutex::new(hearing), heard: Mutex::default() }
+    }
+
+    /// Looks at the clock: a process that was stopped meanwhile has heard nobody, so silence counts
+    /// from now on again (attack 24).
+    pub(super) fn look(&self, now: Duration, renew: Duration) {
+        let mut hearing = self.hearing.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.saturating_sub(hearing.looked) > renew * DEAF_RENEWALS {
+            hearing.since = now;
+        }
+        hearing.looked = now;
+    }
+
+    fn hearing_since(&self) -> Duration {
+        self.hearing.lock().unwrap_or_else(PoisonError::into_inner).since
     }
 
     fn hear(&self, node: NodeIncarnation, now: Duration) {
@@ -58,27 +93,24 @@ impl Leases {
     }
 
     /// Time since the incarnation was heard from, if it was since the start.
-    fn heard_ago(&self, node: NodeIncarnation, now: Duration) -> Option<Duration> {
+    pub(super) fn heard_ago(&self, node: NodeIncarnation, now: Duration) -> Option<Duration> {
         let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         heard.get(&node).map(|at| now.saturating_sub(*at))
     }
 
     /// How long the incarnation has been silent as far as this process can tell.
-    fn silence(&self, node: NodeIncarnation, now: Duration) -> Duration {
-        self.heard_ago(node, now).unwrap_or(now.saturating_sub(self.started))
+    pub(super) fn silence(&self, node: NodeIncarnation, now: Duration) -> Duration {
+        let could_hear = now.saturating_sub(self.hearing_since());
+        self.heard_ago(node, now).map_or(could_hear, |silence| silence.min(could_hear))
     }
 }
 
-/// Whether an incarnation may still write, by the record of its node.
-pub(super) fn is_live(record: &NodeRecord, node: NodeIncarnation) -> bool {
-    record.incarnation == node.incarnation && record.state.is_live()
-}
-
-/// The record of a node whose incarnation must be live.
+/// The record of a node whose incarnation must be live, and not about to be cut off.
 async fn require_live<T: Txn>(txn: &T, node: NodeIncarnation) -> Result<NodeRecord, ServiceError> {
     let record = txn.load(&NodeKey { node: node.node }).await?;
     if let Some(record) = &record
         && is_live(record, node)
+        && record.state != NodeState::Fencing
     {
         return Ok(record.clone());
     }
@@ -117,18 +149,48 @@ pub(super) async fn reclaim_if_unused<T: Txn>(
     gone: NodeIncarnation,
 ) -> Result<(), ServiceError> {
     let NodeIncarnation { node, incarnation } = gone;
-    let record = txn.load_known(&NodeKey { node }).await?;
-    if is_live(&record, gone)
+    let life = life_of(txn, gone).await?;
+    let may_write = matches!(life, Life::Live | Life::Fencing { .. });
+    if may_write
         || !txn.scan(&attachments_of(node, incarnation), 1).await?.is_empty()
         || !txn.scan(&stale_journals_by(node, incarnation), 1).await?.is_empty()
-        || txn.scan(&reservations_of(node, incarnation), 1).await?.is_empty()
+        || next_reclaimable(txn, gone, 1).await?.is_empty()
     {
         return Ok(());
     }
     begin_operation(txn, OperationWork::ReclaimReservations(gone)).await
 }
 
-async fn find_node<T: Txn>(
+/// Reserved groups of a gone incarnation that may be taken back: of pools for which it is gone.
+pub(super) async fn next_reclaimable<T: Txn>(
+    txn: &T,
+    gone: NodeIncarnation,
+    most: usize,
+) -> Result<Vec<Entry<ReservationKey>>, ServiceError> {
+    let life = life_of(txn, gone).await?;
+    let mut range = reservations_of(gone.node, gone.incarnation);
+    let (mut found, mut last_pool) = (Vec::new(), None);
+    loop {
+        let entries = txn.scan(&range, RECLAIM_SCAN).await?;
+        let Some((last, _)) = entries.last() else { return Ok(found) };
+        range = range.after(&last.pack());
+        for (key, bits) in entries {
+            let frees = match last_pool {
+                Some((pool, frees)) if pool == key.pool => frees,
+                _ => life.frees(fencing_of(txn, key.pool).await?),
+            };
+            last_pool = Some((key.pool, frees));
+            if frees {
+                found.push((key, bits));
+            }
+            if found.len() >= most {
+                return Ok(found);
+            }
+        }
+    }
+}
+
+pub(super) async fn find_node<T: Txn>(
     txn: &T,
     selector: &Selector<NodeId>,
 ) -> Result<(NodeId, NodeRecord), ServiceError> {
@@ -144,6 +206,12 @@ async fn find_node<T: Txn>(
     Ok((node, record))
 }
 
+/// What an incarnation begins as: where no pool has reservations, there is nothing to register at.
+async fn first_state<T: Txn>(txn: &T) -> Result<NodeState, ServiceError> {
+    let needs_keys = any_pool_is(txn, PoolFencing::Reservations).await?;
+    Ok(if needs_keys { NodeState::Joining } else { NodeState::Active })
+}
+
 async fn first_join<T: Txn>(txn: &T, request: &Join) -> Result<Outcome, ServiceError> {
     let limit = u64::from(u16::MAX);
     let raw = next_number(txn, Counter::Node).await?;
@@ -155,8 +223,10 @@ async fn first_join<T: Txn>(txn: &T, request: &Join) -> Result<Outcome, ServiceE
         name: request.name.clone(),
         incarnation,
         boot: request.boot,
-        state: NodeState::Active,
+        state: first_state(txn).await?,
         session,
+        is_barred: false,
+        is_draining: false,
     };
     txn.put(&NodeKey { node }, &record);
     txn.put(&NodeNameKey { name: request.name.clone() }, &NodeNameRecord { node });
@@ -172,12 +242,27 @@ async fn next_incarnation<T: Txn>(
 ) -> Result<Outcome, ServiceError> {
     let node = former.node;
     let incarnation = former.incarnation.next();
-    let (state, session) = (NodeState::Active, record.session.next());
+    let (state, session) = (first_state(txn).await?, record.session.next());
+    // A fence that is under way goes on, and is what keeps the former one from being over.
+    let fence = txn.load(&fence_key(former)).await?;
+    if fence.is_none_or(|fence| fence.is_complete) {
+        forget_fence(txn, former).await?;
+    }
     let record = NodeRecord { incarnation, boot: request.boot, state, session, ..record };
     txn.put(&NodeKey { node }, &record);
     reclaim_if_unused(txn, former).await?;
     let node = NodeIncarnation { node, incarnation };
     Ok(Outcome::Joined { session: NodeSession { node, number: session }, resumed: false })
+}
+
+/// Whether a process that joins may go on under the newest incarnation: it has its state, on the
+/// same boot, and nobody cuts it off.
+fn can_resume(record: &NodeRecord, request: &Join) -> bool {
+    record.boot == request.boot
+        && record.state.is_live()
+        && record.state != NodeState::Fencing
+        && !record.is_barred
+        && request.resume == Some(record.incarnation)
 }
 
 /// The process that joins goes on under the incarnation of its predecessor.
@@ -197,6 +282,8 @@ async fn leave<T: Txn>(txn: &T, caller: NodeSession) -> Result<(), ServiceError>
     }
     record.state = NodeState::Left;
     txn.put(&NodeKey { node: node.node }, &record);
+    // Its keys stay where they are, and are taken away by others: see F3.
+    forget_registrations(txn, node).await?;
     reclaim_if_unused(txn, node).await
 }
 
@@ -221,6 +308,7 @@ impl<S: MetaStore> Service<S> {
     /// this boot, or the cluster has no id left.
     pub async fn join(&self, request: &Join) -> Result<Joined, ServiceError> {
         let now = self.seams.clock.now();
+        self.fence_former(request, now).await?;
         let what = ("join", request);
         let outcome =
             self.once(request.request, &what, |txn| async move {
@@ -232,7 +320,44 @@ impl<S: MetaStore> Service<S> {
         };
         self.leases.hear(session.node, now);
         let (timers, cluster) = (self.settings.timers, self.cluster);
-        Ok(Joined { session, resumed, timers, cluster, state: NodeState::Active })
+        let key = NodeKey { node: session.node.node };
+        let key = &key;
+        let state = |txn: Arc<S::Txn>| async move { Ok(txn.load_known(key).await?.state) };
+        let state = self.read(state).await?;
+        Ok(Joined { session, resumed, timers, cluster, state })
+    }
+
+    /// Begins to fence the incarnation that is to be replaced, if it may have written to LUNs with
+    /// reservations. In a transaction of its own: the join is refused until the fence is complete.
+    async fn fence_former(&self, request: &Join, now: Duration) -> Result<(), ServiceError> {
+        let find = |txn: Arc<S::Txn>| async move {
+            let key = NodeNameKey { name: request.name.clone() };
+            let Some(NodeNameRecord { node }) = txn.load(&key).await? else { return Ok(None) };
+            let record = txn.load_known(&NodeKey { node }).await?;
+            let former = NodeIncarnation { node, incarnation: record.incarnation };
+            let replaces = request.last_session == record.session
+                && record.state.is_live()
+                && !can_resume(&record, request)
+                && has_registrations(&*txn, former).await?;
+            Ok(replaces.then_some((former, record)))
+        };
+        let Some((former, record)) = self.read(find).await? else { return Ok(()) };
+        if self.leases.silence(former, now) >= self.silence_before(&record, request) {
+            let reason = if record.boot == request.boot {
+                "another process of the node has joined without its state"
+            } else {
+                "its machine has booted anew"
+            };
+            self.fence(former, reason).await?;
+        }
+        Ok(())
+    }
+
+    /// How long the former incarnation must have been silent before a process takes its place that
+    /// does not resume it.
+    fn silence_before(&self, record: &NodeRecord, request: &Join) -> Duration {
+        let timers = &self.settings.timers;
+        if record.boot == request.boot { timers.fencing } else { timers.hold }
     }
 
     async fn rejoin<T: Txn>(
@@ -252,21 +377,34 @@ impl<S: MetaStore> Service<S> {
         if request.last_session != record.session {
             return Err(stale_session(&record, found.node, request.last_session));
         }
-        if record.boot == request.boot && record.state.is_live() {
-            let resumable = record.state != NodeState::Fencing;
-            if resumable && request.resume == Some(record.incarnation) {
-                return Ok(resume(txn, former, record));
+        if record.is_barred {
+            return Err(FencingError::Barred { name: record.name }.into());
+        }
+        if can_resume(&record, request) {
+            return Ok(resume(txn, former, record));
+        }
+        match record.state {
+            NodeState::Joining | NodeState::Active | NodeState::Suspect => {
+                let silence = self.leases.silence(former, now);
+                let needed = self.silence_before(&record, request);
+                if silence < needed {
+                    return Err(ServiceError::NodeAlive {
+                        name: request.name.clone(),
+                        node: former,
+                        heard_ago: silence,
+                        wait: needed - silence,
+                    });
+                }
             }
-            let silence = self.leases.silence(former, now);
-            let fencing = self.settings.timers.fencing;
-            if silence < fencing {
-                return Err(ServiceError::NodeAlive {
-                    name: request.name.clone(),
-                    node: former,
-                    heard_ago: silence,
-                    wait: fencing - silence,
-                });
+            NodeState::Fencing => {
+                if self.obstacle_of(txn, former).await?.is_none() {
+                    let (name, victim) = (request.name.clone(), former);
+                    let waits_for = "those who cut it off, and the end of its lease".to_owned();
+                    return Err(FencingError::Fencing { name, victim, waits_for }.into());
+                }
+                // Nobody else can: this one does it, once it is registered there.
             }
+            NodeState::Fenced | NodeState::Left => {}
         }
         next_incarnation(txn, former, record, request).await
     }
@@ -278,7 +416,8 @@ impl<S: MetaStore> Service<S> {
     pub async fn heartbeat(&self, caller: NodeSession) -> Result<Renewed, ServiceError> {
         let record = self.read(|txn| async move { require_session(&*txn, caller).await }).await?;
         self.leases.hear(caller.node, self.seams.clock.now());
-        Ok(Renewed { state: record.state, timers: self.settings.timers, lun_generation: 0 })
+        let lun_generation = self.luns_joined.load(Ordering::Relaxed);
+        Ok(Renewed { state: record.state, timers: self.settings.timers, lun_generation })
     }
 
     /// Ends an incarnation gracefully.
@@ -300,7 +439,7 @@ impl<S: MetaStore> Service<S> {
         self.store.transact(|txn| async move { declare_fenced(&*txn, node).await }).await
     }
 
-    async fn node_view<T: Txn>(
+    pub(super) async fn node_view<T: Txn>(
         &self,
         txn: &T,
         id: NodeId,
@@ -324,7 +463,8 @@ impl<S: MetaStore> Service<S> {
             heard_ago: self.leases.heard_ago(newest, now),
             attachments: u32::try_from(held.len()).unwrap_or(u32::MAX),
             session: record.session,
-            is_barred: false,
+            is_barred: record.is_barred,
+            is_draining: record.is_draining,
         })
     }
 

@@ -24,6 +24,7 @@ use super::damage::is_damage;
 use super::drop_layer::{step_drop, waits_for};
 use super::horizon::free_reserved;
 use super::layers::seal_head;
+use super::nodes::next_reclaimable;
 use super::paging::page;
 use super::waits::Moved;
 use super::{Service, next_number};
@@ -31,8 +32,7 @@ use crate::error::ServiceError;
 use crate::keyspace::{
     AttachmentKey, Counter, CounterKey, CounterRecord, Generation, IdempotencyKey, Key as _,
     KeyedTxn, LayerName, MergePass, OperationKey, OperationRecord, PoolVolumeKey, Scanned,
-    TypedRange, VolumeKey, VolumeRecord, requests_before, reservations_of, runs_of,
-    stale_journals_of,
+    TypedRange, VolumeKey, VolumeRecord, requests_before, runs_of, stale_journals_of,
 };
 use crate::store::{MetaStore, Txn};
 
@@ -139,8 +139,7 @@ async fn step_reclaim<T: Txn>(
     operation: OperationId,
     gone: NodeIncarnation,
 ) -> Result<(), ServiceError> {
-    let range = reservations_of(gone.node, gone.incarnation);
-    let groups = txn.scan(&range, GROUPS_PER_STEP).await?;
+    let groups = next_reclaimable(txn, gone, GROUPS_PER_STEP).await?;
     if groups.is_empty() {
         txn.remove(&OperationKey { operation });
     }
@@ -256,16 +255,21 @@ fn part_done(part: Result<Step, ServiceError>, met: &mut Vec<ServiceError>) -> S
 }
 
 impl<S: MetaStore> Service<S> {
-    /// Does one bounded piece of the work that waits: of aborting sets that take too long, of
-    /// forgetting old sets and requests, or of the next operation in turn.
+    /// Does one bounded piece of the work that waits: of fencing who is silent, of aborting sets
+    /// that take too long, of forgetting old sets and requests, or of the next operation in turn.
     ///
     /// # Errors
     /// The store failed, or damage was met that was not told in the last ten minutes. Only what is
     /// damaged was left out: the next call goes on with everything else.
     pub async fn step_operations(&self) -> Result<Step, ServiceError> {
         let mut met = Vec::new();
+        let fences = self.step_fences().await;
+        let fenced = part_done(fences, &mut met);
         let sets = self.step_sets(&mut met).await;
         let mut step = part_done(sets, &mut met);
+        if fenced == Step::Worked {
+            step = Step::Worked;
+        }
         if step == Step::Idle {
             let requests = self.age_requests(&mut met).await;
             step = part_done(requests, &mut met);

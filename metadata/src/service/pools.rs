@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use lunar_proto::domain::{
-    AddLuns, CreatePool, NewLun, Page, PageRequest, Pool, PoolFencing, Selector, Watermarks,
+    AddLuns, CreatePool, NewLun, Page, PageRequest, Pool, Selector, Watermarks,
 };
 use lunar_types::{
     ByteCount, ExtentSize, LUN_DATA_START_BYTES, LUN_DATA_TAIL_BYTES, LogicalBlockSize, LunIndex,
@@ -36,15 +36,6 @@ fn check_luns(luns: &[NewLun], extent_size: Option<ExtentSize>) -> Result<(), Se
         }
     }
     extent_size.map_or(Ok(()), |size| check_lun_sizes(luns, size))
-}
-
-/// The service cannot fence a node yet: what a pool would promise would not be kept.
-fn check_fencing(fencing: PoolFencing) -> Result<(), ServiceError> {
-    if fencing == PoolFencing::None {
-        return Ok(());
-    }
-    let problem = format_args!("'{fencing}' is not served by this version: give none");
-    Err(ServiceError::field("fencing", problem))
 }
 
 fn check_lun_sizes(luns: &[NewLun], extent_size: ExtentSize) -> Result<(), ServiceError> {
@@ -111,6 +102,7 @@ async fn create_pool<T: Txn>(
         logical_block_size: block_sizes.max().unwrap_or(LogicalBlockSize::B4096),
         luns: 0,
         watermarks: Watermarks::DEFAULT,
+        fencing: request.fencing,
     };
     for lun in &request.luns {
         add_lun(txn, pool, &mut record, lun).await?;
@@ -143,16 +135,15 @@ impl<S: MetaStore> Service<S> {
     /// Makes a pool of labelled LUNs.
     ///
     /// # Errors
-    /// No LUN, a LUN twice, in another pool, too small or too large; the name is taken; another
-    /// fencing than none.
+    /// No LUN, a LUN twice, in another pool, too small or too large; the name is taken.
     pub async fn create_pool(&self, request: &CreatePool) -> Result<Pool, ServiceError> {
         check_luns(&request.luns, Some(request.extent_size))?;
-        check_fencing(request.fencing)?;
         let id = PoolId::from_u128(self.seams.ids.next());
         let what = ("create pool", request);
         let create =
             |txn: std::sync::Arc<S::Txn>| async move { create_pool(&*txn, id, request).await };
         let outcome = self.once(request.request, &what, create).await?;
+        self.luns_have_joined();
         self.pool_of(request.request, &outcome).await
     }
 
@@ -165,6 +156,7 @@ impl<S: MetaStore> Service<S> {
         let what = ("add LUNs", request);
         let add = |txn: std::sync::Arc<S::Txn>| async move { add_luns(&*txn, request).await };
         let outcome = self.once(request.request, &what, add).await?;
+        self.luns_have_joined();
         self.pool_of(request.request, &outcome).await
     }
 

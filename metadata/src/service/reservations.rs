@@ -17,6 +17,7 @@ use super::horizon::free_reserved;
 use super::nodes::require_session;
 use super::paging::page;
 use super::quarantine::count_held;
+use super::registrations::{keep_registered, require_active};
 use super::space::{Allocator, BitmapEdits, Purpose, runs_taken};
 use super::{Service, foreign_outcome};
 use crate::error::ServiceError;
@@ -80,8 +81,8 @@ impl<S: MetaStore> Service<S> {
     /// Takes free extents of a pool for an incarnation: fewer than asked for when little is left.
     ///
     /// # Errors
-    /// The incarnation is gone, a later process speaks for it, there is no such pool, or it has
-    /// nothing free.
+    /// The incarnation is gone or not ACTIVE, a later process speaks for it, there is no such pool,
+    /// it has nothing free, or the incarnation is registered at none of its LUNs.
     pub async fn reserve_extents(
         &self,
         request: &ReserveExtents,
@@ -104,9 +105,10 @@ impl<S: MetaStore> Service<S> {
         request: &ReserveExtents,
     ) -> Result<Outcome, ServiceError> {
         let ReserveExtents { caller, pool, count, .. } = *request;
-        require_session(txn, caller).await?;
+        require_active(txn, caller).await?;
         let node = caller.node;
-        let geometry = PoolGeometry::load(txn, pool).await?;
+        let mut geometry = PoolGeometry::load(txn, pool).await?;
+        keep_registered(txn, node, &mut geometry).await?;
         let start = self.cursors.start(node.node, &geometry);
         let purpose = Purpose::Reservation;
         let taken = Allocator::take(txn, &geometry, purpose, start, count as usize).await?;

@@ -17,8 +17,8 @@ use lunar_proto::domain::{
 use lunar_types::{JournalSeq, LayerId, RequestId, SnapshotId, SnapshotSetId, VolumeId};
 
 use super::attachments::{oldest_stale, require_attachment, require_oldest_stale};
+use super::incarnations::is_live;
 use super::layers::{begin_head, move_head, next_layer, require_depth_left};
-use super::nodes::is_live;
 use super::operations::begin_operation;
 use super::sets::{abort_for, abort_set, forget_member, leave_set, put_decided};
 use super::volumes::{NewVolume, put_volume};

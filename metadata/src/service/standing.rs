@@ -3,16 +3,16 @@
 use lunar_types::{Epoch, VolumeId};
 
 use super::attachments::oldest_stale;
-use super::nodes::is_live;
+use super::incarnations::is_free_of;
 use crate::error::ServiceError;
-use crate::keyspace::{AttachmentKey, AttachmentRecord, KeyedTxn, NodeKey};
+use crate::keyspace::{AttachmentKey, AttachmentRecord, KeyedTxn, VolumeKey};
 use crate::store::Txn;
 
 /// How a volume stands.
 pub(super) enum Standing {
     /// Nobody writes, and everything is in the map.
     AtRest,
-    /// A live incarnation holds it.
+    /// An incarnation that may write holds it.
     Held {
         /// Its grant.
         attachment: AttachmentRecord,
@@ -28,8 +28,8 @@ pub(super) async fn standing<T: Txn>(txn: &T, volume: VolumeId) -> Result<Standi
     let Some(attachment) = txn.load(&AttachmentKey { volume }).await? else {
         return Ok(oldest_stale.map_or(Standing::AtRest, Standing::JournalLeft));
     };
-    let node = txn.load_known(&NodeKey { node: attachment.node.node }).await?;
-    if is_live(&node, attachment.node) {
+    let pool = txn.load_known(&VolumeKey { volume }).await?.pool;
+    if !is_free_of(txn, pool, attachment.node).await? {
         return Ok(Standing::Held { attachment, oldest_stale });
     }
     Ok(Standing::JournalLeft(oldest_stale.unwrap_or(attachment.epoch)))

@@ -11,10 +11,10 @@ use lunar_types::{
     StructureNumber, VOLUME_EXTENTS_MAX, VolumeId, VolumeSize,
 };
 
-use super::attachments::park_journal;
+use super::attachments::{park_journal, require_free};
 use super::geometry::find_pool;
+use super::incarnations::is_free_of;
 use super::layers::{begin_head, owned_extents};
-use super::nodes::is_live;
 use super::operations::begin_operation;
 use super::paging::page;
 use super::sets::leave_set;
@@ -48,15 +48,17 @@ pub(super) async fn find_volume<T: Txn>(
 /// Who an attachment says holds the volume.
 pub(super) async fn holder_of<T: Txn>(
     txn: &T,
+    pool: PoolId,
     attachment: &AttachmentRecord,
 ) -> Result<Holder, ServiceError> {
     let NodeIncarnation { node, .. } = attachment.node;
     let record = txn.load_known(&NodeKey { node }).await?;
     Ok(Holder {
         node: attachment.node,
-        live: is_live(&record, attachment.node),
+        live: !is_free_of(txn, pool, attachment.node).await?,
         node_name: record.name,
         epoch: attachment.epoch,
+        granted_at: attachment.granted_at,
     })
 }
 
@@ -67,7 +69,7 @@ pub(super) async fn volume_view<T: Txn>(
     record: VolumeRecord,
 ) -> Result<Volume, ServiceError> {
     let holder = match txn.load(&AttachmentKey { volume: id }).await? {
-        Some(attachment) => Some(holder_of(txn, &attachment).await?),
+        Some(attachment) => Some(holder_of(txn, record.pool, &attachment).await?),
         None => None,
     };
     let head = txn.load_known(&LayerKey { layer: record.head }).await?;
@@ -177,10 +179,7 @@ async fn delete_volume<T: Txn>(txn: &T, request: &DeleteVolume) -> Result<Outcom
         return Ok(Outcome::VolumeDeleted(volume, Kept(record)));
     }
     if let Some(attachment) = txn.load(&AttachmentKey { volume }).await? {
-        let holder = holder_of(txn, &attachment).await?;
-        if holder.live {
-            return Err(ServiceError::VolumeAttached { volume, holder });
-        }
+        require_free(txn, volume, record.pool, &attachment).await?;
         park_journal(txn, volume, &attachment);
     }
     leave_set(txn, volume, &mut record, "volume-deleted").await?;

@@ -231,7 +231,7 @@ fn attachments_that_come_to_nothing_leave_one_stale_journal() {
     }
     // The same without a word, when the node is gone.
     for boot in 0..50 {
-        let node = world.join_as("a", 1000 + boot, None).expect("another boot").session;
+        let node = world.boot_as("a", 1000 + boot);
         let held = world.attach(volume.id, node).expect("granted");
         assert_eq!(held.stale_journals.len(), 1);
     }

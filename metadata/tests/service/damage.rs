@@ -103,6 +103,19 @@ impl Sound {
         self.damage(|txn| txn.put(&key, &record));
     }
 
+    fn registration(&self, lun: LunId) -> LunRegistrationKey {
+        LunRegistrationKey { lun, node: self.node.node }
+    }
+
+    fn own_registration(&self) -> NodeRegistrationKey {
+        let NodeIncarnation { node, incarnation } = self.node;
+        NodeRegistrationKey { node, incarnation, lun: self.pool.luns[0].id }
+    }
+
+    fn fence_key(&self) -> FenceKey {
+        FenceKey { node: self.node.node, incarnation: self.node.incarnation }
+    }
+
     pub fn slot_key(&self, at: u64) -> SlotKey {
         SlotKey { layer: self.volume.head, at: LogicalExtent::new(at) }
     }
@@ -407,6 +420,7 @@ const GRANTS: &[Damage] = &[
             last_request: RequestId::from_u128(0),
             journal: vec![],
             next_head: LayerId::new(99),
+            granted_at: 0,
         };
         let key = AttachmentKey { volume: VolumeId::from_u128(5) };
         it.damage(|txn| txn.put(&key, &record));
@@ -604,8 +618,59 @@ const SPACE: &[Damage] = &[
     }),
 ];
 
+const FENCES: &[Damage] = &[
+    (FindingKind::RegistrationMismatch, |it| {
+        let registered = RegistrationRecord { incarnation: it.node.incarnation, paths: 1 };
+        it.damage(|txn| txn.put(&it.registration(it.pool.luns[0].id), &registered));
+    }),
+    (FindingKind::RegistrationMismatch, |it| {
+        it.damage(|txn| txn.put(&it.own_registration(), &Present {}));
+    }),
+    (FindingKind::RegistrationMismatch, |it| {
+        let registered = RegistrationRecord { incarnation: it.node.incarnation, paths: 1 };
+        it.damage(|txn| txn.put(&it.registration(LunId::from_u128(0xdead)), &registered));
+    }),
+    (FindingKind::IncarnationUnknown, |it| {
+        let registered = RegistrationRecord { incarnation: Incarnation::new(99), paths: 1 };
+        it.damage(|txn| txn.put(&it.registration(it.pool.luns[0].id), &registered));
+    }),
+    (FindingKind::FenceMismatch, |it| {
+        it.alter(NodeKey { node: it.node.node }, |node| node.state = NodeState::Fencing);
+    }),
+    (FindingKind::FenceMismatch, |it| {
+        it.damage(|txn| txn.put(&it.fence_key(), &fence_record(false)));
+    }),
+    (FindingKind::FenceMismatch, |it| {
+        it.damage(|txn| txn.put(&it.fence_key(), &fence_record(true)));
+    }),
+    (FindingKind::FenceMismatch, |it| {
+        let NodeIncarnation { node, incarnation } = it.node;
+        let key = FenceLunKey { node, incarnation, lun: it.pool.luns[0].id };
+        let (was_confirmed, state) = (true, FenceLunState::Open);
+        let row = FenceLunRecord { was_confirmed, state, attempts: 0 };
+        it.damage(|txn| txn.put(&key, &row));
+    }),
+    (FindingKind::FenceMismatch, |it| {
+        let registered = RegistrationRecord { incarnation: it.node.incarnation, paths: 1 };
+        it.alter(NodeKey { node: it.node.node }, |node| node.state = NodeState::Fencing);
+        it.damage(|txn| {
+            txn.put(&it.registration(it.pool.luns[0].id), &registered);
+            txn.put(&it.own_registration(), &Present {});
+            txn.put(&it.fence_key(), &fence_record(false));
+        });
+    }),
+    (FindingKind::IncarnationUnknown, |it| {
+        let (node, incarnation) = (it.node.node, Incarnation::new(99));
+        it.damage(|txn| txn.put(&FenceKey { node, incarnation }, &fence_record(false)));
+    }),
+];
+
+fn fence_record(is_complete: bool) -> FenceRecord {
+    FenceRecord { reason: Text::new("silent"), begun_at: 7, is_complete, is_certified: false }
+}
+
 pub fn damages() -> impl Iterator<Item = Damage> {
-    [NAMES_AND_INDICES, GRANTS, NEXT_HEADS, SETS, SPACE].concat().into_iter()
+    [NAMES_AND_INDICES, GRANTS, NEXT_HEADS, SETS, SPACE, FENCES].concat().into_iter()
 }
 
 #[test]

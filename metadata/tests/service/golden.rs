@@ -70,7 +70,9 @@ fn cluster(fixture: &mut Fixture) {
     fixture.add(KeyspaceKey {}, KeyspaceRecord { version: KEYSPACE_VERSION });
     let id = ClusterId::from_u128(0x4444_4444_4444_4444_4444_4444_4444_4444);
     fixture.add(ClusterKey {}, ClusterRecord { id });
-    for counter in [Counter::Layer, Counter::Node, Counter::Operation, Counter::Generation] {
+    let counters =
+        [Counter::Layer, Counter::Node, Counter::Operation, Counter::Generation, Counter::Audit];
+    for counter in counters {
         fixture.add(CounterKey { counter }, CounterRecord { last: 0x0102_0304_0506_0708 });
     }
     for finished in [false, true] {
@@ -80,14 +82,17 @@ fn cluster(fixture: &mut Fixture) {
 }
 
 fn pools(fixture: &mut Fixture) {
-    let pool = PoolRecord {
-        name: name("fast"),
-        extent_size: ExtentSize::DEFAULT,
-        logical_block_size: LogicalBlockSize::B512,
-        luns: 2,
-        watermarks: Watermarks::new(70, 85, 99).expect("in order"),
-    };
-    fixture.add(PoolKey { pool: POOL }, pool);
+    for fencing in [PoolFencing::Reservations, PoolFencing::Lease, PoolFencing::None] {
+        let pool = PoolRecord {
+            name: name("fast"),
+            extent_size: ExtentSize::DEFAULT,
+            logical_block_size: LogicalBlockSize::B512,
+            luns: 2,
+            watermarks: Watermarks::new(70, 85, 99).expect("in order"),
+            fencing,
+        };
+        fixture.add(PoolKey { pool: POOL }, pool);
+    }
     fixture.add(PoolNameKey { name: name("fast") }, PoolNameRecord { pool: POOL });
     let lun = LunRecord {
         id: LUN,
@@ -217,6 +222,8 @@ fn nodes(fixture: &mut Fixture) {
             boot: BootId::from_u128(0x5555_5555_5555_5555_5555_5555_5555_5555),
             state,
             session: SessionNumber::new(0x0708_090a_0b0c_0d0e),
+            is_barred: state == Fenced,
+            is_draining: state == Active,
         };
         fixture.add(NodeKey { node: NODE }, record);
     }
@@ -230,6 +237,7 @@ fn nodes(fixture: &mut Fixture) {
         last_request: RequestId::from_u128(0x7777_7777_7777_7777_7777_7777_7777_7777),
         journal: runs(),
         next_head: LayerId::new(0x0103),
+        granted_at: 0x0102_0304,
     };
     fixture.add(AttachmentKey { volume: VOLUME }, attachment);
     let next_head = LayerId::new(0x0102);
@@ -351,6 +359,41 @@ fn sets(fixture: &mut Fixture) {
     fixture.add(NodeSetKey { node, incarnation, set, volume }, Present {});
 }
 
+fn fencing(fixture: &mut Fixture) {
+    let (node, incarnation, lun) = (NODE, INCARNATION, LUN);
+    for paths in [0, 2] {
+        fixture.add(LunRegistrationKey { lun, node }, RegistrationRecord { incarnation, paths });
+    }
+    fixture.add(NodeRegistrationKey { node, incarnation, lun }, Present {});
+    for (is_complete, is_certified) in [(false, false), (true, true)] {
+        let reason = Text::new("not heard from for 15 s");
+        let begun_at = 0x0102_0304;
+        let fence = FenceRecord { reason, begun_at, is_complete, is_certified };
+        fixture.add(FenceKey { node, incarnation }, fence);
+    }
+    let fencer = self::node();
+    let proofs = [
+        FenceProof::Aborted,
+        FenceProof::NeverRegistered,
+        FenceProof::Waited,
+        FenceProof::Certified,
+    ];
+    let begun = FenceLunState::Begun { fencer, attempt: 2 };
+    let done = proofs.into_iter().map(FenceLunState::Done);
+    for state in [FenceLunState::Open, begun].into_iter().chain(done) {
+        let row = FenceLunRecord { was_confirmed: true, state, attempts: 2 };
+        fixture.add(FenceLunKey { node, incarnation, lun }, row);
+    }
+    let entry = AuditRecord {
+        at: 0x0102_0304,
+        actor: Text::new("admin/ada"),
+        action: name("certify-powered-off"),
+        object: Text::new("n1"),
+        reason: Text::new("rack 7 is dark"),
+    };
+    fixture.add(AuditKey { number: AuditNumber::new(0x0506) }, entry);
+}
+
 #[test]
 fn keys_and_values_are_the_bytes_of_the_fixture() {
     let mut fixture = Fixture { lines: String::new(), tables: BTreeSet::new() };
@@ -361,6 +404,7 @@ fn keys_and_values_are_the_bytes_of_the_fixture() {
     nodes(&mut fixture);
     work(&mut fixture);
     sets(&mut fixture);
+    fencing(&mut fixture);
     let tables: BTreeSet<u16> = TABLES.iter().map(|(table, _)| *table).collect();
     assert_eq!(fixture.tables, tables, "every table has an example");
     let path = here("tests/service/fixtures/keyspace-3.txt");

@@ -122,7 +122,7 @@ fn what_a_dead_incarnation_had_unmapped_is_told_from_what_it_had_not() {
     let Held { world, held, node, .. } = &named.it;
     named.unmap_first();
     world.park(held);
-    let next = world.join_as("a", 2, None).expect("joined on another boot").session;
+    let next = world.boot_as("a", 2);
     assert_ne!(next.node.incarnation, node.node.incarnation);
     let taken = world.attach(held.volume.id, next).expect("granted");
     for stale in &taken.stale_journals {

@@ -9,6 +9,7 @@ mod commits;
 mod damage;
 mod deletion;
 mod diffs;
+mod fencing;
 mod golden;
 mod grow;
 mod grpc;

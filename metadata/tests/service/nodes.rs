@@ -43,6 +43,8 @@ fn the_same_boot_resumes_what_it_asks_for() {
     world.restart();
     let resumed = world.join_as("a", 7, Some(1)).expect("resumed after a restart");
     assert!(resumed.resumed);
+    assert_eq!(kind(world.join_as("a", 8, Some(1))), ErrorReason::NodeAlive, "heard from just now");
+    world.clock.advance(LeaseTimers::DEFAULT.hold);
     let other_boot = world.join_as("a", 8, Some(1)).expect("a new boot");
     assert_eq!((other_boot.resumed, other_boot.session.node.incarnation.get()), (false, 2));
     let late = world.join_as("a", 8, Some(1));

@@ -19,17 +19,16 @@ fn create(world: &World, pool: &str, luns: Vec<NewLun>) -> CreatePool {
 }
 
 #[test]
-fn a_pool_whose_fencing_would_not_be_kept_is_refused() {
+fn a_pool_keeps_what_fences_it() {
     let world = World::new();
-    for fencing in [PoolFencing::Reservations, PoolFencing::Lease] {
-        let request = CreatePool { fencing, ..create(&world, "p", vec![lun(1, 1024 * MIB)]) };
-        let error = block_on(world.service.create_pool(&request)).expect_err("not served");
-        assert_eq!(error.kind(), ErrorReason::InvalidField);
-        assert!(error.to_string().contains(fencing.as_str()), "{error}");
+    let kinds = [PoolFencing::Reservations, PoolFencing::Lease, PoolFencing::None];
+    for (id, fencing) in (1..).zip(kinds) {
+        let luns = vec![lun(id, 1024 * MIB)];
+        let request = CreatePool { fencing, ..create(&world, fencing.as_str(), luns) };
+        let pool = block_on(world.service.create_pool(&request)).expect("made");
+        let found = block_on(world.service.pool(&Selector::Id(pool.id))).expect("there");
+        assert_eq!((pool.fencing, found.fencing), (fencing, fencing));
     }
-    let request = create(&world, "p", vec![lun(1, 1024 * MIB)]);
-    let pool = block_on(world.service.create_pool(&request)).expect("made");
-    assert_eq!(pool.fencing, PoolFencing::None);
 }
 
 #[test]

@@ -124,7 +124,7 @@ fn lost_while_undecided(case: &Two, sealed_before: bool) -> (SnapshotSetId, Atta
     if sealed_before {
         case.vote(set, &case.b);
     }
-    let node = case.world.join_as("a", 8, None).expect("another boot").session;
+    let node = case.world.boot_as("a", 8);
     let taken = case.world.attach(case.a.volume.id, node).expect("taken over");
     (set, taken)
 }
@@ -193,7 +193,7 @@ fn a_cut_before_the_power_loss_is_found_by_who_takes_over() {
 #[test]
 fn a_volume_whose_journal_waits_is_not_cut_although_it_is_held() {
     let case = Two::new();
-    let node = case.world.join_as("a", 8, None).expect("another boot").session;
+    let node = case.world.boot_as("a", 8);
     let taken = case.world.attach(case.a.volume.id, node).expect("taken over");
     let error = case.world.cut_set(&[(taken.volume.id, "s")]).expect_err("a journal waits");
     assert_eq!(error.kind(), ErrorReason::VolumeNotAtRest);

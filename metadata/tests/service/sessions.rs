@@ -173,13 +173,14 @@ fn a_late_join_is_refused_on_the_same_boot_and_on_a_later_one() {
     let successor = world.join_as("a", 7, Some(1)).expect("resumed");
     assert_eq!(kind(block_on(world.service.join(&late_resume))), ErrorReason::StaleSession);
     let late_of_old_boot = world.join_of("a", 7, Some(1));
-    let booted = world.join_as("a", 8, None).expect("a new boot");
+    let booted = world.boot_as("a", 8);
     world.restart();
     let refused = block_on(world.service.join(&late_of_old_boot)).expect_err("it is late");
     assert_eq!(refused.kind(), ErrorReason::StaleSession);
-    let numbers = [joined, successor, booted].map(|joined| joined.session.number.get());
+    let sessions = [joined.session, successor.session, booted];
+    let numbers = sessions.map(|session| session.number.get());
     assert_eq!(numbers, [1, 2, 3]);
-    block_on(world.service.heartbeat(booted.session)).expect("it lives");
+    block_on(world.service.heartbeat(booted)).expect("it lives");
     world.assert_clean();
 }
 
@@ -200,9 +201,9 @@ fn the_answer_to_an_old_join_says_nothing_of_who_was_heard_from() {
     let old = world.join_of("a", 7, None);
     block_on(world.service.join(&old)).expect("joined");
     world.clock.advance(Duration::from_secs(60));
-    let booted = world.join_as("a", 8, None).expect("a new boot");
+    let booted = world.boot_as("a", 8);
     block_on(world.service.join(&old)).expect("remembered");
-    let heard = block_on(world.service.node(&Selector::Id(booted.session.node.node)));
+    let heard = block_on(world.service.node(&Selector::Id(booted.node.node)));
     assert_eq!(heard.expect("known").heard_ago, Some(Duration::ZERO));
     assert_eq!(kind(world.join_as("a", 8, None)), ErrorReason::NodeAlive);
 }
@@ -276,7 +277,7 @@ fn a_successor_goes_on_from_the_last_number_and_a_grant_begins_anew() {
 #[test]
 fn parts_of_a_replay_are_numbered_like_other_commits() {
     let case = case();
-    let boot = case.world.join_as("a", 8, None).expect("a new boot").session;
+    let boot = case.world.boot_as("a", 8);
     let held = case.world.attach(case.held.volume.id, boot).expect("taken over");
     let replay = |number, updates| CommitMap {
         replay_of: Some(case.held.epoch),

@@ -220,6 +220,7 @@ const CHANGES: &[Change] = &[
         assert!(successor.resumed);
     }),
     ("member-changed", |case| {
+        block_on(case.world.service.declare_fenced(case.a.node)).expect("fenced");
         case.world.join_as("a", 8, None).expect("another boot");
     }),
     ("member-changed", |case| {
@@ -236,7 +237,7 @@ const CHANGES: &[Change] = &[
         case.world.detach(&case.a, DetachMode::KeepJournal).expect("detached");
     }),
     ("volume-attached", |case| {
-        let boot = case.world.join_as("a", 8, None).expect("another boot").session;
+        let boot = case.world.boot_as("a", 8);
         case.world.attach(case.a.volume.id, boot).expect("taken over");
     }),
     ("volume-attached", |case| {

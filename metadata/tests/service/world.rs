@@ -120,23 +120,33 @@ impl<S: MetaStore> World<S> {
 
     /// A pool of LUNs with these numbers of extents.
     pub fn pool_of(&self, pool: &str, extent_size: ExtentSize, extents: &[u64]) -> Pool {
+        self.fenced_pool(pool, extent_size, extents, PoolFencing::None)
+    }
+
+    /// The same, fenced so.
+    pub fn fenced_pool(
+        &self,
+        pool: &str,
+        extent_size: ExtentSize,
+        extents: &[u64],
+        fencing: PoolFencing,
+    ) -> Pool {
         let new_lun = |count: &u64| lun(self.ids.next(), 2 * MIB + count * extent_size.bytes());
         let luns = extents.iter().map(new_lun).collect();
-        let request = CreatePool {
-            request: self.request(),
-            name: name(pool),
-            extent_size,
-            luns,
-            fencing: PoolFencing::None,
-        };
+        let request =
+            CreatePool { request: self.request(), name: name(pool), extent_size, luns, fencing };
         block_on(self.service.create_pool(&request)).expect("the pool is made")
     }
 
     pub fn create(&self, volume: &str, bytes: u64) -> Result<Volume, ServiceError> {
+        self.create_in("p", volume, bytes)
+    }
+
+    pub fn create_in(&self, pool: &str, volume: &str, bytes: u64) -> Result<Volume, ServiceError> {
         block_on(self.service.create_volume(&CreateVolume {
             request: self.request(),
             name: name(volume),
-            pool: Selector::Name(name("p")),
+            pool: Selector::Name(name(pool)),
             size: size(bytes),
             logical_block_size: LogicalBlockSize::B4096,
             over_watermark: true,
@@ -169,9 +179,20 @@ impl<S: MetaStore> World<S> {
         block_on(self.service.join(&self.join_of(node, boot, resume)))
     }
 
-    /// A node on a fresh boot.
+    /// A node on a fresh boot, when its former one has been silent for long enough.
     pub fn node(&self, node: &str) -> NodeSession {
-        self.join_as(node, self.ids.next(), None).expect("the node joins").session
+        self.boot_as(node, self.ids.next())
+    }
+
+    /// The same on this boot.
+    pub fn boot_as(&self, node: &str, boot: u128) -> NodeSession {
+        match self.join_as(node, boot, None) {
+            Err(ServiceError::NodeAlive { wait, .. }) => {
+                self.clock.advance(wait);
+                self.join_as(node, boot, None).expect("the node joins").session
+            }
+            joined => joined.expect("the node joins").session,
+        }
     }
 
     pub fn attach(
@@ -422,6 +443,10 @@ impl<S: MetaStore> World<S> {
             }
         }
         panic!("the operations do not end");
+    }
+
+    pub fn status_of(&self, pool: &str) -> PoolStatus {
+        block_on(self.service.pool_status(&Selector::Name(name(pool)))).expect("a status")
     }
 
     pub fn status(&self, pool: PoolId) -> PoolStatus {

@@ -184,6 +184,8 @@ pub struct FenceNode {
     pub node: Selector<NodeId>,
     /// For people; at most [`REASON_BYTES_MAX`].
     pub reason: String,
+    /// Whether it is kept from joining again until it is unfenced.
+    pub keeps_out: bool,
 }
 
 /// Lets a node join again.
@@ -193,6 +195,17 @@ pub struct UnfenceNode {
     pub request: RequestId,
     /// Which.
     pub node: Selector<NodeId>,
+}
+
+/// Has a node get no volume any more, or again.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct DrainNode {
+    /// Idempotency key.
+    pub request: RequestId,
+    /// Which.
+    pub node: Selector<NodeId>,
+    /// Whether it is to drain.
+    pub drains: bool,
 }
 
 /// The word of an operator that a machine is off.

@@ -26,10 +26,10 @@ pub use admin::{
 };
 pub use diff::{DiffKind, DiffPage, DiffRun, DiffSnapshots};
 pub use fencing::{
-    Activate, AuditEntry, BeginFenceLun, CertifyPoweredOff, ConfirmRegistration, EndFenceLun,
-    FENCE_LIST_MAX, Fence, FenceAttempt, FenceLun, FenceLunState, FenceNode, FenceOrder,
-    FenceProof, IntendRegistrations, JudgeKeys, PoolFencing, PoolFencingError, REASON_BYTES_MAX,
-    Renewed, UnfenceNode,
+    Activate, AuditEntry, BeginFenceLun, CertifyPoweredOff, ConfirmRegistration, DrainNode,
+    EndFenceLun, FENCE_LIST_MAX, Fence, FenceAttempt, FenceLun, FenceLunState, FenceNode,
+    FenceOrder, FenceProof, IntendRegistrations, JudgeKeys, PoolFencing, PoolFencingError,
+    REASON_BYTES_MAX, Renewed, UnfenceNode,
 };
 pub use map::{
     COMMIT_UPDATES_MAX, CommitMap, LAYER_PARTS_MAX, LayerEntry, LayerPage, LayerPart,

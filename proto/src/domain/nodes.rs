@@ -69,6 +69,8 @@ pub struct Node {
     pub session: SessionNumber,
     /// An operator has fenced it: it does not join before it is unfenced.
     pub is_barred: bool,
+    /// It gets no volume: what it holds is moved off it.
+    pub is_draining: bool,
 }
 
 /// When a lease is renewed, ends, and is acted upon (DESIGN: 3R < H and H(1+ρ) < F(1−ρ)).

@@ -39,8 +39,10 @@ pub struct Holder {
     pub node_name: Name,
     /// Under which epoch.
     pub epoch: Epoch,
-    /// Whether that incarnation still lives.
+    /// Whether that incarnation may still write to it.
     pub live: bool,
+    /// When it was granted, in seconds since 1970-01-01 UTC of the service, for people; 0: not known.
+    pub granted_at: u64,
 }
 
 /// A volume.

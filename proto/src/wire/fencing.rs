@@ -4,9 +4,9 @@ use lunar_types::LunId;
 
 use super::{Checked, list, nested, parsed, required, selector, to_list};
 use crate::domain::{
-    Activate, AuditEntry, BeginFenceLun, CertifyPoweredOff, ConfirmRegistration, EndFenceLun,
-    FENCE_LIST_MAX, Fence, FenceAttempt, FenceLun, FenceLunState, FenceNode, FenceOrder,
-    FenceProof, IntendRegistrations, JudgeKeys, PoolFencing, REASON_BYTES_MAX, Renewed,
+    Activate, AuditEntry, BeginFenceLun, CertifyPoweredOff, ConfirmRegistration, DrainNode,
+    EndFenceLun, FENCE_LIST_MAX, Fence, FenceAttempt, FenceLun, FenceLunState, FenceNode,
+    FenceOrder, FenceProof, IntendRegistrations, JudgeKeys, PoolFencing, REASON_BYTES_MAX, Renewed,
     UnfenceNode,
 };
 use crate::error::FieldError;
@@ -234,14 +234,15 @@ impl TryFrom<v1::FenceNodeRequest> for FenceNode {
             request: parsed("request_id", &wire.request_id)?,
             node: selector("node", wire.node)?,
             reason: reason(wire.reason)?,
+            keeps_out: wire.keeps_out,
         })
     }
 }
 
 impl From<FenceNode> for v1::FenceNodeRequest {
     fn from(request: FenceNode) -> Self {
-        let FenceNode { request, node, reason } = request;
-        Self { request_id: request.to_string(), node: Some(node.into()), reason }
+        let FenceNode { request, node, reason, keeps_out } = request;
+        Self { request_id: request.to_string(), node: Some(node.into()), reason, keeps_out }
     }
 }
 
@@ -257,6 +258,22 @@ impl TryFrom<v1::UnfenceNodeRequest> for UnfenceNode {
 impl From<UnfenceNode> for v1::UnfenceNodeRequest {
     fn from(request: UnfenceNode) -> Self {
         Self { request_id: request.request.to_string(), node: Some(request.node.into()) }
+    }
+}
+
+impl TryFrom<v1::DrainNodeRequest> for DrainNode {
+    type Error = FieldError;
+
+    fn try_from(wire: v1::DrainNodeRequest) -> Checked<Self> {
+        let request = parsed("request_id", &wire.request_id)?;
+        Ok(Self { request, node: selector("node", wire.node)?, drains: wire.drains })
+    }
+}
+
+impl From<DrainNode> for v1::DrainNodeRequest {
+    fn from(request: DrainNode) -> Self {
+        let DrainNode { request, node, drains } = request;
+        Self { request_id: request.to_string(), node: Some(node.into()), drains }
     }
 }
 

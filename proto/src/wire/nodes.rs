@@ -86,6 +86,7 @@ impl TryFrom<v1::Node> for Node {
             attachments: wire.attachments,
             session: SessionNumber::new(wire.session),
             is_barred: wire.is_barred,
+            is_draining: wire.is_draining,
         })
     }
 }
@@ -103,6 +104,7 @@ impl From<Node> for v1::Node {
             attachments: node.attachments,
             session: node.session.get(),
             is_barred: node.is_barred,
+            is_draining: node.is_draining,
         }
     }
 }

@@ -54,6 +54,7 @@ fn volume() -> Volume {
         node_name: "n1".parse().expect("a name"),
         epoch: Epoch::new(4),
         live: true,
+        granted_at: 7_000_000,
     };
     Volume {
         id: VolumeId::from_u128(13),
@@ -322,6 +323,7 @@ fn nodes_survive_the_wire() {
             attachments: 2,
             session: SessionNumber::new(78),
             is_barred: true,
+            is_draining: true,
         });
     }
 }

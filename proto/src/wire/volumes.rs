@@ -57,6 +57,7 @@ impl TryFrom<v1::Holder> for Holder {
             node_name: parsed("node_name", &wire.node_name)?,
             epoch: granted_epoch("epoch", wire.epoch)?,
             live: wire.live,
+            granted_at: wire.granted_unix_seconds,
         })
     }
 }
@@ -68,6 +69,7 @@ impl From<Holder> for v1::Holder {
             node_name: holder.node_name.to_string(),
             epoch: holder.epoch.get(),
             live: holder.live,
+            granted_unix_seconds: holder.granted_at,
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::lun::labelling::{LabelOptions, label_device};
 use crate::node::detach::Force;
 use crate::node::{Node, NodeError};
 use crate::probe;
+use crate::reservation::device::has_reservations;
 
 /// Answers the calls.
 pub struct AdminService {
@@ -37,6 +38,7 @@ impl AdminService {
             v1::LocalLun {
                 wwid: unit.wwid.unwrap_or_default(),
                 model: unit.model.unwrap_or_default(),
+                has_reservations: has_reservations(&path),
                 ..convert::inspected(&inspect(&path, cluster))
             }
         })
@@ -105,10 +107,17 @@ impl FsCore for AdminService {
         request: Request<v1::ListLocalLunsRequest>,
     ) -> Answer<v1::ListLocalLunsResponse> {
         let (search, cluster) = (self.node.luns.search().clone(), self.node.cluster());
-        let found = blocking(move || find_luns(&search, cluster, Depth::Signatures)).await;
-        let found = found.map_err(|source| failed(NodeError::List(source)))?;
+        let find = move || {
+            let found = find_luns(&search, cluster, Depth::Signatures)?;
+            let told = found.iter().map(|lun| v1::LocalLun {
+                has_reservations: has_reservations(&lun.inspected.path),
+                ..convert::local_lun(lun)
+            });
+            Ok::<Vec<_>, std::io::Error>(told.collect())
+        };
+        let found = blocking(find).await.map_err(|source| failed(NodeError::List(source)))?;
         let is_all = request.into_inner().all;
-        let luns = found.iter().map(convert::local_lun).filter(|lun| {
+        let luns = found.into_iter().filter(|lun| {
             let is_plain = matches!(
                 lun.state(),
                 v1::LunState::ForeignSignature | v1::LunState::TooSmall | v1::LunState::Unreadable

@@ -123,21 +123,39 @@ mod request {
     nix::ioctl_readwrite_bad!(sg_io, 0x2285, SgIo);
 }
 
-/// A block device that is open, and claimed, for as long as this exists.
+/// A block device that is open for as long as this exists.
 pub struct DeviceArray {
-    lun: Arc<OpenLun>,
+    device: Device,
     sys: PathBuf,
+}
+
+enum Device {
+    /// Claimed, for a LUN that is used.
+    Claimed(Arc<OpenLun>),
+    /// Open to be asked, and nothing else.
+    Asked(File, PathBuf),
+}
+
+/// Whether a device answers to reservations. It is asked for its keys; nothing is changed.
+#[must_use]
+pub fn has_reservations(path: &Path) -> bool {
+    let Ok(file) = File::open(path) else { return false };
+    let device = Device::Asked(file, path.to_owned());
+    DeviceArray { device, sys: PathBuf::from("/sys") }.read_keys().is_ok()
 }
 
 impl DeviceArray {
     /// The array behind an open LUN.
     #[must_use]
     pub fn new(lun: Arc<OpenLun>) -> Self {
-        Self { lun, sys: PathBuf::from("/sys") }
+        Self { device: Device::Claimed(lun), sys: PathBuf::from("/sys") }
     }
 
     fn file(&self) -> &File {
-        self.lun.file()
+        match &self.device {
+            Device::Claimed(lun) => lun.file(),
+            Device::Asked(file, _) => file,
+        }
     }
 
     fn descriptor(&self) -> RawFd {
@@ -145,7 +163,10 @@ impl DeviceArray {
     }
 
     fn path(&self) -> &Path {
-        &self.lun.path
+        match &self.device {
+            Device::Claimed(lun) => &lun.path,
+            Device::Asked(_, path) => path,
+        }
     }
 
     fn checked(&self, step: Step, answer: nix::Result<i32>) -> Result<(), ArrayError> {

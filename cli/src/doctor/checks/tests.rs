@@ -71,6 +71,26 @@ fn pool_status(used_extents: u64) -> PoolStatus {
 }
 
 #[test]
+fn pools_that_no_array_fences_are_named() {
+    use lunar_proto::domain::PoolFencing;
+    let of = |kinds: &[PoolFencing]| {
+        let pools = kinds.iter().map(|fencing| {
+            let mut status = pool_status(0);
+            status.pool.fencing = *fencing;
+            status
+        });
+        of_fencing(&Ok(pools.collect()))
+    };
+    assert_eq!(of(&[]), None);
+    assert_eq!(of(&[PoolFencing::Reservations]).expect("a check").verdict, Verdict::Ok);
+    let warned = of(&[PoolFencing::Reservations, PoolFencing::Lease]).expect("a check");
+    assert_eq!(warned.verdict, Verdict::Warn);
+    assert!(warned.found.contains("a machine that was paused can write"), "{}", warned.found);
+    let warned = of(&[PoolFencing::None]).expect("a check");
+    assert!(warned.found.contains("without an operator"), "{}", warned.found);
+}
+
+#[test]
 fn pools_above_a_watermark_are_named() {
     let of = |used: &[u64]| of_pools(&Ok(used.iter().map(|used| pool_status(*used)).collect()));
     assert_eq!(of(&[]), None);

@@ -45,6 +45,7 @@ fn what_nodes_say_survives_the_wire() {
 fn what_operators_say_and_see_survives_the_wire() {
     let reason = "rack 7 is dark".to_owned();
     survives::<_, v1::FenceNodeRequest>(FenceNode {
+        keeps_out: true,
         request: REQUEST,
         node: at_node(),
         reason: reason.clone(),
