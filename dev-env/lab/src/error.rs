@@ -126,6 +126,25 @@ pub enum LabError {
         /// How many there are.
         count: usize,
     },
+    /// There is no machine of this name.
+    #[error("there is no machine {name}: the lab has {there}")]
+    NoSuchMachine {
+        /// What was asked for.
+        name: String,
+        /// The machines that there are.
+        there: String,
+    },
+    /// The machine is not on this network.
+    #[error("{machine} is on no {network} network; ask for it when the lab is built")]
+    NoNetwork {
+        /// The machine.
+        machine: String,
+        /// The network.
+        network: &'static str,
+    },
+    /// The record of the target cannot be used.
+    #[error("the target's record of commands: {0}")]
+    Record(String),
     /// No answer in time.
     #[error("{node} gave no answer to {what} within {limit:?} (paused, hung or overloaded)")]
     NoAnswer {

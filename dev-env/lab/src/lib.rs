@@ -29,10 +29,12 @@ mod error;
 pub mod frame;
 mod host;
 pub mod image;
+mod initiator;
 mod lab;
 mod lun;
 pub mod message;
 mod monitor;
+mod network;
 mod node;
 mod programs;
 mod progress;
@@ -40,17 +42,23 @@ mod qemu;
 mod run_dir;
 mod slots;
 pub mod supervisor;
+mod target;
 mod vm;
 
 pub use command::{COMMAND_LIMIT, Command, Job, Output};
 pub use error::{LabError, Result};
+pub use initiator::{InitiatorTimeouts, LunPath};
 pub use lab::{ACCEL_VARIABLE, Lab, LabBuilder, NODES_MAX};
 pub use lun::{BlockStat, LUNS_MAX, Lun, LunSpec};
 pub use message::Outcome;
+pub use network::Network;
 pub use nix::sys::signal::Signal;
 pub use node::{Node, NodeState};
 pub use programs::AGENT_VARIABLE;
 pub use progress::say;
 pub use run_dir::{KEEP_VARIABLE, RUN_VARIABLE};
 pub use slots::SLOTS_VARIABLE;
+pub use target::{
+    CommandKind, ScsiStatus, Target, TargetCommand, TargetLog, TargetMark, TargetSpec,
+};
 pub use vm::REALTIME_VARIABLE;

@@ -11,13 +11,16 @@ use crate::command::{COMMAND_LIMIT, Command, GRACE, Job, Output, collect};
 use crate::error::{AtPath, LabError, Result};
 use crate::frame::Kind;
 use crate::host;
+use crate::initiator::Initiator;
 use crate::lun::{BlockStat, Lun};
 use crate::message::WriteSpec;
+use crate::network::{Network, NetworkPlan, Plugs};
 use crate::programs::{Fingerprint, Programs};
 use crate::qemu::Machine;
 use crate::vm::{CONSOLE_LINES, STALE_CODE, Vm};
 use std::fs::{self, OpenOptions};
 use std::io::{Cursor, Write};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -76,6 +79,8 @@ pub struct Node {
     directory: PathBuf,
     boot_limit: Duration,
     programs: Arc<ProgramsDisk>,
+    plugs: Plugs,
+    pub(crate) initiator: Option<Arc<Initiator>>,
     power: Mutex<Power>,
     jobs: AtomicU32,
 }
@@ -86,9 +91,10 @@ impl Node {
         directory: PathBuf,
         boot_limit: Duration,
         programs: Arc<ProgramsDisk>,
+        (plugs, initiator): (Plugs, Option<Arc<Initiator>>),
     ) -> Self {
         let (power, jobs) = (Mutex::default(), AtomicU32::new(0));
-        Self { machine, directory, boot_limit, programs, power, jobs }
+        Self { machine, directory, boot_limit, programs, plugs, initiator, power, jobs }
     }
 
     fn power(&self) -> MutexGuard<'_, Power> {
@@ -299,6 +305,54 @@ impl Node {
         power.vm.as_mut().ok_or_else(|| self.off("a resume"))?.resume()?;
         power.paused = false;
         Ok(())
+    }
+
+    /// Cuts it off from a network: its packets vanish in both directions and nothing tells it so;
+    /// the carrier stays, calls hang until their own time limits. Stays over [`Node::boot`].
+    ///
+    /// # Errors
+    /// When it is not on this network.
+    pub fn partition(&self, network: Network) -> Result<()> {
+        self.plugs.port(self.name(), network)?.set_cut(true);
+        Ok(())
+    }
+
+    /// Ends [`Node::partition`].
+    ///
+    /// # Errors
+    /// When it is not on this network.
+    pub fn heal(&self, network: Network) -> Result<()> {
+        self.plugs.port(self.name(), network)?.set_cut(false);
+        Ok(())
+    }
+
+    /// The networks that it is cut off from.
+    pub fn partitions(&self) -> Vec<Network> {
+        self.plugs.cut_networks()
+    }
+
+    /// Its address on a network, the same over all boots and in all labs.
+    ///
+    /// # Errors
+    /// When it is not on this network.
+    pub fn address(&self, network: Network) -> Result<Ipv4Addr> {
+        let addresses = self.addresses();
+        let found = addresses.into_iter().find(|(other, _)| *other == network);
+        found.map(|(_, address)| address).ok_or_else(|| LabError::NoNetwork {
+            machine: self.name().to_owned(),
+            network: network.name(),
+        })
+    }
+
+    /// All its addresses.
+    pub fn addresses(&self) -> Vec<(Network, Ipv4Addr)> {
+        let plan = self.plugs.plan.iter();
+        let of = |plan: &NetworkPlan| {
+            let number = plan.number;
+            let networks = plan.networks.iter();
+            networks.map(|network| (*network, network.address(number))).collect::<Vec<_>>()
+        };
+        plan.flat_map(of).collect()
     }
 
     /// Its console, the agent's log and what QEMU said, over all its boots.

@@ -4,8 +4,11 @@
 //! on a kernel that has NVMe, ext4, virtio-pci and virtio-console built in: the root disk is an
 //! emulated NVMe disk and no initial ram disk is needed.
 
-use crate::agent::{AGENT_PORT, DATA_SERIAL, LOG_PORT, NODE_PARAMETER, PROGRAMS_SERIAL};
+use crate::agent::{
+    AGENT_PORT, DATA_SERIAL, LOG_PORT, MODULES_PARAMETER, NODE_PARAMETER, PROGRAMS_SERIAL,
+};
 use crate::lun::Lun;
+use crate::network::{HardwareAddress, NetworkPlan};
 use serde_json::json;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -24,7 +27,20 @@ pub(crate) struct Machine {
     pub(crate) luns: Vec<Lun>,
     /// Whether the files of LUNs can be opened with `O_DIRECT`.
     pub(crate) direct: bool,
+    /// Addresses and names; a machine without networks has `lo` alone.
+    pub(crate) network: Option<NetworkPlan>,
+    pub(crate) nics: Vec<Nic>,
+    /// Kernel modules that the agent loads during the boot.
+    pub(crate) modules: Vec<&'static str>,
     pub(crate) files: MachineFiles,
+}
+
+/// A network interface and the socket of the switch that it is plugged into.
+#[derive(Debug, Clone)]
+pub(crate) struct Nic {
+    pub(crate) name: &'static str,
+    pub(crate) address: HardwareAddress,
+    pub(crate) socket: PathBuf,
 }
 
 /// Sockets and logs of a machine on the host.
@@ -96,6 +112,9 @@ impl Machine {
                 queues: lun.spec.queues,
             });
         }
+        for nic in &self.nics {
+            line.nic(nic);
+        }
         line.0
     }
 
@@ -107,7 +126,13 @@ impl Machine {
         // one runs. The kernel patches itself mostly during its boot: the agent starts the other
         // processors after that.
         let processors = if self.kvm { "" } else { "maxcpus=1 " };
-        format!("{base} {processors}{NODE_PARAMETER}={}", self.node)
+        let network = self.network.as_ref().map(|plan| plan.kernel_words() + " ");
+        let network = network.unwrap_or_default();
+        let modules = match &self.modules[..] {
+            [] => String::new(),
+            modules => format!("{MODULES_PARAMETER}={} ", modules.join(",")),
+        };
+        format!("{base} {processors}{modules}{network}{NODE_PARAMETER}={}", self.node)
     }
 
     /// The root disk: the shared image below, a throw-away overlay above.
@@ -168,6 +193,16 @@ impl Arguments {
         self.option("-chardev", &format!("file,id={id},path={path},append=on"));
     }
 
+    fn nic(&mut self, nic: &Nic) {
+        let Nic { name, address, socket } = nic;
+        let path = socket.to_string_lossy().replace(',', ",,");
+        let peer = format!("stream,id={name},server=off,addr.type=unix,addr.path={path}");
+        self.option("-netdev", &peer);
+        // Nobody boots from it, so it needs no ROM.
+        let device = format!("virtio-net-pci,netdev={name},mac={address},romfile=");
+        self.option("-device", &device);
+    }
+
     fn disk(&mut self, disk: &Disk<'_>) {
         let Disk { name, file, serial, read_only, write_cache, direct, .. } = *disk;
         // A write that the guest sees completed is in the file, which outlives QEMU: an fsync of
@@ -209,6 +244,7 @@ impl Arguments {
 mod tests {
     use super::*;
     use crate::lun::LunSpec;
+    use crate::network::Network;
 
     fn machine(luns: Vec<LunSpec>) -> Machine {
         let directory = Path::new("/run/lab,1");
@@ -224,6 +260,9 @@ mod tests {
             data: directory.join("data.ext4"),
             luns: luns.map(|(i, spec)| Lun::plan(i, spec, directory).unwrap()).collect(),
             direct: true,
+            network: None,
+            nics: Vec::new(),
+            modules: Vec::new(),
             files: MachineFiles {
                 agent_socket: directory.join("agent"),
                 monitor_socket: directory.join("monitor"),
@@ -283,5 +322,31 @@ mod tests {
         assert!(append.contains("init=/labinit"), "{append}");
         assert!(machine.arguments().contains(&OsString::from("-no-reboot")));
         assert_eq!(values(&machine, "-accel"), ["tcg,thread=multi"]);
+        assert!(values(&machine, "-netdev").is_empty(), "no network unless asked for");
+    }
+
+    #[test]
+    fn interfaces_are_plugged_into_the_switch_of_the_lab() {
+        let mut machine = machine(vec![]);
+        let network = Network::Storage;
+        machine.network = Some(NetworkPlan {
+            number: 1,
+            machines: vec!["node0".into(), "node3".into()],
+            networks: vec![network],
+        });
+        machine.nics.push(Nic {
+            name: network.name(),
+            address: network.hardware_address(1),
+            socket: "/run/lab,1/storage.sock".into(),
+        });
+        let peers = values(&machine, "-netdev");
+        let expected =
+            "stream,id=storage,server=off,addr.type=unix,addr.path=/run/lab,,1/storage.sock";
+        assert_eq!(peers, [expected]);
+        let devices = values(&machine, "-device");
+        let mac = "mac=52:54:00:6c:4e:01";
+        assert!(devices.iter().any(|d| d.contains(mac) && d.contains("netdev=storage")));
+        let append = values(&machine, "-append").remove(0);
+        assert!(append.contains(" lunar.machines=node0,node3 lunar.networks=storage "), "{append}");
     }
 }

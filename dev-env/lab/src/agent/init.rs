@@ -3,9 +3,12 @@
 //! A step that fails is fatal and says so on the console: a half set-up machine would make tests
 //! fail far from the cause. The exception are mounts for convenience, which are only logged.
 
+use super::network;
 use super::{
-    AGENT_PORT, DATA_MOUNT, DATA_SERIAL, LOG_PORT, NODE_PARAMETER, PROGRAMS_MOUNT, log, port_path,
+    AGENT_PORT, DATA_MOUNT, DATA_SERIAL, LOG_PORT, MODULES_PARAMETER, NODE_PARAMETER,
+    PROGRAMS_MOUNT, log, port_path,
 };
+use crate::network::NetworkPlan;
 use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::wait::wait;
@@ -78,10 +81,12 @@ fn set_up_and_serve() -> io::Result<()> {
     fs::create_dir_all("/run/lock")?;
     let node = kernel_parameter_or_default();
     nix::unistd::sethostname(&node)?;
-    write_identity(&node)?;
+    let plan = network::plan()?;
+    write_identity(&node, plan.as_ref())?;
     link_disks_by_serial()?;
     mount_data_disk()?;
-    bring_up_loopback()?;
+    load_modules()?;
+    network::bring_up(plan.as_ref())?;
     start_processors()?;
     // Kernel messages after the boot are evidence; during the boot they only cost time.
     fs::write("/proc/sys/kernel/printk", "6")?;
@@ -109,6 +114,19 @@ fn set_up_and_serve() -> io::Result<()> {
 
 fn kernel_parameter_or_default() -> String {
     super::kernel_parameter(NODE_PARAMETER).unwrap_or_else(|| "lab".to_owned())
+}
+
+/// Loads the modules that the kernel command line asks for. While there is one processor this
+/// takes a second; with two, that wait for each other at each patch of code, ten times as long.
+fn load_modules() -> io::Result<()> {
+    let Some(modules) = super::kernel_parameter(MODULES_PARAMETER) else {
+        return Ok(());
+    };
+    let status = Command::new("/usr/sbin/modprobe").arg("-a").args(modules.split(',')).status()?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("modprobe -a {modules}: {status}")))
 }
 
 /// The directory to mount configfs at exists only when its module is there.
@@ -139,7 +157,7 @@ fn mount_one(entry: &Mount) -> io::Result<()> {
 }
 
 /// Gives the node names that are its own and stay the same over boots.
-fn write_identity(node: &str) -> io::Result<()> {
+fn write_identity(node: &str, plan: Option<&NetworkPlan>) -> io::Result<()> {
     let number = node.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
@@ -153,10 +171,13 @@ fn write_identity(node: &str) -> io::Result<()> {
         fs::write("/etc/nvme/hostnqn", host_nqn)?;
     }
     if Path::new("/etc/iscsi").is_dir() {
-        let name = format!("InitiatorName=iqn.2024-01.storage.lunar.lab:{node}\n");
+        let name = format!("InitiatorName={}\n", crate::initiator::name_of(node));
         fs::write("/etc/iscsi/initiatorname.iscsi", name)?;
     }
-    let hosts = format!("127.0.0.1 localhost {node}\n::1 localhost\n");
+    let hosts = match plan {
+        Some(plan) => format!("127.0.0.1 localhost\n::1 localhost\n{}", plan.hosts()),
+        None => format!("127.0.0.1 localhost {node}\n::1 localhost\n"),
+    };
     fs::write("/etc/hosts", hosts)
 }
 
@@ -211,13 +232,4 @@ fn start_processors() -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-fn bring_up_loopback() -> io::Result<()> {
-    let status = Command::new("/usr/sbin/ip").args(["link", "set", "lo", "up"]).status()?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(io::Error::other(format!("ip link set lo: {status}")))
-    }
 }

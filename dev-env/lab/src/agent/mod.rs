@@ -9,6 +9,7 @@
 
 mod init;
 mod job;
+mod network;
 mod serve;
 
 use std::io::{self, Write};
@@ -28,6 +29,9 @@ pub const PROGRAMS_MOUNT: &str = "/opt/lunar";
 pub const DATA_MOUNT: &str = "/var/lib/lunar";
 /// Kernel command line word that names the node.
 pub const NODE_PARAMETER: &str = "lunar.node";
+
+/// Kernel command line word with the modules that are loaded before all processors run.
+pub const MODULES_PARAMETER: &str = "lunar.modules";
 
 /// Runs the agent; does not return when it is process 1.
 pub fn main() -> std::process::ExitCode {

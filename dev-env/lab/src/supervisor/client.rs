@@ -96,7 +96,7 @@ pub fn request(name: &str, request: &Request) -> Result<Vec<u8>> {
 ///
 /// # Errors
 /// When no such lab runs, or the supervisor goes away.
-pub fn exec(name: &str, node: usize, spec: ExecSpec) -> Result<Outcome> {
+pub fn exec(name: &str, node: String, spec: ExecSpec) -> Result<Outcome> {
     let stream = connect(name)?;
     let with_input = spec.stdin;
     send(&stream, &Request::Exec { node, spec })?;

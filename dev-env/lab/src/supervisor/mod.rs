@@ -12,8 +12,11 @@ pub use server::serve;
 
 use crate::lun::LunSpec;
 use crate::message::ExecSpec;
+use crate::network::Network;
 use crate::run_dir::RunDir;
+use crate::target::TargetSpec;
 use serde::{Deserialize, Serialize};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 const CONTROL_SOCKET: &str = "control.sock";
@@ -32,6 +35,14 @@ pub struct Settings {
     pub name: String,
     /// Number of nodes.
     pub nodes: usize,
+    /// Whether there are networks between the machines.
+    pub networks: bool,
+    /// Names of the machines that are no nodes.
+    pub machines: Vec<String>,
+    /// Number of LUNs of the target; none without one.
+    pub target_luns: usize,
+    /// Number of paths to the target.
+    pub paths: usize,
     /// Number of LUNs.
     pub luns: usize,
     /// Size of each LUN in bytes.
@@ -55,6 +66,12 @@ impl Settings {
             .logical_block_bytes(self.logical_block_bytes);
         vec![spec; self.luns]
     }
+
+    fn target(&self) -> Option<TargetSpec> {
+        let spec = LunSpec::new(self.lun_bytes);
+        let luns = vec![spec; self.target_luns];
+        (self.target_luns > 0).then(|| TargetSpec::new(luns).paths(self.paths))
+    }
 }
 
 /// A request to the supervisor.
@@ -63,25 +80,39 @@ impl Settings {
 pub enum Request {
     /// Run a command; input frames follow.
     Exec {
-        /// Number of the node.
-        node: usize,
+        /// Name of the machine.
+        node: String,
         /// The command.
         spec: ExecSpec,
     },
     /// Power a node off at once.
-    Cut(usize),
+    Cut(String),
     /// Boot a node that is off.
-    Boot(usize),
+    Boot(String),
     /// Stop the processors of a node.
-    Pause(usize),
+    Pause(String),
     /// Let the processors of a node go on.
-    Resume(usize),
+    Resume(String),
     /// Power a node off in order.
-    ShutDown(usize),
+    ShutDown(String),
+    /// Cut a machine off from a network.
+    Partition {
+        /// Name of the machine.
+        node: String,
+        /// The network.
+        network: Network,
+    },
+    /// End a partition.
+    Heal {
+        /// Name of the machine.
+        node: String,
+        /// The network.
+        network: Network,
+    },
     /// Copy a file of the host into a node.
     Push {
-        /// Number of the node.
-        node: usize,
+        /// Name of the machine.
+        node: String,
         /// Absolute path on the host.
         source: PathBuf,
         /// Absolute path in the node.
@@ -89,13 +120,13 @@ pub enum Request {
     },
     /// Send a file of a node.
     Pull {
-        /// Number of the node.
-        node: usize,
+        /// Name of the machine.
+        node: String,
         /// Absolute path in the node.
         source: String,
     },
     /// Send the logs of a node.
-    Logs(usize),
+    Logs(String),
     /// Send a [`Status`].
     Status,
     /// End the lab.
@@ -120,6 +151,10 @@ pub struct NodeStatus {
     pub name: String,
     /// `running`, `paused` or `off`.
     pub state: String,
+    /// Its address on each network.
+    pub addresses: Vec<(Network, Ipv4Addr)>,
+    /// The networks that it is cut off from.
+    pub partitions: Vec<Network>,
     /// Its directory with the logs.
     pub directory: PathBuf,
 }
@@ -131,7 +166,7 @@ pub struct LunStatus {
     pub serial: String,
     /// Its size in bytes.
     pub size_bytes: u64,
-    /// Its device in every node.
+    /// Its device, in every node or in the target.
     pub device: String,
     /// Its file on the host.
     pub file: PathBuf,

@@ -8,6 +8,7 @@ use crate::lab::Lab;
 use crate::message::{ExecSpec, Outcome};
 use crate::node::Node;
 use crate::progress::say;
+use crate::target::Target;
 use nix::sys::signal::SIGKILL;
 use std::fs;
 use std::io::{self, Write};
@@ -32,6 +33,15 @@ pub fn serve(settings: &Settings) -> Result<()> {
         .luns(settings.lun_specs())
         .cpus(settings.cpus)
         .memory_mib(settings.memory_mib);
+    for name in &settings.machines {
+        builder = builder.machine(name);
+    }
+    if settings.networks {
+        builder = builder.networks();
+    }
+    if let Some(target) = settings.target() {
+        builder = builder.target(target);
+    }
     for directory in &settings.programs {
         builder = builder.programs(directory);
     }
@@ -72,7 +82,7 @@ fn answer(lab: &Lab, mut stream: UnixStream, ended: &Sender<()>) -> io::Result<(
     let down = matches!(request, Request::Down);
     let result = match request {
         Request::Exec { node, spec } => {
-            lab.try_node(node).and_then(|node| exec(node, &spec, &stream))
+            find(lab, &node).and_then(|node| exec(node, &spec, &stream))
         }
         other => carry_out(lab, other).and_then(|content| {
             for chunk in content.chunks(CHUNK_BYTES) {
@@ -96,16 +106,18 @@ fn carry_out(lab: &Lab, request: Request) -> Result<Vec<u8>> {
     let done = |()| Vec::new();
     match request {
         Request::Exec { .. } => unreachable!("commands are carried out by exec"),
-        Request::Cut(node) => lab.try_node(node)?.cut().map(done),
-        Request::Boot(node) => lab.try_node(node)?.boot().map(done),
-        Request::Pause(node) => lab.try_node(node)?.pause().map(done),
-        Request::Resume(node) => lab.try_node(node)?.resume().map(done),
-        Request::ShutDown(node) => lab.try_node(node)?.shut_down().map(done),
+        Request::Cut(node) => find(lab, &node)?.cut().map(done),
+        Request::Boot(node) => lab.boot(find(lab, &node)?).map(done),
+        Request::Pause(node) => find(lab, &node)?.pause().map(done),
+        Request::Resume(node) => find(lab, &node)?.resume().map(done),
+        Request::ShutDown(node) => find(lab, &node)?.shut_down().map(done),
+        Request::Partition { node, network } => find(lab, &node)?.partition(network).map(done),
+        Request::Heal { node, network } => find(lab, &node)?.heal(network).map(done),
         Request::Push { node, source, target } => {
-            push(lab.try_node(node)?, &source, &target).map(done)
+            push(find(lab, &node)?, &source, &target).map(done)
         }
-        Request::Pull { node, source } => lab.try_node(node)?.read_file(&source),
-        Request::Logs(node) => Ok(lab.try_node(node)?.logs().into_bytes()),
+        Request::Pull { node, source } => find(lab, &node)?.read_file(&source),
+        Request::Logs(node) => Ok(find(lab, &node)?.logs().into_bytes()),
         Request::Status => {
             Ok(serde_json::to_vec(&status(lab)).expect("paths of the lab are plain strings"))
         }
@@ -116,6 +128,14 @@ fn carry_out(lab: &Lab, request: Request) -> Result<Vec<u8>> {
     }
 }
 
+/// The machine with this name; a node that is not there is named by its number.
+fn find<'a>(lab: &'a Lab, name: &str) -> Result<&'a Node> {
+    match name.strip_prefix("node").and_then(|number| number.parse().ok()) {
+        Some(number) => lab.try_node(number),
+        None => lab.try_machine(name),
+    }
+}
+
 fn push(node: &Node, source: &Path, target: &str) -> Result<()> {
     let content = fs::read(source).at("read", source)?;
     let mode = fs::metadata(source).at("look at", source)?.permissions().mode() & 0o7777;
@@ -123,12 +143,15 @@ fn push(node: &Node, source: &Path, target: &str) -> Result<()> {
 }
 
 fn status(lab: &Lab) -> Status {
-    let nodes = lab.nodes().iter().map(|node| NodeStatus {
+    let nodes = lab.all_machines().map(|node| NodeStatus {
         name: node.name().to_owned(),
         state: node.state().to_string(),
+        addresses: node.addresses(),
+        partitions: node.partitions(),
         directory: node.directory().to_owned(),
     });
-    let luns = lab.luns().iter().map(|lun| LunStatus {
+    let exported = lab.try_target().map_or(&[][..], Target::luns);
+    let luns = lab.luns().iter().chain(exported).map(|lun| LunStatus {
         serial: lun.serial().to_owned(),
         size_bytes: lun.spec().size_bytes,
         device: lun.device(),

@@ -1,6 +1,7 @@
 //! The command line of `lab`.
 
 use clap::{Args, Parser, Subcommand};
+use lunar_lab::Network;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -32,33 +33,47 @@ pub(crate) enum Command {
     Exec(ExecArguments),
     /// Power a node off at once, as if the cable were pulled
     Cut {
-        /// The node: 0 or node0
-        node: NodeIndex,
+        /// The machine: 0 or node0, target, or its name
+        node: MachineName,
     },
     /// Boot a node that is off, with changed programs if there are any
     Boot {
-        /// The node: 0 or node0
-        node: NodeIndex,
+        /// The machine: 0 or node0, target, or its name
+        node: MachineName,
     },
     /// Stop the processors of a node
     Pause {
-        /// The node: 0 or node0
-        node: NodeIndex,
+        /// The machine: 0 or node0, target, or its name
+        node: MachineName,
     },
     /// Let the processors of a paused node go on
     Resume {
-        /// The node: 0 or node0
-        node: NodeIndex,
+        /// The machine: 0 or node0, target, or its name
+        node: MachineName,
+    },
+    /// Let the packets of a machine vanish on a network: control, storage or storage-b
+    Partition {
+        /// The machine: 0 or node0, target, or its name
+        node: MachineName,
+        /// The network
+        network: Network,
+    },
+    /// End a partition
+    Heal {
+        /// The machine: 0 or node0, target, or its name
+        node: MachineName,
+        /// The network
+        network: Network,
     },
     /// Power a node off in order
     Shutdown {
-        /// The node: 0 or node0
-        node: NodeIndex,
+        /// The machine: 0 or node0, target, or its name
+        node: MachineName,
     },
     /// Copy a file of the host into a node
     Push {
-        /// The node: 0 or node0
-        node: NodeIndex,
+        /// The machine: 0 or node0, target, or its name
+        node: MachineName,
         /// File of the host
         source: PathBuf,
         /// Absolute path in the node
@@ -66,15 +81,15 @@ pub(crate) enum Command {
     },
     /// Print a file of a node
     Pull {
-        /// The node: 0 or node0
-        node: NodeIndex,
+        /// The machine: 0 or node0, target, or its name
+        node: MachineName,
         /// Absolute path in the node
         source: String,
     },
     /// Print the console, the agent's log and the messages of QEMU
     Logs {
-        /// The node: 0 or node0
-        node: NodeIndex,
+        /// The machine: 0 or node0, target, or its name
+        node: MachineName,
     },
     /// Show nodes and LUNs
     Status {
@@ -109,6 +124,18 @@ pub(crate) struct UpArguments {
     /// Logical block size of the LUNs in bytes: 512 or 4096
     #[arg(long, default_value_t = 512)]
     pub(crate) lun_block_size: u32,
+    /// Put networks between the machines; --machine and --target-luns imply it
+    #[arg(long)]
+    pub(crate) networks: bool,
+    /// Add a machine that is no node, for example meta; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub(crate) machine: Vec<String>,
+    /// Add a target that exports so many LUNs over iSCSI, with reservations
+    #[arg(long, default_value_t = 0)]
+    pub(crate) target_luns: usize,
+    /// Paths from each node to the target: 1 or 2
+    #[arg(long, default_value_t = 1)]
+    pub(crate) paths: usize,
     /// Directory of programs for the nodes' PATH, for example target/release; may be repeated
     #[arg(long, value_name = "DIRECTORY")]
     pub(crate) programs: Vec<PathBuf>,
@@ -122,8 +149,8 @@ pub(crate) struct UpArguments {
 
 #[derive(Args)]
 pub(crate) struct ExecArguments {
-    /// The node: 0 or node0
-    pub(crate) node: NodeIndex,
+    /// The machine: 0 or node0, target, or its name
+    pub(crate) node: MachineName,
     /// Set an environment variable; may be repeated
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) env: Vec<Variable>,
@@ -141,16 +168,21 @@ pub(crate) struct ExecArguments {
     pub(crate) command: Vec<String>,
 }
 
-/// The number of a node, written as `0` or `node0`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct NodeIndex(pub(crate) usize);
+/// The name of a machine; a node may be written as its number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MachineName(pub(crate) String);
 
-impl FromStr for NodeIndex {
+impl FromStr for MachineName {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let number = text.strip_prefix("node").unwrap_or(text);
-        number.parse().map(Self).map_err(|_| format!("{text:?} is no node; write 0 or node0"))
+        if text.is_empty() || !text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit()) {
+            return Err(format!("{text:?} is no machine; write 0, node0, target or its name"));
+        }
+        match text.parse::<usize>() {
+            Ok(number) => Ok(Self(format!("node{number}"))),
+            Err(_) => Ok(Self(text.to_owned())),
+        }
     }
 }
 
@@ -216,10 +248,12 @@ mod tests {
     }
 
     #[test]
-    fn nodes_have_two_spellings() {
-        assert_eq!("node3".parse(), Ok(NodeIndex(3)));
-        assert_eq!("3".parse(), Ok(NodeIndex(3)));
-        assert!("n3".parse::<NodeIndex>().is_err());
+    fn nodes_have_two_spellings_and_other_machines_one() {
+        let name = |text: &str| text.parse::<MachineName>().map(|name| name.0);
+        assert_eq!(name("node3").as_deref(), Ok("node3"));
+        assert_eq!(name("3").as_deref(), Ok("node3"));
+        assert_eq!(name("target").as_deref(), Ok("target"));
+        assert!(name("-3").is_err() && name("").is_err());
     }
 
     #[test]

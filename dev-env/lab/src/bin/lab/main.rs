@@ -43,6 +43,10 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Boot { node } => drop(ask(Request::Boot(node.0))?),
         Command::Pause { node } => drop(ask(Request::Pause(node.0))?),
         Command::Resume { node } => drop(ask(Request::Resume(node.0))?),
+        Command::Partition { node, network } => {
+            ask(Request::Partition { node: node.0, network })?;
+        }
+        Command::Heal { node, network } => drop(ask(Request::Heal { node: node.0, network })?),
         Command::Shutdown { node } => drop(ask(Request::ShutDown(node.0))?),
         Command::Push { node, source, target } => {
             let source = absolute(&source)?;
@@ -79,6 +83,10 @@ fn start(name: &str, up: UpArguments) -> Result<()> {
     let settings = Settings {
         name: name.to_owned(),
         nodes: up.nodes,
+        networks: up.networks,
+        machines: up.machine,
+        target_luns: up.target_luns,
+        paths: up.paths,
         luns: up.luns,
         lun_bytes: up.lun_size.0,
         write_cache: up.lun_write_cache,
@@ -137,6 +145,10 @@ fn show_status(json: &[u8], as_json: bool) {
     text += &format!("{:<8} {:<8} LOGS\n", "NODE", "STATE");
     for node in &status.nodes {
         text += &format!("{:<8} {:<8} {}\n", node.name, node.state, node.directory.display());
+        for (network, address) in &node.addresses {
+            let cut = if node.partitions.contains(network) { "  cut off" } else { "" };
+            text += &format!("{:<17} {network} {address}{cut}\n", "");
+        }
     }
     if !status.luns.is_empty() {
         text += &format!("\n{:<20} {:>10}  DEVICE\n", "LUN", "SIZE");
