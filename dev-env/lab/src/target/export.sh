@@ -9,6 +9,9 @@ if [ "$STEP" = record ]; then
     # The kernel keeps reservations below /var/target/pr. The directory has to be there before the
     # first REGISTER with APTPL: without it the command fails, but the key stays.
     mkdir -p "$state/pr"
+    # It does not flush what it writes there, so a power cut would take the reservations along: files
+    # made here are written through.
+    chattr +S "$state/pr"
     ln -sfn "$state" /var/target
     modprobe -a target_core_mod target_core_iblock iscsi_target_mod
     # What changes blocks (6, 10, 12, 16 bytes; same, verify, compare; unmap) and PERSISTENT RESERVE
