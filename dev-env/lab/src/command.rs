@@ -6,7 +6,7 @@ use crate::frame::Kind;
 use crate::message::{ExecSpec, Outcome};
 use crate::node::Node;
 use std::fs::{self, File};
-use std::io::{Cursor, Write};
+use std::io::{Cursor, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -17,6 +17,9 @@ pub const COMMAND_LIMIT: Duration = Duration::from_secs(120);
 
 /// What an agent may need beyond a command's own limit to report its end.
 pub(crate) const GRACE: Duration = Duration::from_secs(20);
+
+/// Between two looks at the output of a job.
+const OUTPUT_POLL: Duration = Duration::from_millis(20);
 
 /// Most bytes of one stream that are held in memory.
 const STREAM_BYTES_MAX: usize = 64 << 20;
@@ -333,6 +336,37 @@ impl Job {
             let guard = lock(&self.progress.0);
             let waited = self.progress.1.wait_timeout_while(guard, left, still);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Bytes of its standard output until now.
+    pub(crate) fn stdout_bytes(&self) -> Result<u64> {
+        let facts = fs::metadata(&self.stdout_path).at("look at", &self.stdout_path)?;
+        Ok(facts.len())
+    }
+
+    /// Waits until this text, of one line, is in its standard output after `from`; looks at each
+    /// part of an output that may be long only once.
+    pub(crate) fn wait_for_stdout(&self, from: u64, text: &str, limit: Duration) -> Result<()> {
+        let deadline = crate::progress::now() + limit;
+        let mut file = File::open(&self.stdout_path).at("open", &self.stdout_path)?;
+        file.seek(SeekFrom::Start(from)).at("read", &self.stdout_path)?;
+        let mut bytes = Vec::new();
+        loop {
+            file.read_to_end(&mut bytes).at("read", &self.stdout_path)?;
+            if String::from_utf8_lossy(&bytes).contains(text) {
+                return Ok(());
+            }
+            let line = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+            bytes.drain(..line);
+            let (node, what) = (self.node.clone(), self.command.clone());
+            if !self.is_running() {
+                return Err(LabError::NodeGone { node, what, console: String::new() });
+            }
+            if crate::progress::now() > deadline {
+                return Err(LabError::NoAnswer { node, what, limit });
+            }
+            crate::progress::pause(OUTPUT_POLL);
         }
     }
 

@@ -66,7 +66,7 @@ fn processes_with(text: &Path) -> Vec<PathBuf> {
 fn a_lab_in_the_background_serves_commands_until_it_is_ended() {
     let program = Program::new();
     assert!(program.error(&["exec", "0", "--", "true"]).contains("`lab up` starts one"));
-    program.run_ok(&["up", "--nodes", "1", "--luns", "1", "--lun-size", "64MiB"]);
+    program.run_ok(&["up", "--nodes", "1", "--luns", "1", "--lun-size", "64MiB", "--networks"]);
     assert!(program.error(&["up"]).contains("a lab runs in"));
 
     assert_eq!(program.run(&["exec", "0", "--", "sh", "-c", "exit 9"]).status.code(), Some(9));
@@ -96,6 +96,12 @@ fn a_lab_in_the_background_serves_commands_until_it_is_ended() {
     program.run_ok(&["pause", "0"]);
     assert!(program.run_ok(&["status"]).contains("paused"));
     program.run_ok(&["resume", "0"]);
+    program.run_ok(&["partition", "0", "storage"]);
+    assert!(program.run_ok(&["status"]).contains("storage 10.78.0.10  cut off"));
+    program.run_ok(&["heal", "0", "storage"]);
+    assert!(!program.run_ok(&["status"]).contains("cut off"));
+    assert!(program.error(&["partition", "0", "storage-b"]).contains("on no storage-b network"));
+    assert!(program.error(&["cut", "meta"]).contains("the lab has node0"));
     assert!(program.run_ok(&["logs", "0"]).contains("lab-agent: serving"));
 
     program.run_ok(&["down"]);

@@ -28,9 +28,10 @@ fn reservations_partitions_and_the_record_are_real() {
         replacement: Duration::from_secs(4),
     };
     let target = TargetSpec::new([LunSpec::new(64 << 20), LunSpec::new(64 << 20)]);
-    let target = target.timeouts(timeouts);
+    let target = target.paths(2).timeouts(timeouts);
     let lab = lab().nodes(2).cpus(1).target(target).start().unwrap();
     two_nodes_see_one_iscsi_lun_and_a_preempted_one_cannot_write(&lab);
+    a_second_path_writes_with_the_registration_of_the_first(&lab);
     the_target_log_names_the_initiator_of_each_write(&lab);
     an_abort_does_not_wait_for_a_held_write_but_a_reset_does(&lab);
     a_partitioned_storage_network_stops_io_and_heals(&lab);
@@ -125,6 +126,23 @@ fn two_nodes_see_one_iscsi_lun_and_a_preempted_one_cannot_write(lab: &Lab) {
     assert_eq!(again.code(), Some(CONFLICT), "the key of nobody cannot be preempted");
     assert_eq!(preempt_and_abort(second, KEYS[1], KEYS[0]).code(), Some(CONFLICT));
     clear(first, KEYS[0]);
+}
+
+/// A fact about Linux's target, which looks at the initiator's name and not at its session.
+fn a_second_path_writes_with_the_registration_of_the_first(lab: &Lab) {
+    let (fencer, victim) = (lab.node(0), lab.node(1));
+    let paths = victim.lun_paths(0).unwrap();
+    let networks: Vec<_> = paths.iter().map(|path| path.network).collect();
+    assert_eq!(networks, [Network::Storage, Network::StorageB]);
+    let through =
+        |path: usize| victim.script(&write_script(&paths[path].device, 5, "a path")).run().unwrap();
+    register_both(lab);
+    assert!(through(0).success() && through(1).success());
+    assert_eq!(keys(fencer).matches(KEYS[1]).count(), 1, "one path is registered");
+    assert!(preempt_and_abort(fencer, KEYS[0], KEYS[1]).success());
+    assert_fenced(&through(0));
+    assert_fenced(&through(1));
+    clear(fencer, KEYS[0]);
 }
 
 fn the_target_log_names_the_initiator_of_each_write(lab: &Lab) {

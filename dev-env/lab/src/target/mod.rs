@@ -127,8 +127,11 @@ struct Recorder {
 }
 
 impl Recorder {
+    /// Whole lines: the last one may be on its way, or cut off with the machine.
     fn text(&self) -> String {
-        self.job.as_ref().map_or_else(|| self.past.clone(), |job| self.past.clone() + &job.stdout())
+        let now = self.job.as_ref().map(Job::stdout).unwrap_or_default();
+        let end = now.rfind('\n').map_or(0, |newline| newline + 1);
+        format!("{}{}", self.past, &now[..end])
     }
 }
 
@@ -236,13 +239,14 @@ impl Target {
     /// # Errors
     /// When the machine is off, or the record does not arrive or has lost events.
     pub fn log(&self) -> Result<TargetLog> {
-        let mark = self.mark()?;
         let recorder = self.recorder();
         let Some(job) = &recorder.job else {
             return Err(LabError::Record("the target has not been exported".to_owned()));
         };
         // What the kernel recorded before the mark is on the host once the mark is.
-        job.wait_for_output(&log::mark_line(mark.0), LOG_LIMIT)?;
+        let from = job.stdout_bytes()?;
+        let mark = self.mark()?;
+        job.wait_for_stdout(from, &log::mark_line(mark.0), LOG_LIMIT)?;
         TargetLog::parse(&recorder.text()).map_err(LabError::Record)
     }
 
