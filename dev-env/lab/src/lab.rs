@@ -494,8 +494,7 @@ impl Drop for Lab {
 }
 
 /// Does the same to all machines; on half the host's processors at once, since a machine that boots
-/// takes two: more of them wait for each other's time slices, three take a minute where one after
-/// the other takes 12 s.
+/// takes two: more of them wait for each other's time slices (see docs/lab.md).
 fn in_turn<'a>(
     machines: impl Iterator<Item = &'a Node> + Send,
     step: impl Fn(&Node) -> Result<()> + Sync,
