@@ -4,17 +4,19 @@
 //! - an attempt is begun at the service before anything is done, and ended under its number;
 //! - a proof is given after the LUN has shown the own key, the reservation, and not the victim's
 //!   key, in one look that began after the abort had returned;
-//! - a key that is gone without an abort that was seen to its end proves nothing by itself: what
-//!   the array had taken from the victim has [`DRAIN`] to end.
+//! - an abort that has returned is not believed of a SCSI unit: it is reset, which ends what is
+//!   under way whoever sent it (attack 25). NVMe has no such command, and its abort is believed;
+//! - a key that is gone without an abort or reset that was seen to its end proves nothing by itself:
+//!   what the array had taken from the victim has [`DRAIN`] to end.
 
 use std::time::Duration;
 
 use lunar_proto::domain::{FenceOrder, FenceProof, NodeState};
 use lunar_types::RegistrationKey;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{Station, StationError};
-use crate::reservation::{Finding, Sight};
+use crate::reservation::{ArrayError, Finding, Sight};
 
 /// How long what an array has taken may take to end: D of the design.
 pub(super) const DRAIN: Duration = Duration::from_secs(15);
@@ -44,10 +46,11 @@ impl Station {
         let (own, key) = (self.own, RegistrationKey::of(self.parts.cluster, order.victim));
         if self.standing_look().await?.count(key) > 0 {
             self.ask(move |array| array.preempt_and_abort(own, key)).await?;
-            self.require_gone(order, key).await?;
-            return Ok(FenceProof::Aborted);
-        }
-        if !was_confirmed {
+            if self.has_ended(order).await {
+                self.require_gone(order, key).await?;
+                return Ok(FenceProof::Aborted);
+            }
+        } else if !was_confirmed {
             return Ok(FenceProof::NeverRegistered);
         }
         let FenceOrder { victim, lun } = order;
@@ -55,6 +58,18 @@ impl Station {
         tokio::time::sleep(DRAIN).await;
         self.require_gone(order, key).await?;
         Ok(FenceProof::Waited)
+    }
+
+    /// Whether what the array had taken from a victim has ended, now that its abort has returned.
+    async fn has_ended(&self, order: FenceOrder) -> bool {
+        let FenceOrder { victim, lun } = order;
+        match self.ask(|array| array.reset()).await {
+            Ok(()) | Err(ArrayError::Unsupported { .. }) => true,
+            Err(problem) => {
+                warn!(%victim, %lun, %problem, "its commands may not have ended");
+                false
+            }
+        }
     }
 
     /// What the LUN shows, if this node stands there as it should.

@@ -228,6 +228,33 @@ async fn a_victim_is_cut_off_and_the_proof_says_how() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_abort_of_a_unit_is_believed_once_the_unit_was_reset() {
+    let victim = incarnation(3, 1);
+    for (reset, proof, waited) in [
+        (None, FenceProof::Aborted, Duration::ZERO),
+        (Some(libc::ENOTTY), FenceProof::Aborted, Duration::ZERO),
+        (Some(libc::EIO), FenceProof::Waited, DRAIN),
+    ] {
+        let array = ModelArray::default();
+        host(&array, victim, 1).station.register().await.expect("registered");
+        let one = host(&array, incarnation(1, 1), 1);
+        one.station.register().await.expect("registered");
+        one.metadata.expect_attempts([Ok(FenceAttempt { number: 1, was_confirmed: true })]);
+        reset.into_iter().for_each(|errno| array.fail_reset(errno));
+        let begun = tokio::time::Instant::now();
+        one.station.carry_out(order(victim)).await.expect("cut off");
+        assert!(begun.elapsed() >= waited, "{proof}");
+        let said = one.metadata.said();
+        assert_eq!(said.last(), Some(&Said::EndFence(order(victim), 1, proof)));
+        let steps: Vec<Step> = array.log().into_iter().map(|(_, step)| step).collect();
+        let place = |wanted| steps.iter().position(|step| *step == wanted).expect("it was asked");
+        assert!(place(Step::PreemptAndAbort) < place(Step::Reset));
+        let looked = steps.iter().rposition(|step| *step == Step::ReadKeys).expect("it looked");
+        assert!(place(Step::Reset) < looked, "the proof is a look after the reset");
+    }
+}
+
 #[tokio::test]
 async fn nothing_is_proven_by_a_node_that_does_not_stand_there_itself() {
     let victim = incarnation(3, 1);

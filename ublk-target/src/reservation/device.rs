@@ -35,6 +35,8 @@ const UNIT_ATTENTIONS_MAX: usize = 8;
 /// Keys that are asked for at first, and at most (PR_KEYS_MAX).
 const KEYS_FIRST: usize = 64;
 const KEYS_MAX: usize = 1 << 16;
+/// SG_SCSI_RESET_DEVICE with SG_SCSI_RESET_NO_ESCALATE: this unit, and nothing more if it fails.
+const RESET_UNIT: i32 = 1 | 0x100;
 /// A LUN that is gone must not keep who asks for ever.
 const SG_TIMEOUT_MS: u32 = 30_000;
 
@@ -121,6 +123,7 @@ mod request {
     nix::ioctl_readwrite!(read_keys, b'p', 206, PrReadKeys);
     nix::ioctl_read!(read_reservation, b'p', 207, PrReadReservation);
     nix::ioctl_readwrite_bad!(sg_io, 0x2285, SgIo);
+    nix::ioctl_readwrite_bad!(sg_scsi_reset, 0x2284, i32);
 }
 
 /// A block device that is open for as long as this exists.
@@ -313,6 +316,13 @@ impl Array for DeviceArray {
         // SAFETY: the kernel reads one structure, which outlives the call.
         let answer = unsafe { request::preempt_abort(self.descriptor(), &raw const wanted) };
         self.checked(Step::PreemptAndAbort, answer)
+    }
+
+    fn reset(&self) -> Result<(), ArrayError> {
+        let mut what = RESET_UNIT;
+        // SAFETY: the kernel reads one number, which outlives the call.
+        let answer = unsafe { request::sg_scsi_reset(self.descriptor(), &raw mut what) };
+        self.checked(Step::Reset, answer)
     }
 
     fn read_keys(&self) -> Result<Vec<u64>, ArrayError> {

@@ -69,6 +69,8 @@ pub enum Step {
     Reserve,
     /// Take a key away and abort its commands.
     PreemptAndAbort,
+    /// End everything that the unit has taken.
+    Reset,
     /// Which keys there are.
     ReadKeys,
     /// Which reservation there is.
@@ -83,6 +85,7 @@ impl fmt::Display for Step {
             Self::Register => "register a key",
             Self::Reserve => "reserve",
             Self::PreemptAndAbort => "take a key away",
+            Self::Reset => "reset the unit",
             Self::ReadKeys => "read the keys",
             Self::ReadReservation => "read the reservation",
             Self::CountPaths => "count the paths",
@@ -91,7 +94,7 @@ impl fmt::Display for Step {
 }
 
 /// An array did not do what it was asked. Of a step that changes something nothing is known then,
-/// but after a conflict: it was not done.
+/// after a conflict neither: the kernel may have sent it twice, and the first time it was done.
 #[derive(Debug, thiserror::Error)]
 pub enum ArrayError {
     /// The LUN or what is between does not know persistent reservations.
@@ -155,8 +158,9 @@ pub trait Array: Send + Sync {
     /// See [`ArrayError`]; a conflict if there is one already.
     fn reserve(&self, key: RegistrationKey) -> Result<(), ArrayError>;
 
-    /// Takes a victim's key away on every path, and aborts its commands: they have ended when this
-    /// returns.
+    /// Takes a victim's key away on every path, and aborts its commands. By the standards they have
+    /// ended when this returns; LIO answers before (docs/fencing.md, attack 25), so for SCSI it
+    /// takes [`Array::reset`] to know.
     ///
     /// # Errors
     /// See [`ArrayError`]; a conflict if the own key or the victim's is not registered.
@@ -168,6 +172,14 @@ pub trait Array: Send + Sync {
         own: RegistrationKey,
         victim: RegistrationKey,
     ) -> Result<(), ArrayError>;
+
+    /// Has a SCSI unit end whatever it has taken, from anybody: everything has ended when this
+    /// returns. Keys and reservations stay; the commands of other hosts are sent again by their
+    /// kernels.
+    ///
+    /// # Errors
+    /// See [`ArrayError`]; unsupported where there is no such command, as with NVMe.
+    fn reset(&self) -> Result<(), ArrayError>;
 
     /// The keys, one for each path that has one.
     ///

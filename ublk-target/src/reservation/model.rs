@@ -23,6 +23,8 @@ struct State {
     reserved: Option<Kind>,
     /// Calls from now on that fail before they do something.
     failing: u32,
+    /// What a reset says: done unless told otherwise.
+    reset: Option<i32>,
     log: Vec<(u16, Step)>,
 }
 
@@ -72,6 +74,11 @@ impl ModelArray {
 
     pub(crate) fn fail_next(&self, calls: u32) {
         self.state().failing = calls;
+    }
+
+    /// A reset of the unit fails with this errno.
+    pub(crate) fn fail_reset(&self, errno: i32) {
+        self.state().reset = Some(errno);
     }
 
     /// What was asked, by whom.
@@ -150,6 +157,17 @@ impl Array for ModelHost {
             return Err(conflict(Step::PreemptAndAbort));
         }
         Ok(())
+    }
+
+    fn reset(&self) -> Result<(), ArrayError> {
+        let state = self.begin(Step::Reset)?;
+        let Some(errno) = state.reset else { return Ok(()) };
+        let (path, step) = (PathBuf::from("/dev/model"), Step::Reset);
+        let source = io::Error::from_raw_os_error(errno);
+        Err(match errno {
+            libc::ENOTTY => ArrayError::Unsupported { path, step, source },
+            _ => ArrayError::Failed { path, step, source },
+        })
     }
 
     fn read_keys(&self) -> Result<Vec<u64>, ArrayError> {
