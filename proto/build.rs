@@ -13,6 +13,19 @@ fn main() -> Result<(), Box<dyn Error>> {
     files.retain(|path| path.extension().is_some_and(|extension| extension == "proto"));
     files.sort();
     let descriptors = protox::compile(&files, [root])?;
+    let mut methods = String::from("/// The path of every call of every service.\n");
+    methods.push_str("pub const METHODS: &[&str] = &[\n");
+    for file in &descriptors.file {
+        for service in &file.service {
+            for method in &service.method {
+                let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
+                methods.push_str(&format!("    \"{path}\",\n"));
+            }
+        }
+    }
+    methods.push_str("];\n");
+    let out = std::env::var_os("OUT_DIR").ok_or("cargo gives no OUT_DIR")?;
+    std::fs::write(Path::new(&out).join("methods.rs"), methods)?;
     tonic_prost_build::configure().compile_fds(descriptors)?;
     Ok(())
 }

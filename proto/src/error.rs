@@ -179,6 +179,13 @@ reasons! {
     NotPermitted = "NOT_PERMITTED" => PermissionDenied,
     /// The connection has no identity.
     NoIdentity = "NO_IDENTITY" => Unauthenticated,
+    /// The certificate of the connection was revoked; fact: `serial`.
+    CertificateRevoked = "CERTIFICATE_REVOKED" => Unauthenticated,
+    /// The certificate of the connection is not valid any more: its time is over, or who signed it
+    /// is not trusted any more; fact: `serial`.
+    CertificateExpired = "CERTIFICATE_EXPIRED" => Unauthenticated,
+    /// The certificate of the connection is of another cluster; facts: `cluster`, `cluster_given`.
+    OtherCluster = "OTHER_CLUSTER" => Unauthenticated,
 }
 
 impl fmt::Display for ErrorReason {
@@ -345,6 +352,9 @@ mod tests {
         ("STORE_CORRUPT", 15),
         ("NOT_PERMITTED", 7),
         ("NO_IDENTITY", 16),
+        ("CERTIFICATE_REVOKED", 16),
+        ("CERTIFICATE_EXPIRED", 16),
+        ("OTHER_CLUSTER", 16),
     ];
 
     #[test]

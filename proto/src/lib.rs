@@ -3,13 +3,16 @@
 //! - [`v1`]: what `tonic` generates from `proto/lunar/v1/*.proto`;
 //! - [`domain`]: the same requests and answers in the units of `lunar-types`, for everybody else;
 //! - [`wire`]: the checked conversions between the two;
-//! - [`error`]: reasons, their gRPC codes and their facts.
+//! - [`error`]: reasons, their gRPC codes and their facts;
+//! - [`roles`]: who may call what; [`cert_name`]: how a certificate says who its holder is.
 //!
 //! Invariant: a value of [`domain`] that came from the wire has every field checked.
 //! Deliberately absent: any I/O, any policy of retries (`metadata-client`), any state.
 
+pub mod cert_name;
 pub mod domain;
 pub mod error;
+pub mod roles;
 pub mod wire;
 
 /// Generated messages, clients and servers of the package `lunar.v1`.

@@ -20,7 +20,7 @@ struct Direction {
 const UBLK: &str = "libublk";
 const RPC: [&str; 3] = ["tonic", "prost", "tokio"];
 
-const DIRECTIONS: [Direction; 13] = [
+const DIRECTIONS: [Direction; 14] = [
     Direction {
         name: "types",
         may_use: &[],
@@ -33,8 +33,13 @@ const DIRECTIONS: [Direction; 13] = [
         denied: &[UBLK, RPC[0], RPC[1], RPC[2], "io-uring", "nix", "redb"],
     },
     Direction {
-        name: "metadata-client",
+        name: "identity",
         may_use: &["types", "proto"],
+        denied: &[UBLK, RPC[0], RPC[1], RPC[2], "io-uring", "nix", "redb"],
+    },
+    Direction {
+        name: "metadata-client",
+        may_use: &["types", "proto", "identity"],
         denied: &[UBLK, "io-uring", "redb"],
     },
     Direction {
@@ -44,22 +49,22 @@ const DIRECTIONS: [Direction; 13] = [
     },
     Direction {
         name: "metadata",
-        may_use: &["types", "proto", "backup"],
+        may_use: &["types", "proto", "identity", "backup"],
         denied: &[UBLK, "io-uring"],
     },
     Direction {
         name: "ublk-target",
-        may_use: &["types", "proto", "engine", "metadata-client"],
+        may_use: &["types", "proto", "identity", "engine", "metadata-client"],
         denied: &["redb", "kube"],
     },
     Direction {
         name: "csi",
-        may_use: &["types", "proto", "metadata-client"],
+        may_use: &["types", "proto", "identity", "metadata-client"],
         denied: &[UBLK, "io-uring", "redb"],
     },
     Direction {
         name: "cli",
-        may_use: &["types", "proto", "metadata-client", "backup"],
+        may_use: &["types", "proto", "identity", "metadata-client", "backup"],
         denied: &[UBLK, "io-uring", "redb"],
     },
     Direction {

@@ -4,6 +4,7 @@
 //! in this crate's conversions and in the thin gRPC layers.
 
 mod admin;
+mod certificates;
 mod diff;
 mod fencing;
 mod map;
@@ -24,6 +25,7 @@ pub use admin::{
     FsckFinding, FsckRemedy, FsckRepaired, FsckSummary, Operation, OperationId, OperationWork,
     RoomWanted,
 };
+pub use certificates::{CertSerial, CertSerialError, RevokeCertificate, RevokedCertificate};
 pub use diff::{DiffKind, DiffPage, DiffRun, DiffSnapshots};
 pub use fencing::{
     Activate, AuditEntry, BeginFenceLun, CertifyPoweredOff, ConfirmRegistration, DrainNode,

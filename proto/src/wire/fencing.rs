@@ -47,7 +47,7 @@ fn no_more(field: &str, given: usize) -> Checked<()> {
     Err(FieldError::new(field, format_args!("{given} items are more than {FENCE_LIST_MAX}")))
 }
 
-fn reason(text: String) -> Checked<String> {
+pub(super) fn reason(text: String) -> Checked<String> {
     let is_plain = !text.chars().any(char::is_control);
     match text.len() {
         length if length > REASON_BYTES_MAX => {

@@ -4,6 +4,7 @@
 //! Each message converts with `TryFrom` in one direction and `From` in the other.
 
 mod admin;
+mod certificates;
 mod diff;
 mod fencing;
 mod map;
