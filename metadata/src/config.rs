@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use lunar_identity::TlsFiles;
 use serde::Deserialize;
 
 /// Where the service listens when nobody says otherwise.
@@ -51,12 +52,24 @@ pub enum ConfigError {
     },
     /// Others could reach it without proving who they are.
     #[error(
-        "{address} can be reached from other hosts, and this version cannot tell who connects: \
-         without TLS the service listens on loopback only, for example {LISTEN_DEFAULT}"
+        "{address} can be reached from other hosts, and without TLS nobody can tell who connects: \
+         give --tls-cert, --tls-key and --tls-client-ca, or listen on loopback only, for example \
+         {LISTEN_DEFAULT}"
     )]
     NotLoopback {
         /// What was given.
         address: SocketAddr,
+    },
+    /// Some of the files of TLS, not all.
+    #[error(
+        "{given} is given without {missing}: TLS needs the certificate, its key, and the \
+         authorities that clients are signed by"
+    )]
+    PartOfTls {
+        /// What was given.
+        given: &'static str,
+        /// What was not.
+        missing: &'static str,
     },
     /// Out of bounds.
     #[error("request_retention_seconds = {seconds} is not from {RETENTION_MIN} to {RETENTION_MAX}")]
@@ -72,8 +85,14 @@ pub enum ConfigError {
 struct ConfigFile {
     /// Path of the store. No default.
     store: Option<PathBuf>,
-    /// Address and port, loopback only. Default 127.0.0.1:7420.
+    /// Address and port; without TLS loopback only. Default 127.0.0.1:7420.
     listen: Option<String>,
+    /// The service's certificate (PEM). Default: none, no TLS.
+    tls_cert: Option<PathBuf>,
+    /// Its private key (PEM). Default: none.
+    tls_key: Option<PathBuf>,
+    /// The authorities that clients are signed by (PEM). Default: none.
+    tls_client_ca: Option<PathBuf>,
     /// Seconds, 120 to 86,400. Default 600.
     request_retention_seconds: Option<u64>,
 }
@@ -84,13 +103,24 @@ pub struct ServeFlags {
     /// The store; it is made if there is no file.
     #[arg(long, env = "LUNAR_METADATA_STORE", value_name = "PATH")]
     pub store: Option<PathBuf>,
-    /// Address to listen on, loopback only [default: 127.0.0.1:7420].
+    /// Address to listen on; without TLS loopback only [default: 127.0.0.1:7420].
     #[arg(long, env = "LUNAR_METADATA_LISTEN", value_name = "ADDRESS:PORT")]
     pub listen: Option<String>,
+    /// The service's certificate in PEM, of the role metadata; read anew when it changes. With the
+    /// next two: TLS only, and every client needs a certificate [default: no TLS].
+    #[arg(long, env = "LUNAR_METADATA_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// The private key of --tls-cert in PEM.
+    #[arg(long, env = "LUNAR_METADATA_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// The authorities that clients are signed by, in PEM.
+    #[arg(long, env = "LUNAR_METADATA_TLS_CLIENT_CA", value_name = "FILE")]
+    pub tls_client_ca: Option<PathBuf>,
     /// How long a request that was carried out is remembered at least [default: 600].
     #[arg(long, env = "LUNAR_METADATA_REQUEST_RETENTION_SECONDS", value_name = "SECONDS")]
     pub request_retention_seconds: Option<u64>,
-    /// A TOML file with the same settings: store, listen, request_retention_seconds.
+    /// A TOML file with the same settings: store, listen, tls_cert, tls_key, tls_client_ca,
+    /// request_retention_seconds.
     #[arg(long, env = "LUNAR_METADATA_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
@@ -100,8 +130,10 @@ pub struct ServeFlags {
 pub struct ServeConfig {
     /// Path of the store.
     pub store: PathBuf,
-    /// A loopback address.
+    /// A loopback address, or any with TLS.
     pub listen: SocketAddr,
+    /// The files of TLS, if there is TLS.
+    pub tls: Option<TlsFiles>,
     /// How long a request is remembered at least.
     pub request_retention: Duration,
 }
@@ -115,6 +147,21 @@ fn read_file(path: &Path) -> Result<ConfigFile, ConfigError> {
     })
 }
 
+/// All files of TLS, or none.
+fn tls_files(
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+    ca: Option<PathBuf>,
+) -> Result<Option<TlsFiles>, ConfigError> {
+    let flags = [(&cert, "--tls-cert"), (&key, "--tls-key"), (&ca, "--tls-client-ca")];
+    let given = flags.iter().find(|(file, _)| file.is_some());
+    let missing = flags.iter().find(|(file, _)| file.is_none());
+    if let (Some((_, given)), Some((_, missing))) = (given, missing) {
+        return Err(ConfigError::PartOfTls { given, missing });
+    }
+    Ok(cert.zip(key).zip(ca).map(|((cert, key), ca)| TlsFiles { ca, cert, key }))
+}
+
 impl ServeFlags {
     /// The configuration of flags, file and defaults together.
     ///
@@ -126,7 +173,12 @@ impl ServeFlags {
         let text = self.listen.or(file.listen).unwrap_or_else(|| LISTEN_DEFAULT.to_owned());
         let listen: SocketAddr =
             text.parse().map_err(|_| ConfigError::Listen { text: text.clone() })?;
-        if !listen.ip().is_loopback() {
+        let tls = tls_files(
+            self.tls_cert.or(file.tls_cert),
+            self.tls_key.or(file.tls_key),
+            self.tls_client_ca.or(file.tls_client_ca),
+        )?;
+        if tls.is_none() && !listen.ip().is_loopback() {
             return Err(ConfigError::NotLoopback { address: listen });
         }
         let seconds = self.request_retention_seconds.or(file.request_retention_seconds);
@@ -134,7 +186,7 @@ impl ServeFlags {
         if !(RETENTION_MIN..=RETENTION_MAX).contains(&seconds) {
             return Err(ConfigError::Retention { seconds });
         }
-        Ok(ServeConfig { store, listen, request_retention: Duration::from_secs(seconds) })
+        Ok(ServeConfig { store, listen, tls, request_retention: Duration::from_secs(seconds) })
     }
 }
 
@@ -167,6 +219,21 @@ mod tests {
         let config = with_file(text, flags(Some("/flag"), None)).expect("valid");
         assert_eq!(config.store, Path::new("/flag"));
         assert_eq!(config.listen.to_string(), LISTEN_DEFAULT);
+    }
+
+    #[test]
+    fn tls_is_whole_or_not_at_all_and_opens_other_addresses() {
+        let files = "tls_cert = '/c'\ntls_key = '/k'\ntls_client_ca = '/ca'\n";
+        let open = || flags(Some("s"), Some("192.0.2.1:7420"));
+        let config = with_file(files, open()).expect("valid");
+        let [ca, cert, key] = ["/ca", "/c", "/k"].map(PathBuf::from);
+        assert_eq!(config.tls, Some(TlsFiles { ca, cert, key }));
+        assert_eq!(with_file("", flags(Some("s"), None)).expect("valid").tls, None);
+        let part = ServeFlags { tls_key: Some("/k".into()), ..open() }.resolve();
+        let said = part.expect_err("a part").to_string();
+        assert!(said.contains("--tls-key is given without --tls-cert"), "{said}");
+        let said = open().resolve().expect_err("without TLS").to_string();
+        assert!(said.contains("--tls-client-ca"), "{said}");
     }
 
     #[test]

@@ -3,17 +3,19 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use clap::{Parser, Subcommand};
+use lunar_identity::{ServerTls, TlsError};
 use lunar_metadata::config::{ConfigError, ServeConfig, ServeFlags};
 use lunar_metadata::error::{ServiceError, chain};
 use lunar_metadata::fsck::{self, Flow};
 use lunar_metadata::restore::{Asked, RestoreError, Survey, restore};
 use lunar_metadata::seams::{SystemClock, SystemIds, block_on};
-use lunar_metadata::server::{Handlers, StoreFailure, run_operations, serve_loopback};
+use lunar_metadata::server::{Handlers, StoreFailure, run_operations, serve_loopback, serve_tls};
 use lunar_metadata::service::{Seams, Service, Settings, StartError, check_keyspace};
 use lunar_metadata::store::{MetaStore, OpenError, RedbStore};
 use lunar_proto::domain::{
@@ -22,13 +24,15 @@ use lunar_proto::domain::{
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
-use tracing::info;
+use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
 /// Threads that may wait for the disk at the same time.
 const BLOCKING_THREADS: usize = 64;
 /// How long requests in flight may take after the signal to stop.
 const STOP_GRACE: Duration = Duration::from_secs(10);
+/// From when on a start warns of the end of the certificate.
+const EXPIRY_WARNING_DAYS: i64 = 14;
 /// Exit code of a check that found damage, as of fsck(8).
 const EXIT_DAMAGED: u8 = 4;
 /// Exit code of a check that could not run, as of fsck(8).
@@ -142,6 +146,8 @@ enum MainError {
         #[source]
         source: std::io::Error,
     },
+    #[error("TLS cannot be set up")]
+    Tls(#[from] TlsError),
     #[error("the transport failed")]
     Transport(#[from] tonic::transport::Error),
     #[error("the operating system refused to {step}")]
@@ -212,8 +218,15 @@ async fn serve_until_stopped(config: ServeConfig) -> Result<(), MainError> {
     let stop = Arc::new(Notify::new());
     let stopped = Arc::clone(&stop);
     let handlers = Handlers::new(Arc::clone(&service), Arc::clone(&work));
-    let serving = serve_loopback(listener, handlers, async move { stopped.notified().await });
-    let mut serving = std::pin::pin!(serving);
+    let tls = config.tls.map(|files| ServerTls::load(files, cluster.id)).transpose()?;
+    if let Some(tls) = &tls {
+        warn_of_expiry(tls);
+    }
+    let stopped = async move { stopped.notified().await };
+    let mut serving: Pin<Box<dyn Future<Output = _>>> = match tls {
+        None => Box::pin(serve_loopback(listener, handlers, stopped)),
+        Some(tls) => Box::pin(serve_tls(listener, Arc::new(tls), handlers, stopped)),
+    };
     tokio::select! {
         ended = &mut serving => return Ok(ended?),
         failure = run_operations(Arc::clone(&service), work) => return Err(failure.into()),
@@ -227,6 +240,17 @@ async fn serve_until_stopped(config: ServeConfig) -> Result<(), MainError> {
     }
     info!("stopped");
     Ok(())
+}
+
+fn warn_of_expiry(tls: &ServerTls) {
+    const DAY: i64 = 86_400;
+    let own = tls.own();
+    let days = (own.not_after - unix_seconds().cast_signed()).div_euclid(DAY);
+    if days < EXPIRY_WARNING_DAYS {
+        warn!(name = %own.name, days, "the certificate ends soon: lunar pki rotate");
+    } else {
+        info!(name = %own.name, days, "TLS only; the certificate is valid for so many days");
+    }
 }
 
 async fn open_service(config: &ServeConfig) -> Result<Arc<Service<RedbStore>>, MainError> {

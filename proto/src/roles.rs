@@ -109,6 +109,7 @@ pub const TABLE: &[(&str, &[Role])] = &[
     // and nobody any data. To take it back, and to vouch for a machine, is a person's.
     ("/lunar.v1.Fencing/FenceNode", PROVISIONS),
     ("/lunar.v1.Fencing/UnfenceNode", OPERATES),
+    ("/lunar.v1.Fencing/DrainNode", OPERATES),
     ("/lunar.v1.Fencing/CertifyPoweredOff", OPERATES),
     ("/lunar.v1.Fencing/ListFences", PROVISIONS),
     ("/lunar.v1.Fencing/ListAudit", OPERATES),

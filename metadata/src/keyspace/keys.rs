@@ -1,7 +1,7 @@
 //! The keys of the store: tuples of a table number and the parts that find a record.
 
 use foundationdb_tuple::{TuplePack, TupleUnpack, pack, unpack};
-use lunar_proto::domain::{BackupNumber, OperationId};
+use lunar_proto::domain::{BackupNumber, CertSerial, OperationId};
 use lunar_types::{
     Epoch, Incarnation, LayerId, LogicalExtent, LunId, LunIndex, Name, NodeId, PoolId, RequestId,
     SnapshotId, SnapshotSetId, VolumeId,
@@ -12,6 +12,7 @@ use super::bitmap::{Bitmap, GroupIndex, QuarantineStamp};
 use super::encoding::Record;
 use super::fencing::*;
 use super::records::*;
+use super::revoked::RevokedRecord;
 use super::set_records::*;
 use super::slot_value::SlotValue;
 use crate::store::KeyRange;
@@ -58,7 +59,7 @@ pub(crate) fn table_of(key: &[u8]) -> Option<u16> {
 }
 
 /// A part of a key: which tuple element it is.
-trait Part: Sized {
+pub(super) trait Part: Sized {
     type Element: TuplePack + for<'a> TupleUnpack<'a>;
     fn element(&self) -> Self::Element;
     fn from_element(element: Self::Element) -> Option<Self>;
@@ -504,6 +505,12 @@ keys! {
         set: SnapshotSetId,
         /// The volume.
         volume: VolumeId,
+    }
+
+    /// A certificate that is refused.
+    RevokedKey = 45 "revoked certificate" => RevokedRecord {
+        /// Its serial number.
+        serial: CertSerial,
     }
 
     /// The registration of a node at a LUN.

@@ -1,7 +1,7 @@
 //! Who a connection speaks for, and what it may ask.
 //!
-//! Without TLS there is one kind of connection, from this host, and it may do everything. A
-//! transport that knows its peer by a certificate inserts a narrower identity at this same place.
+//! Which calls a role may make at all the guard has decided before, by the table `proto::roles`.
+//! What is left to the handlers is here: whether a call is one of a node, and of which.
 
 use lunar_proto::error::{ErrorReason, ErrorReport, Facts};
 use lunar_types::Name;
@@ -21,10 +21,12 @@ pub enum NodeScope {
 /// Who a connection speaks for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Identity {
-    /// Whether it may administer pools and volumes.
+    /// Whether it may ask for what is not a node's own: as far as the table of roles goes.
     pub admin: bool,
     /// Which nodes it may speak for.
     pub nodes: NodeScope,
+    /// What the audit calls it.
+    pub actor: String,
 }
 
 fn refuse(reason: ErrorReason, message: &str) -> Status {
@@ -34,13 +36,9 @@ fn refuse(reason: ErrorReason, message: &str) -> Status {
 impl Identity {
     /// A connection from this host: everything.
     #[must_use]
-    pub const fn loopback() -> Self {
-        Self { admin: true, nodes: NodeScope::Any }
-    }
-
-    /// What the audit calls whoever it is.
-    pub(super) fn actor(&self) -> String {
-        "an administrator on the service's host".to_owned()
+    pub fn loopback() -> Self {
+        let actor = "somebody on the service's host".to_owned();
+        Self { admin: true, nodes: NodeScope::Any, actor }
     }
 
     /// The identity that the transport gave a request.
@@ -90,20 +88,6 @@ impl Identity {
     }
 }
 
-/// Gives requests of connections from this host their identity, and refuses all others.
-///
-/// # Errors
-/// The connection is not from this host.
-#[allow(clippy::result_large_err, reason = "the signature of an interceptor")]
-pub fn identify_loopback(mut request: Request<()>) -> Result<Request<()>, Status> {
-    let local = request.remote_addr().is_some_and(|peer| peer.ip().is_loopback());
-    if !local {
-        return Err(refuse(ErrorReason::NoIdentity, "only connections from this host are served"));
-    }
-    request.extensions_mut().insert(Identity::loopback());
-    Ok(request)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,17 +112,16 @@ mod tests {
     fn a_request_without_identity_is_refused() {
         assert_eq!(reason(Identity::of(&request(None))), ErrorReason::NoIdentity);
         assert_eq!(reason(Identity::require_admin(&request(None))), ErrorReason::NoIdentity);
-        assert_eq!(reason(identify_loopback(request(None))), ErrorReason::NoIdentity);
     }
 
     #[test]
     fn a_node_is_no_administrator_and_speaks_for_itself_alone() {
-        let node = Identity { admin: false, nodes: NodeScope::Only(name("a")) };
+        let node = Identity { admin: false, nodes: NodeScope::Only(name("a")), actor: "a".to_owned() };
         let refused = Identity::require_admin(&request(Some(node.clone())));
         assert_eq!(reason(refused), ErrorReason::NotPermitted);
         assert!(node.require_join(&name("a")).is_ok());
         assert_eq!(reason(node.require_join(&name("b"))), ErrorReason::NotPermitted);
-        let nobody = Identity { admin: true, nodes: NodeScope::None };
+        let nobody = Identity { admin: true, nodes: NodeScope::None, actor: "b".to_owned() };
         assert_eq!(reason(nobody.require_join(&name("a"))), ErrorReason::NotPermitted);
         assert!(Identity::require_admin(&request(Some(nobody))).is_ok());
         assert!(Identity::loopback().require_join(&name("b")).is_ok());

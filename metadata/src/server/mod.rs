@@ -1,6 +1,7 @@
 //! The gRPC face of the service: messages in, domain values through, messages out.
 //!
 //! Invariants:
+//! - `guard` lets a call in before any handler, by the role of who makes it (`proto::roles`);
 //! - who asks is told by the connection (an [`Identity`] in the request's extensions), never by a
 //!   field of the request; a request without one is refused;
 //! - the service blocks (it waits for the disk at each commit), so every call runs on a thread
@@ -12,27 +13,33 @@ mod admin;
 mod attachments;
 mod background;
 mod backups;
+mod certificates;
 mod diff;
 mod fencing;
+mod guard;
 mod identity;
 mod map;
 mod members;
 mod nodes;
 mod pools;
 mod snapshots;
+mod tls;
 mod volumes;
 mod wait;
 
 use std::future::Future;
 use std::sync::Arc;
 
+use lunar_identity::ServerTls;
 use lunar_proto::error::ErrorReason;
 use lunar_proto::v1;
 use lunar_types::{NodeId, NodeIncarnation, NodeSession};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
+use tokio_stream::Stream;
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::service::interceptor::InterceptedService;
+use tonic::transport::server::Connected;
 use tonic::{Request, Status};
 use tracing::{debug, warn};
 
@@ -40,8 +47,10 @@ use crate::error::ServiceError;
 use crate::service::Service;
 use crate::store::MetaStore;
 
+use guard::{Door, Guard};
+
 pub use background::{StoreFailure, run_operations};
-pub use identity::{Identity, NodeScope, identify_loopback};
+pub use identity::{Identity, NodeScope};
 
 /// The handlers of every gRPC service.
 pub struct Handlers<S> {
@@ -129,6 +138,42 @@ impl<S: MetaStore> Handlers<S> {
     }
 }
 
+/// Serves connections that a door has let in, until `stop` ends.
+async fn serve<S, I, IO>(
+    incoming: I,
+    door: Door,
+    handlers: Handlers<S>,
+    stop: impl Future<Output = ()> + Send,
+) -> Result<(), tonic::transport::Error>
+where
+    S: MetaStore,
+    I: Stream<Item = std::io::Result<IO>> + Send,
+    IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
+    let stopping = handlers.clone();
+    let stop = async move {
+        stop.await;
+        stopping.stop_waiting();
+    };
+    let handlers = || handlers.clone();
+    tonic::transport::Server::builder()
+        .tcp_nodelay(true)
+        .layer(Guard::new(Arc::clone(&handlers().service), door))
+        .add_service(v1::pools_server::PoolsServer::new(handlers()))
+        .add_service(v1::volumes_server::VolumesServer::new(handlers()))
+        .add_service(v1::snapshots_server::SnapshotsServer::new(handlers()))
+        .add_service(v1::members_server::MembersServer::new(handlers()))
+        .add_service(v1::attachments_server::AttachmentsServer::new(handlers()))
+        .add_service(v1::nodes_server::NodesServer::new(handlers()))
+        .add_service(v1::fencing_server::FencingServer::new(handlers()))
+        .add_service(v1::map_server::MapServer::new(handlers()))
+        .add_service(v1::reservations_server::ReservationsServer::new(handlers()))
+        .add_service(v1::certificates_server::CertificatesServer::new(handlers()))
+        .add_service(v1::admin_server::AdminServer::new(handlers()))
+        .serve_with_incoming_shutdown(incoming, stop)
+        .await
+}
+
 /// Serves on a listener whose connections come from this host alone, until `stop` ends.
 ///
 /// # Errors
@@ -138,28 +183,23 @@ pub async fn serve_loopback<S: MetaStore>(
     handlers: Handlers<S>,
     stop: impl Future<Output = ()> + Send,
 ) -> Result<(), tonic::transport::Error> {
-    macro_rules! guarded {
-        ($server:ty) => {
-            InterceptedService::new(<$server>::new(handlers.clone()), identify_loopback)
-        };
+    serve(TcpListenerStream::new(listener), Door::Loopback, handlers, stop).await
+}
+
+/// Serves on a listener whose connections are over TLS, until `stop` ends; follows the files.
+///
+/// # Errors
+/// When the transport fails.
+pub async fn serve_tls<S: MetaStore>(
+    listener: TcpListener,
+    tls: Arc<ServerTls>,
+    handlers: Handlers<S>,
+    stop: impl Future<Output = ()> + Send,
+) -> Result<(), tonic::transport::Error> {
+    let incoming = tls::secured(listener, Arc::clone(&tls));
+    let serving = serve(incoming, Door::Tls(Arc::clone(&tls)), handlers, stop);
+    tokio::select! {
+        ended = serving => ended,
+        () = tls::follow_files(tls) => unreachable!("the files are followed for ever"),
     }
-    let stopping = handlers.clone();
-    let stop = async move {
-        stop.await;
-        stopping.stop_waiting();
-    };
-    tonic::transport::Server::builder()
-        .tcp_nodelay(true)
-        .add_service(guarded!(v1::pools_server::PoolsServer<Handlers<S>>))
-        .add_service(guarded!(v1::volumes_server::VolumesServer<Handlers<S>>))
-        .add_service(guarded!(v1::snapshots_server::SnapshotsServer<Handlers<S>>))
-        .add_service(guarded!(v1::members_server::MembersServer<Handlers<S>>))
-        .add_service(guarded!(v1::attachments_server::AttachmentsServer<Handlers<S>>))
-        .add_service(guarded!(v1::nodes_server::NodesServer<Handlers<S>>))
-        .add_service(guarded!(v1::fencing_server::FencingServer<Handlers<S>>))
-        .add_service(guarded!(v1::map_server::MapServer<Handlers<S>>))
-        .add_service(guarded!(v1::reservations_server::ReservationsServer<Handlers<S>>))
-        .add_service(guarded!(v1::admin_server::AdminServer<Handlers<S>>))
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop)
-        .await
 }

@@ -43,6 +43,7 @@ mod read_layer;
 mod registrations;
 mod reservations;
 mod restored;
+mod revoked;
 mod seal;
 mod set_deadlines;
 mod sets;
@@ -210,6 +211,7 @@ pub struct Service<S> {
     checked: needed::Checked,
     fills: watermarks::Fills,
     sets: set_deadlines::SetWatch,
+    revoked: revoked::Revoked,
     /// Counts what may have changed a set, for whoever waits for that.
     changes: watch::Sender<u64>,
 }
@@ -233,6 +235,7 @@ impl<S: MetaStore> Service<S> {
                 Ok(fresh)
             })
             .await?;
+        let revoked = revoked::Revoked::load(&*Arc::new(store.begin().await?)).await?;
         let started = seams.clock.now();
         let service = Self {
             store,
@@ -249,6 +252,7 @@ impl<S: MetaStore> Service<S> {
             checked: needed::Checked::default(),
             fills: watermarks::Fills::default(),
             sets: set_deadlines::SetWatch::default(),
+            revoked,
             changes: watch::Sender::new(0),
         };
         service.tell_uncertified().await?;

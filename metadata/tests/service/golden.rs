@@ -394,6 +394,12 @@ fn fencing(fixture: &mut Fixture) {
     fixture.add(AuditKey { number: AuditNumber::new(0x0506) }, entry);
 }
 
+fn certificates(fixture: &mut Fixture) {
+    let serial = "0102030405060708090a0b0c0d0e0f1011121314".parse().expect("a number");
+    let (revoked, reason) = (0x0807_0605_0403_0201, RevocationReason("lost".to_owned()));
+    fixture.add(RevokedKey { serial }, RevokedRecord { revoked, reason });
+}
+
 #[test]
 fn keys_and_values_are_the_bytes_of_the_fixture() {
     let mut fixture = Fixture { lines: String::new(), tables: BTreeSet::new() };
@@ -405,6 +411,7 @@ fn keys_and_values_are_the_bytes_of_the_fixture() {
     work(&mut fixture);
     sets(&mut fixture);
     fencing(&mut fixture);
+    certificates(&mut fixture);
     let tables: BTreeSet<u16> = TABLES.iter().map(|(table, _)| *table).collect();
     assert_eq!(fixture.tables, tables, "every table has an example");
     let path = here("tests/service/fixtures/keyspace-3.txt");

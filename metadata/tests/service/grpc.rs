@@ -165,7 +165,7 @@ async fn a_change_by_another_process_is_seen_by_who_waits() {
 fn from_node<T>(node: &str, message: T) -> Request<T> {
     let mut request = Request::new(message);
     let nodes = NodeScope::Only(name(node));
-    request.extensions_mut().insert(Identity { admin: false, nodes });
+    request.extensions_mut().insert(Identity { admin: false, nodes, actor: "a".to_owned() });
     request
 }
 
