@@ -7,7 +7,8 @@
 //! - [`file_system`]: what is mounted from a device, and what makes it larger.
 //! - [`export`]: the formats that snapshots are exported in; [`block_device`]: where the bytes of
 //!   volumes are.
-//! - [`doctor`]: what a host needs; [`explain`]: why a volume or node is where it is.
+//! - [`doctor`]: what a host needs; [`explain`]: why a volume or node is where it is; [`pki`]: the
+//!   folder of an authority.
 //!
 //! Invariants: nothing is written to the standard output but the result; what goes wrong is one
 //! error with one exit code; nothing is decided here that a service decides.
@@ -23,6 +24,7 @@ pub mod explain;
 pub mod export;
 pub mod file_system;
 pub mod output;
+pub mod pki;
 pub mod progress;
 pub mod service;
 pub mod views;

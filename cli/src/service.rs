@@ -1,22 +1,53 @@
 //! The way to the metadata service, and its errors as a person reads them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use lunar_metadata_client::{ClientError, MetadataClient, Policy};
+use lunar_metadata_client::{ClientError, ClientTls, MetadataClient, Policy, TlsError, TlsFiles};
 use tonic::Status;
 
+use crate::args::GlobalArgs;
 use crate::error::{CliError, Exit};
 
 /// How long a service may take to show that it is there at all. Somebody waits for the answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// A client of the service at `endpoint`, which has answered.
+/// The files of TLS of these options; none, where none is given.
+///
+/// # Errors
+/// Some are given and others are not.
+pub fn tls_files(global: &GlobalArgs) -> Result<Option<TlsFiles>, CliError> {
+    match (&global.tls_ca, &global.tls_cert, &global.tls_key) {
+        (None, None, None) => Ok(None),
+        (Some(ca), Some(cert), Some(key)) => {
+            let (ca, cert, key) = (ca.clone(), cert.clone(), key.clone());
+            Ok(Some(TlsFiles { ca, cert, key }))
+        }
+        _ => {
+            let message = "--tls-ca, --tls-cert and --tls-key are given together or not at all";
+            Err(CliError::new(Exit::Usage, "PART_OF_TLS", message))
+        }
+    }
+}
+
+fn tls_failed(error: &TlsError) -> CliError {
+    let message = match std::error::Error::source(error) {
+        Some(source) => format!("TLS: {error}: {source}"),
+        None => format!("TLS: {error}"),
+    };
+    CliError::new(Exit::Usage, "TLS_FILES", message)
+        .advise("lunar pki issue makes a certificate, lunar pki show says what is in it")
+}
+
+/// A client of the service, which has answered.
 ///
 /// # Errors
 /// When it does not answer soon, with what to do.
-pub async fn connect(endpoint: &str) -> Result<MetadataClient, CliError> {
+pub async fn connect(global: &GlobalArgs) -> Result<MetadataClient, CliError> {
     let quick = Policy::once(PATIENCE);
-    let client = MetadataClient::new(&[endpoint], quick)
+    let tls = tls_files(global)?.map(ClientTls::load).transpose();
+    let tls = tls.map_err(|error| tls_failed(&error))?.map(Arc::new);
+    let client = MetadataClient::over(&[&global.metadata], quick, tls.as_ref())
         .map_err(|error| CliError::new(Exit::Usage, "ENDPOINT", error))?;
     client.cluster().await?;
     Ok(client.with_policy(Policy::default()))

@@ -83,6 +83,25 @@ impl CertFacts {
     }
 }
 
+/// The first and the last second of a certificate's life, in seconds since 1970-01-01 UTC.
+///
+/// # Errors
+/// It is no certificate.
+pub fn lifetime(der: &CertificateDer<'_>) -> Result<(i64, i64), CertificateError> {
+    let certificate = parsed(der)?;
+    let validity = certificate.validity();
+    Ok((validity.not_before.timestamp(), validity.not_after.timestamp()))
+}
+
+/// The serial number of a certificate.
+///
+/// # Errors
+/// It is no certificate, or its number is odd.
+pub fn serial_of(der: &CertificateDer<'_>) -> Result<CertSerial, CertificateError> {
+    let certificate = parsed(der)?;
+    CertSerial::from_bytes(certificate.raw_serial()).ok_or(CertificateError::Serial)
+}
+
 /// Whether a URI claims to name a holder; letters of either case do.
 fn is_ours(uri: &str) -> bool {
     let scheme = uri.get(..CERT_SCHEME.len());

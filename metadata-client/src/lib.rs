@@ -3,7 +3,8 @@
 //! Invariants:
 //! - every attempt of one call carries the same request id, so a retried call is done once;
 //! - a call ends: each attempt has a deadline, and all of them together have one;
-//! - an answer is checked before it is given out.
+//! - an answer is checked before it is given out;
+//! - who answers has proven to be the metadata service, or is on this host.
 //!
 //! What is retried: the service could not be reached, did not answer in time, or said UNAVAILABLE.
 //! Everything else is the answer. Who waits longer than a call's deadline sends the same request
@@ -14,6 +15,8 @@
 mod admin;
 mod attachments;
 mod backup;
+mod certificates;
+mod connect;
 mod diff;
 mod error;
 mod fencing;
@@ -33,6 +36,7 @@ use lunar_types::RequestId;
 pub use backup::BackupBytes;
 pub use diff::DiffRuns;
 pub use error::{ClientError, ErrorKind};
+pub use lunar_identity::{CertFacts, ClientTls, TlsError, TlsFiles};
 pub use lunar_proto::error::{ErrorReason, ErrorReport};
 pub use transport::{EndpointError, MetadataClient, Policy};
 

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use lunar_proto::error::{ErrorReport, FieldError};
+use lunar_identity::ClientTls;
+use lunar_proto::error::{ErrorReason, ErrorReport, FieldError};
 use tokio::time::{sleep, timeout};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 use tracing::debug;
 
+use crate::connect::Target;
 use crate::error::ClientError;
 
 /// Largest answer that is taken, in bytes: a page of pools with many LUNs each.
@@ -62,38 +64,24 @@ pub enum EndpointError {
     /// Not host and port.
     #[error("'{0}' is no endpoint of the metadata service: write for example 127.0.0.1:7420")]
     Malformed(String),
-    /// TLS.
-    #[error("'{0}' asks for TLS, which this version does not have: write http:// or no scheme")]
-    Tls(String),
+    /// TLS without its files.
+    #[error("'{0}' asks for TLS: give --tls-ca, --tls-cert and --tls-key")]
+    NoFiles(String),
+    /// Another host without TLS.
+    #[error(
+        "'{0}' is another host, which is reached over TLS only: write https:// and give --tls-ca, \
+         --tls-cert and --tls-key"
+    )]
+    Plaintext(String),
 }
 
 /// A client of the metadata service. Clones share their connections.
 #[derive(Clone, Debug)]
 pub struct MetadataClient {
-    endpoints: Arc<[(String, Channel)]>,
+    endpoints: Arc<[Target]>,
     /// The endpoint that answered last, or is tried next.
     current: Arc<AtomicUsize>,
     policy: Policy,
-}
-
-fn endpoint(text: &str, policy: &Policy) -> Result<(String, Channel), EndpointError> {
-    let malformed = || EndpointError::Malformed(text.to_owned());
-    if text.starts_with("https://") {
-        return Err(EndpointError::Tls(text.to_owned()));
-    }
-    let address = text.strip_prefix("http://").unwrap_or(text);
-    let uri: tonic::transport::Uri =
-        format!("http://{address}").parse().map_err(|_| malformed())?;
-    if uri.host().is_none_or(str::is_empty) || uri.port_u16().is_none() {
-        return Err(malformed());
-    }
-    let endpoint = Endpoint::from(uri)
-        .connect_timeout(policy.connect)
-        .tcp_nodelay(true)
-        .tcp_keepalive(Some(Duration::from_secs(10)))
-        .http2_keep_alive_interval(Duration::from_secs(5))
-        .keep_alive_timeout(Duration::from_secs(5));
-    Ok((address.to_owned(), endpoint.connect_lazy()))
 }
 
 /// What an attempt that may be repeated has met.
@@ -112,19 +100,39 @@ impl Failure {
         Self { status, report, transport }
     }
 
+    /// Whether the certificate of the connection is not, or no longer, good.
+    fn is_of_certificate(&self) -> bool {
+        let reason = self.report.as_ref().map(|report| report.reason);
+        let bad = [ErrorReason::CertificateExpired, ErrorReason::CertificateRevoked];
+        reason.is_some_and(|reason| bad.contains(&reason))
+    }
+
     fn is_retryable(&self) -> bool {
         self.transport || self.status.code() == Code::Unavailable
     }
 }
 
 impl MetadataClient {
-    /// A client of the service at these endpoints (`host:port`); it connects when it is used, so
-    /// it must be made inside a tokio runtime.
+    /// A client of the service at these endpoints (`host:port`) on this host, without TLS; it
+    /// connects when it is used, so it must be made inside a tokio runtime.
     ///
     /// # Errors
-    /// None is given, or one is malformed.
+    /// None is given, or one is malformed or asks for TLS.
     pub fn new<T: AsRef<str>>(endpoints: &[T], policy: Policy) -> Result<Self, EndpointError> {
-        let endpoints = endpoints.iter().map(|text| endpoint(text.as_ref(), &policy));
+        Self::over(endpoints, policy, None)
+    }
+
+    /// A client of the service at these endpoints, over TLS where it is given: to an endpoint
+    /// without a scheme or with `https://`. Made inside a tokio runtime.
+    ///
+    /// # Errors
+    /// None is given, or one is malformed, or is another host without TLS.
+    pub fn over<T: AsRef<str>>(
+        endpoints: &[T],
+        policy: Policy,
+        tls: Option<&Arc<ClientTls>>,
+    ) -> Result<Self, EndpointError> {
+        let endpoints = endpoints.iter().map(|text| Target::new(text.as_ref(), &policy, tls));
         let endpoints: Arc<[_]> = endpoints.collect::<Result<_, _>>()?;
         if endpoints.is_empty() {
             return Err(EndpointError::None);
@@ -147,15 +155,18 @@ impl MetadataClient {
     /// The endpoints, for messages.
     #[must_use]
     pub fn endpoints(&self) -> String {
-        let addresses: Vec<&str> =
-            self.endpoints.iter().map(|(address, _)| address.as_str()).collect();
+        let addresses: Vec<&str> = self.endpoints.iter().map(Target::address).collect();
         addresses.join(", ")
+    }
+
+    fn target(&self) -> &Target {
+        let at = self.current.load(Ordering::Relaxed) % self.endpoints.len();
+        &self.endpoints[at]
     }
 
     /// The channel to try now.
     pub(crate) fn channel(&self) -> Channel {
-        let at = self.current.load(Ordering::Relaxed) % self.endpoints.len();
-        self.endpoints[at].1.clone()
+        self.target().channel()
     }
 
     fn try_next_endpoint(&self) {
@@ -218,6 +229,10 @@ impl MetadataClient {
                 Ok(Ok(answer)) => return Ok(answer.into_inner()),
                 Ok(Err(status)) => {
                     let failure = Failure::of(status);
+                    if failure.is_of_certificate() && self.target().has_other_files() {
+                        debug!(what, "the certificate is another one by now");
+                        continue;
+                    }
                     if !failure.is_retryable() {
                         return Err(refusal(what, failure));
                     }
@@ -294,7 +309,7 @@ mod tests {
 
     #[tokio::test]
     async fn endpoints_are_host_and_port() {
-        for text in ["127.0.0.1:7420", "http://127.0.0.1:7420", "[::1]:7420", "meta.example:1"] {
+        for text in ["127.0.0.1:7420", "http://127.0.0.1:7420", "[::1]:7420", "localhost:1"] {
             let client = MetadataClient::new(&[text], Policy::default());
             let shown = client.expect("an endpoint").endpoints();
             assert_eq!(shown, text.trim_start_matches("http://"));
@@ -304,7 +319,10 @@ mod tests {
             assert_eq!(refused(text), Some(EndpointError::Malformed(text.to_owned())), "{text}");
         }
         let tls = "https://127.0.0.1:7420";
-        assert_eq!(refused(tls), Some(EndpointError::Tls(tls.to_owned())));
+        assert_eq!(refused(tls), Some(EndpointError::NoFiles(tls.to_owned())));
+        for other in ["meta.example:1", "http://192.0.2.1:7420", "[2001:db8::1]:7420"] {
+            assert_eq!(refused(other), Some(EndpointError::Plaintext(other.to_owned())), "{other}");
+        }
         let none = MetadataClient::new::<&str>(&[], Policy::default()).err();
         assert_eq!(none, Some(EndpointError::None));
     }

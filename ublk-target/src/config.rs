@@ -7,6 +7,7 @@
 
 use std::path::{Path, PathBuf};
 
+use lunar_metadata_client::TlsFiles;
 use lunar_types::{Name, NameError};
 use serde::Deserialize;
 
@@ -27,9 +28,20 @@ pub struct Settings {
     /// Name of this node in the cluster [default: the host name]
     #[arg(long, env = "LUNAR_NODE_NAME", value_name = "NAME")]
     pub node_name: Option<String>,
-    /// Where the metadata service listens [default: http://127.0.0.1:7420]
+    /// Where the metadata service listens: on this host, or over TLS with the three files below
+    /// [default: 127.0.0.1:7420]
     #[arg(long, env = "LUNAR_METADATA_ENDPOINT", value_name = "URL")]
     pub metadata_endpoint: Option<String>,
+    /// Authorities that the metadata service is signed by, in PEM; with the next two, TLS
+    /// [default: no TLS]
+    #[arg(long, env = "LUNAR_TLS_CA", value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+    /// The certificate of this node in PEM, read anew when it changes [default: no TLS]
+    #[arg(long, env = "LUNAR_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// The private key of --tls-cert in PEM [default: no TLS]
+    #[arg(long, env = "LUNAR_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
     /// Unix socket for the lunar command, mode 0600 [default: /run/lunar/fs-core.sock]
     #[arg(long, env = "LUNAR_ADMIN_SOCKET", value_name = "PATH")]
     pub admin_socket: Option<PathBuf>,
@@ -76,6 +88,8 @@ pub struct Config {
     pub node_name: Name,
     /// Where the metadata service listens.
     pub metadata_endpoint: String,
+    /// The files of TLS, if the service is reached over it.
+    pub tls: Option<TlsFiles>,
     /// The admin socket.
     pub admin_socket: PathBuf,
     /// Directory of the state that survives a restart of the daemon.
@@ -142,8 +156,11 @@ pub enum ConfigError {
         range: String,
     },
     /// The endpoint is no URL of a kind that is supported.
-    #[error("--metadata-endpoint is {0:?}: it has to be like http://127.0.0.1:7420")]
+    #[error("--metadata-endpoint is {0:?}: it has to be like 127.0.0.1:7420 or https://HOST:7420")]
     Endpoint(String),
+    /// Some of the files of TLS, not all.
+    #[error("--tls-ca, --tls-cert and --tls-key are given together or not at all")]
+    PartOfTls,
     /// A path that has to be absolute is not.
     #[error("{setting} is {}: it has to be an absolute path", path.display())]
     RelativePath {
@@ -180,6 +197,9 @@ impl Settings {
         Self {
             node_name: self.node_name.or(file.node_name),
             metadata_endpoint: self.metadata_endpoint.or(file.metadata_endpoint),
+            tls_ca: self.tls_ca.or(file.tls_ca),
+            tls_cert: self.tls_cert.or(file.tls_cert),
+            tls_key: self.tls_key.or(file.tls_key),
             admin_socket: self.admin_socket.or(file.admin_socket),
             state_dir: self.state_dir.or(file.state_dir),
             lab_allow_disk_state: self.lab_allow_disk_state.or(file.lab_allow_disk_state),
@@ -202,7 +222,8 @@ impl Settings {
             node_name: node_name(self.node_name, &host.host_name)?,
             metadata_endpoint: self
                 .metadata_endpoint
-                .unwrap_or_else(|| "http://127.0.0.1:7420".to_owned()),
+                .unwrap_or_else(|| "127.0.0.1:7420".to_owned()),
+            tls: tls_files(self.tls_ca, self.tls_cert, self.tls_key)?,
             admin_socket: self.admin_socket.unwrap_or_else(|| "/run/lunar/fs-core.sock".into()),
             state_dir: self.state_dir.unwrap_or_else(|| "/run/lunar/state".into()),
             lab_allow_disk_state: self.lab_allow_disk_state.unwrap_or(false),
@@ -234,6 +255,19 @@ fn node_name(given: Option<String>, host_name: &str) -> Result<Name, ConfigError
         None => host_name
             .parse()
             .map_err(|source| ConfigError::HostName { host_name: host_name.to_owned(), source }),
+    }
+}
+
+/// All files of TLS, or none.
+fn tls_files(
+    ca: Option<PathBuf>,
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+) -> Result<Option<TlsFiles>, ConfigError> {
+    match (ca, cert, key) {
+        (None, None, None) => Ok(None),
+        (Some(ca), Some(cert), Some(key)) => Ok(Some(TlsFiles { ca, cert, key })),
+        _ => Err(ConfigError::PartOfTls),
     }
 }
 
@@ -270,8 +304,16 @@ impl Config {
         let rates = 0..=CONSOLIDATE_RATE_MAX.into();
         in_range("--consolidate-rate", self.consolidate_rate.into(), &rates)?;
         let endpoint = &self.metadata_endpoint;
-        if endpoint.strip_prefix("http://").is_none_or(str::is_empty) {
+        let address = endpoint.split_once("://").map_or(endpoint.as_str(), |(scheme, rest)| {
+            if matches!(scheme, "http" | "https") { rest } else { "" }
+        });
+        if address.is_empty() {
             return Err(ConfigError::Endpoint(endpoint.clone()));
+        }
+        if let Some(TlsFiles { ca, cert, key }) = &self.tls {
+            absolute("--tls-ca", ca)?;
+            absolute("--tls-cert", cert)?;
+            absolute("--tls-key", key)?;
         }
         absolute("--admin-socket", &self.admin_socket)?;
         absolute("--state-dir", &self.state_dir)?;
@@ -301,7 +343,7 @@ mod tests {
     fn defaults_are_those_of_the_help_text() {
         let config = Settings::default().validate(&host()).expect("defaults are valid");
         assert_eq!(config.node_name.as_str(), "node-a");
-        assert_eq!(config.metadata_endpoint, "http://127.0.0.1:7420");
+        assert_eq!((config.metadata_endpoint.as_str(), config.tls), ("127.0.0.1:7420", None));
         assert_eq!(config.admin_socket, Path::new("/run/lunar/fs-core.sock"));
         assert_eq!(config.state_dir, Path::new("/run/lunar/state"));
         assert_eq!((config.queues, config.queue_depth, config.max_io_bytes), (4, 128, 512 << 10));
@@ -335,6 +377,8 @@ mod tests {
             ("max_io_bytes = 100000", "--max-io-bytes"),
             ("consolidate_rate = 65537", "--consolidate-rate"),
             ("metadata_endpoint = \"ftp://x\"", "--metadata-endpoint"),
+            ("tls_key = \"/k\"", "--tls-ca"),
+            ("tls_ca = \"/a\"\ntls_cert = \"c\"\ntls_key = \"/k\"", "--tls-cert"),
             ("state_dir = \"state\"", "--state-dir"),
             ("luns = [\"sdb\"]", "--lun"),
             ("node_name = \"a/b\"", "--node-name"),

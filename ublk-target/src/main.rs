@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
+use lunar_metadata_client::{CertFacts, ClientTls};
 use lunar_ublk_target::config::{Config, ConfigError, HostFacts, Settings};
 use lunar_ublk_target::daemon::Ended;
 use lunar_ublk_target::lun::inspect::with_causes;
@@ -103,6 +104,17 @@ fn configuration(serve: Serve) -> Result<Config, ConfigError> {
     serve.settings.or(file).validate(&host_facts())
 }
 
+/// The service would refuse every call of a node under another one's certificate; a start that
+/// says why is better.
+fn require_own_name(own: &CertFacts, config: &Config) -> Result<(), Box<dyn std::error::Error>> {
+    let (holder, node) = (&own.name, &config.node_name);
+    if holder.role.is_node() && holder.name == *node {
+        return Ok(());
+    }
+    let advice = format!("lunar pki issue --role node --name {node}");
+    Err(format!("--tls-cert is for {holder}, and this is node '{node}': {advice}").into())
+}
+
 fn run(serve: Serve) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let config = configuration(serve)?;
     // Before any thread: all of this is inherited by threads.
@@ -115,7 +127,11 @@ fn run(serve: Serve) -> Result<ExitCode, Box<dyn std::error::Error>> {
         .enable_all()
         .build()?;
     let ended = runtime.block_on(async {
-        let metadata = metadata::remote::Remote::new(&config.metadata_endpoint)?;
+        let tls = config.tls.clone().map(ClientTls::load).transpose()?.map(Arc::new);
+        if let Some(tls) = &tls {
+            require_own_name(&tls.own(), &config)?;
+        }
+        let metadata = metadata::remote::Remote::new(&config.metadata_endpoint, tls.as_ref())?;
         let ended = daemon::run(config, facts, Arc::new(metadata)).await;
         Ok::<_, Box<dyn std::error::Error>>(ended?)
     })?;

@@ -7,6 +7,7 @@
 mod backup;
 mod lun;
 mod node;
+mod pki;
 mod pool;
 mod select;
 mod size;
@@ -23,6 +24,7 @@ use lunar_proto::domain::FindingsDigest;
 pub use backup::{BackupCommand, HorizonArg, HorizonArgs};
 pub use lun::LunCommand;
 pub use node::{DrainArgs, ExplainCommand, FenceArgs, NodeCommand};
+pub use pki::{InitArgs, IssueArgs, PkiCommand, PkiDirArg, RevokeArgs, RotateArgs, ShowArgs};
 pub use pool::PoolCommand;
 pub use select::{LunReference, PoolArg, SelectorArg, SnapshotArg, VolumeArg};
 pub use snapshot::{
@@ -32,7 +34,7 @@ pub use transfer::{ExportArgs, ExportFormat, FileArg, ImportArgs, VerifyArgs};
 pub use volume::{CloneArgs, DetachArgs, GrowArgs, VolumeCommand};
 
 /// Where the metadata service listens unless told otherwise.
-pub const METADATA_DEFAULT: &str = "http://127.0.0.1:7420";
+pub const METADATA_DEFAULT: &str = "127.0.0.1:7420";
 /// Where fs-core listens unless told otherwise.
 pub const SOCKET_DEFAULT: &str = "/run/lunar/fs-core.sock";
 
@@ -70,7 +72,7 @@ pub struct GlobalArgs {
     /// Tables for people or JSON for programs; sizes in JSON are bytes.
     #[arg(short, long, global = true, env = "LUNAR_OUTPUT", value_enum, default_value_t)]
     pub output: OutputFormat,
-    /// Endpoint of the metadata service.
+    /// Endpoint of the metadata service: on this host, or over TLS with the three files below.
     #[arg(
         long,
         global = true,
@@ -80,6 +82,15 @@ pub struct GlobalArgs {
         value_parser = parse_endpoint
     )]
     pub metadata: String,
+    /// Authorities that the metadata service is signed by (PEM); with the next two, TLS.
+    #[arg(long, global = true, env = "LUNAR_TLS_CA", value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+    /// The own certificate (PEM).
+    #[arg(long, global = true, env = "LUNAR_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// The private key of --tls-cert (PEM).
+    #[arg(long, global = true, env = "LUNAR_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
     /// Admin socket of fs-core on this node.
     #[arg(
         long,
@@ -130,6 +141,9 @@ pub enum Command {
     /// Backups of the metadata.
     #[command(subcommand)]
     Backup(BackupCommand),
+    /// Certificates: who may do what over TLS.
+    #[command(subcommand)]
+    Pki(PkiCommand),
     /// Check the metadata: leaked, doubly owned or out-of-range extents, wrong epochs.
     Fsck(FsckArgs),
     /// Write a completion script to the standard output.
@@ -170,10 +184,8 @@ pub struct FsckArgs {
 }
 
 fn parse_endpoint(text: &str) -> Result<String, String> {
-    if text.starts_with("https://") {
-        return Err("TLS is not there yet: write http:// or no scheme".to_owned());
-    }
-    let address = text.strip_prefix("http://").unwrap_or(text);
+    let address = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let address = address.unwrap_or(text);
     let uri = format!("http://{address}").parse::<tonic::transport::Uri>();
     let named = |uri: tonic::transport::Uri| {
         uri.host().is_some_and(|host| !host.is_empty()) && uri.port_u16().is_some()

@@ -44,7 +44,7 @@ pub(super) async fn cut(
     clippy::disallowed_methods,
     reason = "the time of a snapshot is that of the host where it was asked for, for people"
 )]
-fn unix_seconds() -> u64 {
+pub(super) fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 

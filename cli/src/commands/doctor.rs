@@ -1,12 +1,18 @@
 //! `lunar doctor`.
 
 use super::Context;
+use super::cut::unix_seconds;
 use crate::doctor::checks::{self, DaemonFacts};
 use crate::doctor::{Diagnosis, Verdict, host};
 use crate::error::{CliError, Exit};
+use crate::service;
 
 pub(super) async fn run(context: &Context<'_>) -> Result<Exit, CliError> {
     let mut checks = checks::of_host(&host::gather());
+    if let Ok(Some(files)) = service::tls_files(context.global) {
+        let own = super::pki::facts(&files.cert).map_err(|error| error.to_string());
+        checks.push(checks::of_certificate(&files.cert, &own, unix_seconds().cast_signed()));
+    }
     let service = context.service().await;
     let cluster = match &service {
         Ok(service) => service.cluster().await.map_err(CliError::from),

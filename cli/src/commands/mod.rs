@@ -11,6 +11,7 @@ mod grow;
 mod lun;
 mod node;
 mod operation;
+mod pki;
 mod pool;
 mod rollback;
 mod snapshot;
@@ -33,7 +34,7 @@ struct Context<'a> {
 
 impl Context<'_> {
     async fn service(&self) -> Result<MetadataClient, CliError> {
-        service::connect(&self.global.metadata).await
+        service::connect(self.global).await
     }
 
     async fn daemon(&self) -> Result<Daemon, CliError> {
@@ -71,6 +72,7 @@ pub async fn run(command: &Command, global: &GlobalArgs) -> Result<Exit, CliErro
         Command::Explain(command) => explain::run(command, &context).await,
         Command::Operation(OperationCommand::List) => operation::list(&context).await,
         Command::Backup(command) => backup::run(command, &context).await,
+        Command::Pki(command) => pki::run(command, &context).await,
         Command::Fsck(args) => fsck::run(args, &context).await,
         Command::Completions { shell } => generate::completions(*shell),
         Command::Man { out } => generate::manual_pages(out),

@@ -1,11 +1,17 @@
 //! The doctor's judgements: facts in, lines of the report out.
 
+use std::path::Path;
+
+use lunar_identity::CertFacts;
 use lunar_proto::domain::{Cluster, PoolStatus, WatermarkLevel};
 use lunar_proto::v1;
 
 use super::Check;
 use super::host::{CAP_IPC_LOCK, CAP_SYS_ADMIN, HostFacts, MemoryLock, UblkDriver};
 use crate::error::CliError;
+
+/// From when on the end of a certificate is a remark.
+const CERTIFICATE_WARN_DAYS: i64 = 14;
 
 /// What fs-core locks at least: its map, its queues and itself.
 const MEMORY_LOCK_MIN: u64 = 1 << 30;
@@ -126,6 +132,29 @@ fn tools(facts: &HostFacts) -> Check {
     match missing.contains(&"blkid") {
         true => Check::fail(NAME, found, remedy),
         false => Check::warn(NAME, found, remedy),
+    }
+}
+
+/// Whether the own certificate is good for some time yet; `now` in seconds since 1970-01-01 UTC.
+#[must_use]
+pub fn of_certificate(path: &Path, own: &Result<CertFacts, String>, now: i64) -> Check {
+    const NAME: &str = "certificate";
+    const DAY: i64 = 86_400;
+    let own = match own {
+        Ok(own) => own,
+        Err(problem) => {
+            return Check::fail(NAME, problem, "lunar pki issue, or give another --tls-cert");
+        }
+    };
+    let (name, days) = (&own.name, (own.not_after - now).div_euclid(DAY));
+    let remedy = format!("lunar pki rotate, which has to reach {}", path.display());
+    if !own.is_valid_at(now) {
+        return Check::fail(NAME, format!("{name} is not valid now"), remedy);
+    }
+    let found = format!("{name}, valid for {days} days");
+    match days {
+        days if days < CERTIFICATE_WARN_DAYS => Check::warn(NAME, found, remedy),
+        _ => Check::ok(NAME, found),
     }
 }
 

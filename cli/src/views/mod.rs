@@ -11,6 +11,7 @@ pub mod lun;
 pub mod map;
 pub mod node;
 pub mod operation;
+pub mod pki;
 pub mod pool;
 pub mod snapshot;
 pub(crate) mod time;

@@ -98,7 +98,12 @@ impl<S: crate::store::MetaStore> Guard<S> {
         }
     }
 
-    fn admit_peer(&self, path: &str, tls: &ServerTls, peer: &Peer) -> Result<Identity, ErrorReport> {
+    fn admit_peer(
+        &self,
+        path: &str,
+        tls: &ServerTls,
+        peer: &Peer,
+    ) -> Result<Identity, ErrorReport> {
         let serial = peer.facts().as_ref().ok().map(|facts| &facts.serial);
         let facts = tls.still_trusts(peer, unix_seconds());
         let facts = facts.map_err(|distrust| distrusted(&distrust, serial))?;

@@ -14,7 +14,9 @@ use lunar_proto::domain::{CertSerial, RevokeCertificate, RevokedCertificate};
 
 use super::Service;
 use crate::error::ServiceError;
-use crate::keyspace::{Key as _, KeyedTxn, RevocationReason, RevokedKey, RevokedRecord, TypedRange};
+use crate::keyspace::{
+    Key as _, KeyedTxn, RevocationReason, RevokedKey, RevokedRecord, TypedRange,
+};
 use crate::store::{MetaStore, Txn};
 
 /// Certificates that can be revoked. A cluster of 65,535 nodes whose certificates live a year has

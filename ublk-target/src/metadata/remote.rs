@@ -6,7 +6,9 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use lunar_metadata_client::{ClientError, EndpointError, MetadataClient, Policy, fresh_request_id};
+use lunar_metadata_client::{
+    ClientError, ClientTls, EndpointError, MetadataClient, Policy, fresh_request_id,
+};
 use lunar_proto::domain::{
     Activate, Attach, Attachment, AttachmentSummary, BeginFenceLun, CommitMap, ConfirmRegistration,
     Detach, DetachMode, EndFenceLun, FENCE_LIST_MAX, FenceAttempt, FenceOrder, FenceProof,
@@ -44,13 +46,13 @@ pub struct Remote {
 }
 
 impl Remote {
-    /// A client that connects when it is used.
+    /// A client that connects when it is used, over TLS where it is given.
     ///
     /// # Errors
     /// When the endpoint is none.
-    pub fn new(endpoint: &str) -> Result<Self, EndpointError> {
+    pub fn new(endpoint: &str, tls: Option<&Arc<ClientTls>>) -> Result<Self, EndpointError> {
         let policy = Policy { total: CALL_LIMIT, ..Policy::default() };
-        let client = MetadataClient::new(&[endpoint], policy)?;
+        let client = MetadataClient::over(&[endpoint], policy, tls)?;
         Ok(Self { client, session: Arc::default() })
     }
 

@@ -202,6 +202,27 @@ fn unreachable_services_fail_with_the_reason() {
 }
 
 #[test]
+fn a_certificate_that_ends_soon_is_a_remark_and_one_that_has_ended_a_failure() {
+    let name = "lunar://11111111-2222-4333-8444-555555555555/admin/root";
+    let own = Ok(CertFacts {
+        name: name.parse().expect("a name"),
+        serial: "0a".parse().expect("a number"),
+        not_before: 0,
+        not_after: 100 * 86_400,
+    });
+    let at = |day: i64| of_certificate(Path::new("/root.crt"), &own, day * 86_400);
+    assert_eq!(at(10).verdict, Verdict::Ok);
+    let soon = at(90);
+    assert_eq!((soon.verdict, soon.found), (Verdict::Warn, format!("{name}, valid for 10 days")));
+    assert!(soon.remedy.contains("/root.crt"), "{}", soon.remedy);
+    for day in [-1, 101] {
+        assert_eq!(at(day).verdict, Verdict::Fail, "{day}");
+    }
+    let unread = of_certificate(Path::new("/x"), &Err("it cannot be read".to_owned()), 0);
+    assert_eq!((unread.verdict, unread.found.as_str()), (Verdict::Fail, "it cannot be read"));
+}
+
+#[test]
 fn report_for_people_ends_with_what_to_do() {
     let diagnosis = Diagnosis::new(vec![
         Check::ok("a", "fine"),
