@@ -140,10 +140,13 @@ struct Made<T> {
     value: Arc<T>,
 }
 
+/// How a value is made of what files hold.
+type Make<T> = Box<dyn Fn(&TlsFiles, Material) -> Result<T, TlsError> + Send + Sync>;
+
 /// A value that is made of files, and made anew when they change.
 pub(crate) struct Reloading<T> {
     files: TlsFiles,
-    make: Box<dyn Fn(&TlsFiles, Material) -> Result<T, TlsError> + Send + Sync>,
+    make: Make<T>,
     made: RwLock<Made<T>>,
     /// The last trouble that was told, so that it is told once.
     told: Mutex<String>,

@@ -195,9 +195,10 @@ fn explained(error: io::Error) -> io::Error {
         TlsProblem::AlertReceived(_) => {
             return io::Error::other(format!("the service refuses --tls-cert: {problem}"));
         }
-        TlsProblem::InvalidCertificate(CertificateError::UnknownIssuer) => {
-            "the authority that has signed the service's certificate is not in --tls-ca"
-        }
+        // The second, when an authority of the same name is trusted.
+        TlsProblem::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature,
+        ) => "the authority that has signed the service's certificate is not in --tls-ca",
         TlsProblem::InvalidCertificate(
             CertificateError::Expired
             | CertificateError::ExpiredContext { .. }

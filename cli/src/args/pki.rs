@@ -9,7 +9,7 @@ use lunar_proto::roles::Role;
 use lunar_types::{ClusterId, Name};
 
 /// Where the authority lives unless told otherwise.
-pub const PKI_DIR_DEFAULT: &str = "/etc/lunar/pki";
+const PKI_DIR_DEFAULT: &str = "/etc/lunar/pki";
 /// Days that an authority is valid: ten years.
 const AUTHORITY_DAYS: u32 = 3653;
 /// Days that a certificate is valid.

@@ -49,7 +49,7 @@ impl FromStr for CertSerial {
         {
             return Err(wrong());
         }
-        let digits = if digits.len() % 2 == 0 { digits } else { format!("0{digits}") };
+        let digits = if digits.len().is_multiple_of(2) { digits } else { format!("0{digits}") };
         let pairs = (0..digits.len()).step_by(2).map(|at| &digits[at..at + 2]);
         let bytes: Result<Vec<u8>, _> = pairs.map(|pair| u8::from_str_radix(pair, 16)).collect();
         bytes.ok().and_then(|bytes| Self::from_bytes(&bytes)).ok_or_else(wrong)

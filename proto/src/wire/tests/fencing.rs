@@ -119,3 +119,21 @@ fn the_words_of_fencing_are_those_of_the_command_line() {
     let error = "scsi".parse::<PoolFencing>().expect_err("no such kind").to_string();
     assert!(error.contains("'scsi'") && error.contains("reservations, lease or none"), "{error}");
 }
+
+#[test]
+fn revocations_survive_the_wire_and_odd_ones_are_named() {
+    use crate::domain::{CertSerial, RevokeCertificate, RevokedCertificate};
+    let serial: CertSerial = "0a1b".parse().expect("a number");
+    let asked = RevokeCertificate { serial: serial.clone(), reason: "lost".to_owned() };
+    let wire = v1::RevokeCertificateRequest::from(asked.clone());
+    assert_eq!(RevokeCertificate::try_from(wire.clone()), Ok(asked));
+    let shown = RevokedCertificate { serial, reason: String::new(), revoked_unix_seconds: 7 };
+    let list = v1::ListRevokedResponse::from(vec![shown.clone()]);
+    assert_eq!(Vec::<RevokedCertificate>::try_from(list), Ok(vec![shown]));
+    let odd = v1::RevokeCertificateRequest { serial: "0".to_owned(), ..wire.clone() };
+    let error = RevokeCertificate::try_from(odd).expect_err("no number");
+    assert_eq!(error.field(), "serial");
+    let long = v1::RevokeCertificateRequest { reason: "x".repeat(257), ..wire };
+    let error = RevokeCertificate::try_from(long).expect_err("too long");
+    assert_eq!(error.field(), "reason");
+}
