@@ -129,9 +129,8 @@ fn serve(folder: &Folder, runtime: &Runtime) -> String {
 }
 
 fn as_holder(name: &str, address: &str) -> String {
-    format!(
-        "--metadata {address} --tls-ca pki/ca.crt --tls-cert pki/{name}.crt --tls-key pki/{name}.key"
-    )
+    let own = format!("--tls-cert pki/{name}.crt --tls-key pki/{name}.key");
+    format!("--metadata {address} --tls-ca pki/ca.crt {own}")
 }
 
 #[test]

@@ -78,6 +78,16 @@ fn every_command_of_the_manual_is_understood() {
         "lunar fsck --repair --dry-run",
         "lunar fsck --repair --findings 0123456789abcdef",
         "lunar fsck --offline /var/lib/lunar/meta.redb --repair --dry-run",
+        "lunar completions bash",
+        "lunar man --out /tmp/man",
+    ] {
+        assert!(parse(line).is_ok(), "{line}");
+    }
+}
+
+#[test]
+fn every_command_about_certificates_is_understood() {
+    for line in [
         "lunar pool list --metadata https://meta.example:7420 --tls-ca c --tls-cert d --tls-key e",
         "lunar pki init --cluster 11111111-2222-4333-8444-555555555555 --dir /tmp/pki",
         "lunar pki issue --role node --name n1 --dns n1.example --ip 192.0.2.1 --days 90",
@@ -87,8 +97,6 @@ fn every_command_of_the_manual_is_understood() {
         "lunar pki revoke --cert n1.crt --reason lost",
         "lunar pki revoked",
         "lunar pki show n1.crt ca.crt -o json",
-        "lunar completions bash",
-        "lunar man --out /tmp/man",
     ] {
         assert!(parse(line).is_ok(), "{line}");
     }
