@@ -3,14 +3,20 @@
 //! - [`machine`]: where commands run: a virtual machine of the lab, or this host.
 //! - [`session`]: runs commands as a person would; the demo shows them.
 //! - [`product`]: the two daemons of a node, started, stopped and killed.
+//! - [`cluster`]: several nodes, a metadata service and a target with reservations;
+//! - [`takeover`]: a node is lost in some way, another takes its volume over, and nothing is stale;
+//! - [`recorder`]: the load whose every block says what it is;
 //! - [`log_writes`]: what a power cut could have left of a recorded device at any moment;
 //! - [`main_job`]: the main job, step by step; both the demo and a test.
 //!
 //! Deliberately absent: anything that knows the inside of the product. It is used through its
 //! programs only.
 
+pub mod cluster;
 pub mod log_writes;
 pub mod machine;
 pub mod main_job;
 pub mod product;
+pub mod recorder;
 pub mod session;
+pub mod takeover;

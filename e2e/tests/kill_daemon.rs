@@ -10,12 +10,12 @@ use std::time::Duration;
 use lunar_e2e::machine::MachineError;
 use lunar_e2e::main_job::{attach_quietly, device_of, mapped_bytes};
 use lunar_e2e::product::Product;
+use lunar_e2e::recorder::{Recorder, Rounds, Writer};
 use lunar_e2e::session::{Session, wait_until};
 use lunar_lab::{Job, LunSpec, Node, Outcome};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use support::fio::Fio;
-use support::recorder::{Recorder, Rounds, Writer};
 use support::{GIB, MIB, lab, make_pool, must, product, say, session, setting, volume};
 
 /// How often, unless `LUNAR_KILLS` says otherwise.

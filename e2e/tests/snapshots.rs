@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use lunar_e2e::main_job::attach_quietly;
 use lunar_e2e::product::Product;
+use lunar_e2e::recorder::{BLOCKS, Recorder, Rounds};
 use lunar_e2e::session::Session;
 use lunar_lab::LunSpec;
-use support::recorder::{BLOCKS, Recorder, Rounds};
 use support::{GIB, lab, make_pool, must, product, session, volume};
 
 const RECORDER: Recorder = Recorder { seed: 7, blocks: BLOCKS };

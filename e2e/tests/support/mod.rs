@@ -3,7 +3,6 @@
 #![allow(dead_code, reason = "each test program uses its own part")]
 
 pub(crate) mod fio;
-pub(crate) mod recorder;
 
 use std::path::{Path, PathBuf};
 

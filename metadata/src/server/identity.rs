@@ -116,7 +116,8 @@ mod tests {
 
     #[test]
     fn a_node_is_no_administrator_and_speaks_for_itself_alone() {
-        let node = Identity { admin: false, nodes: NodeScope::Only(name("a")), actor: "a".to_owned() };
+        let node =
+            Identity { admin: false, nodes: NodeScope::Only(name("a")), actor: "a".to_owned() };
         let refused = Identity::require_admin(&request(Some(node.clone())));
         assert_eq!(reason(refused), ErrorReason::NotPermitted);
         assert!(node.require_join(&name("a")).is_ok());

@@ -172,7 +172,7 @@ impl Protocol {
             Stage::Seen => {
                 let mut next = world.clone();
                 next.daemons[fencer].task = None;
-                if world.is_active_at(fencer, lun) {
+                if may_prove(world, fencer, task.victim, lun) {
                     note_done(&mut next, fencer, task);
                 }
                 found.push((Step::Report { fencer }, Ok(next)));
@@ -352,8 +352,7 @@ fn hand_out(world: &World, fencer: usize, found: &mut Vec<(Step, Outcome)>) {
                 Row::Begun(by, attempt) if usize::from(by) != fencer => attempt + 1,
                 Row::Begun(..) | Row::Done => continue,
             };
-            let is_other = usize::from(fence.victim.0) != fencer;
-            if !is_other || attempt > ATTEMPTS || !world.is_active_at(fencer, lun) {
+            if attempt > ATTEMPTS || !may_prove(world, fencer, fence.victim, lun) {
                 continue;
             }
             let mut next = world.clone();
@@ -365,6 +364,18 @@ fn hand_out(world: &World, fencer: usize, found: &mut Vec<(Step, Outcome)>) {
             found.push((Step::Hand { fencer, victim: fence.victim, lun }, Ok(next)));
         }
     }
+}
+
+/// Another node that is ACTIVE, or the victim's own next incarnation, registered at the LUN. The
+/// service asks the latter only where nobody else can; here it may be asked always.
+fn may_prove(world: &World, fencer: usize, victim: (u8, u8), lun: usize) -> bool {
+    if usize::from(victim.0) != fencer {
+        return world.is_active_at(fencer, lun);
+    }
+    let record = world.records[fencer];
+    record.incarnation > victim.1
+        && matches!(record.life, Life::Joining | Life::Active)
+        && record.at[lun] == Registration::Confirmed
 }
 
 /// Only the last attempt counts.

@@ -1,0 +1,344 @@
+//! Several nodes over LUNs of one target, with the metadata service on a machine of its own: TLS
+//! between them, certificates made by `lunar pki`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lunar_lab::{InitiatorTimeouts, Lab, LunSpec, Node, Signal, TargetSpec};
+use serde_json::Value;
+
+use crate::machine::{Background, Machine, MachineError};
+use crate::session::{LIMIT, wait_until};
+
+/// Starts and stops within this, on an emulated processor too.
+const START_LIMIT: Duration = Duration::from_secs(90);
+const META: &str = "meta";
+const PKI: &str = "/var/lib/lunar/pki";
+const STORE: &str = "/var/lib/lunar/metadata.redb";
+const TLS: &str = "/etc/lunar/tls";
+
+/// What a cluster is made of.
+#[derive(Clone, Debug)]
+pub struct ClusterSpec {
+    /// Nodes that run fs-core.
+    pub nodes: usize,
+    /// LUNs of the target.
+    pub luns: usize,
+    /// Where the programs are.
+    pub programs: PathBuf,
+}
+
+/// A running cluster.
+pub struct Cluster {
+    lab: Lab,
+    metadata: Option<Box<dyn Background>>,
+    fs_cores: Vec<Option<Box<dyn Background>>>,
+}
+
+/// Bytes of each LUN.
+const LUN_BYTES: u64 = 1 << 30;
+
+impl Cluster {
+    /// Boots everything, makes the certificates, and starts the daemons.
+    ///
+    /// # Errors
+    /// When something does not come up.
+    pub fn start(spec: &ClusterSpec) -> Result<Self, MachineError> {
+        let luns = (0..spec.luns).map(|_| LunSpec::new(LUN_BYTES));
+        // A path that is silent fails while a takeover is still waited for.
+        let timeouts = InitiatorTimeouts {
+            noop_interval: Duration::from_secs(2),
+            noop_timeout: Duration::from_secs(3),
+            replacement: Duration::from_secs(5),
+        };
+        let lab = Lab::builder()
+            .nodes(spec.nodes)
+            .cpus(1)
+            .machine(META)
+            .target(TargetSpec::new(luns).timeouts(timeouts))
+            .programs(&spec.programs)
+            .start()?;
+        let fs_cores = (0..spec.nodes).map(|_| None).collect();
+        let mut cluster = Self { lab, metadata: None, fs_cores };
+        cluster.make_certificates()?;
+        cluster.start_metadata()?;
+        for node in 0..spec.nodes {
+            cluster.prepare(node)?;
+            cluster.start_fs_core(node)?;
+        }
+        Ok(cluster)
+    }
+
+    /// The lab.
+    #[must_use]
+    pub const fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    /// The lab, to be told to keep its logs.
+    pub const fn lab_mut(&mut self) -> &mut Lab {
+        &mut self.lab
+    }
+
+    /// A node.
+    #[must_use]
+    pub fn node(&self, node: usize) -> &Node {
+        self.lab.node(node)
+    }
+
+    /// The machine of the metadata service.
+    #[must_use]
+    pub fn meta(&self) -> &Node {
+        self.lab.machine(META)
+    }
+
+    /// The first start, on loopback, says which cluster it is; the certificates are of that.
+    fn make_certificates(&mut self) -> Result<(), MachineError> {
+        let meta = self.lab.machine(META);
+        let first = meta.start(&["metadata-service", "serve", "--store", STORE])?;
+        self.metadata = Some(first);
+        self.metadata_serves()?;
+        let doctor = meta.sh("lunar -o json doctor || true")?;
+        let cluster = cluster_id(&doctor)?;
+        self.stop_metadata()?;
+        let mut script = format!("mkdir -p {PKI}; cd {PKI}; lunar pki init --cluster {cluster}");
+        let issue = |role: &str, name: &str| {
+            format!("; lunar pki issue --role {role} --name {name} > /dev/null")
+        };
+        script += &issue("metadata", META);
+        script += &issue("admin", "operator");
+        for node in self.lab.nodes() {
+            script += &issue("node", node.name());
+        }
+        let script = format!("export LUNAR_PKI_DIR={PKI}; {script}");
+        self.lab.machine(META).sh(&script)?;
+        Ok(())
+    }
+
+    /// Gives a node its certificate, and the operator's; loads what a boot forgets.
+    ///
+    /// # Errors
+    /// When the machine fails.
+    pub fn prepare(&self, node: usize) -> Result<(), MachineError> {
+        let machine = self.lab.node(node);
+        machine.exec_ok(&["modprobe", "ublk_drv"])?;
+        machine.sh(&format!("mkdir -p {TLS}"))?;
+        let name = machine.name().to_owned();
+        for (from, to) in [
+            ("ca.crt", "ca.crt"),
+            (&format!("{name}.crt"), "node.crt"),
+            (&format!("{name}.key"), "node.key"),
+            ("operator.crt", "operator.crt"),
+            ("operator.key", "operator.key"),
+        ] {
+            let content = self.meta().read_file(&format!("{PKI}/{from}"))?;
+            machine.write_file(&format!("{TLS}/{to}"), content, 0o600)?;
+        }
+        let environment = format!(
+            "export LUNAR_METADATA=https://{META}:7420 LUNAR_TLS_CA={TLS}/ca.crt \
+             LUNAR_TLS_CERT={TLS}/operator.crt LUNAR_TLS_KEY={TLS}/operator.key\n"
+        );
+        machine.write_file("/etc/lunar/operator", environment, 0o600)?;
+        Ok(())
+    }
+
+    /// Starts the metadata service, over TLS.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start_metadata(&mut self) -> Result<(), MachineError> {
+        let argv = [
+            "metadata-service",
+            "serve",
+            "--store",
+            STORE,
+            "--listen",
+            "0.0.0.0:7420",
+            "--tls-cert",
+            &format!("{PKI}/{META}.crt"),
+            "--tls-key",
+            &format!("{PKI}/{META}.key"),
+            "--tls-client-ca",
+            &format!("{PKI}/ca.crt"),
+        ];
+        self.metadata = Some(self.lab.machine(META).start(&argv)?);
+        self.metadata_serves()
+    }
+
+    fn metadata_serves(&self) -> Result<(), MachineError> {
+        let daemon = self.metadata.as_deref();
+        wait_until("the metadata service serves", START_LIMIT, || {
+            Ok(daemon.is_some_and(|daemon| daemon.log().contains(" serving ")))
+        })
+        .map_err(|error| self.with_logs(error))
+    }
+
+    /// Stops the metadata service.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn stop_metadata(&mut self) -> Result<(), MachineError> {
+        self.end_metadata(Signal::SIGTERM)
+    }
+
+    /// Kills the metadata service.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn kill_metadata(&mut self) -> Result<(), MachineError> {
+        self.end_metadata(Signal::SIGKILL)
+    }
+
+    fn end_metadata(&mut self, signal: Signal) -> Result<(), MachineError> {
+        let Some(mut daemon) = self.metadata.take() else { return Ok(()) };
+        daemon.signal(signal)?;
+        daemon.wait(START_LIMIT)
+    }
+
+    /// Starts fs-core on a node, and waits until it lets requests in.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start_fs_core(&mut self, node: usize) -> Result<(), MachineError> {
+        let argv = [
+            "fs-core",
+            "serve",
+            "--metadata-endpoint",
+            &format!("https://{META}:7420"),
+            "--tls-ca",
+            &format!("{TLS}/ca.crt"),
+            "--tls-cert",
+            &format!("{TLS}/node.crt"),
+            "--tls-key",
+            &format!("{TLS}/node.key"),
+        ];
+        self.fs_cores[node] = Some(self.lab.node(node).start(&argv)?);
+        self.lets_requests_in(node, 1)
+    }
+
+    /// Waits until the daemon of a node has said so often that it lets requests in: it says so once
+    /// an incarnation.
+    ///
+    /// # Errors
+    /// When it does not in time; the logs of all daemons are in the message.
+    pub fn lets_requests_in(&self, node: usize, times: usize) -> Result<(), MachineError> {
+        let what = format!("fs-core of node {node} lets requests in for time {times}");
+        wait_until(&what, START_LIMIT, || Ok(self.times_let_in(node) >= times))
+            .map_err(|error| self.with_logs(error))
+    }
+
+    /// How often the daemon of a node, since it was started, has let requests in.
+    #[must_use]
+    pub fn times_let_in(&self, node: usize) -> usize {
+        self.log_of(node).matches("requests are let in").count()
+    }
+
+    /// What the daemon of a node has logged.
+    #[must_use]
+    pub fn log_of(&self, node: usize) -> String {
+        self.fs_cores[node].as_ref().map_or_else(String::new, |daemon| daemon.log())
+    }
+
+    /// Sends the daemon of a node a signal.
+    ///
+    /// # Errors
+    /// When it cannot be delivered.
+    pub fn signal_fs_core(&mut self, node: usize, signal: Signal) -> Result<(), MachineError> {
+        match &mut self.fs_cores[node] {
+            Some(daemon) => daemon.signal(signal),
+            None => Err(MachineError::Unexpected(format!("node {node} runs no fs-core"))),
+        }
+    }
+
+    /// A node has lost its power.
+    ///
+    /// # Errors
+    /// When the machine cannot be cut.
+    pub fn cut(&mut self, node: usize) -> Result<(), MachineError> {
+        self.lab.node(node).cut()?;
+        self.fs_cores[node] = None;
+        Ok(())
+    }
+
+    /// Boots a node that was cut, and starts its daemon.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn boot(&mut self, node: usize) -> Result<(), MachineError> {
+        self.lab.boot(self.lab.node(node))?;
+        self.prepare(node)?;
+        self.start_fs_core(node)
+    }
+
+    /// A command line of the operator on a node.
+    #[must_use]
+    pub fn as_operator(command: &str) -> String {
+        format!("source /etc/lunar/operator; {command}")
+    }
+
+    /// Runs a command of the operator on a node; it has to succeed.
+    ///
+    /// # Errors
+    /// When it fails, with all its output and the logs of the daemons.
+    pub fn run(&self, node: usize, command: &str) -> Result<String, MachineError> {
+        let ran = self.lab.node(node).sh_machine(&Self::as_operator(command))?;
+        let done = ran.expect_code(0).map_err(|error| self.with_logs(error))?;
+        Ok(done.stdout)
+    }
+
+    /// Runs `lunar` on a node for its JSON.
+    ///
+    /// # Errors
+    /// When it fails or prints something else.
+    pub fn json(&self, node: usize, arguments: &str) -> Result<Value, MachineError> {
+        let text = self.run(node, &format!("lunar -o json {arguments}"))?;
+        serde_json::from_str(&text).map_err(|error| {
+            MachineError::Unexpected(format!("lunar {arguments}: {error}: {text}"))
+        })
+    }
+
+    /// The error, with what every daemon has logged.
+    #[must_use]
+    pub fn with_logs(&self, error: MachineError) -> MachineError {
+        let metadata = self.metadata.as_ref().map_or_else(String::new, |daemon| daemon.log());
+        let mut text = format!("{error}\nmetadata-service:\n{metadata}");
+        for node in 0..self.fs_cores.len() {
+            text += &format!("\nfs-core of node {node}:\n{}", self.log_of(node));
+        }
+        MachineError::Unexpected(text)
+    }
+}
+
+trait AsMachine {
+    fn sh_machine(&self, script: &str) -> Result<crate::machine::Ran, MachineError>;
+}
+
+impl AsMachine for Node {
+    fn sh_machine(&self, script: &str) -> Result<crate::machine::Ran, MachineError> {
+        Machine::sh(self, script, LIMIT)
+    }
+}
+
+/// The cluster id in the doctor's report.
+fn cluster_id(report: &str) -> Result<String, MachineError> {
+    let id = report.split_once("cluster ").map(|(_, rest)| rest);
+    let id = id.map(|rest| rest.chars().take_while(|c| c.is_ascii_hexdigit() || *c == '-'));
+    let id: String = id.into_iter().flatten().collect();
+    match id.len() {
+        36 => Ok(id),
+        _ => Err(MachineError::Unexpected(format!("no cluster id in {report}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cluster_is_found_in_the_report_of_the_doctor() {
+        let id = "6fa1c2d4-0b7e-4a52-9f57-3d1f0c6c2a10";
+        let report = format!("\"found\": \"http://x, version 0.1.0, cluster {id}\", …");
+        assert_eq!(cluster_id(&report).expect("it is there"), id);
+        assert!(cluster_id("no cluster here").is_err());
+    }
+}

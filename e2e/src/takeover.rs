@@ -1,0 +1,263 @@
+//! A node is lost in some way under load, another takes its volume over, the lost one comes back:
+//! everything flushed is there, and the target has done nothing of the old owner after the new one
+//! has begun.
+//!
+//! How stale writes are found: the target's own record of commands, by its own clock. Whatever it
+//! has done for the old owner's machine, and not ended before the first write that it took from the
+//! new owner's, is stale. That machine writes nothing before its grant, and the grant comes after
+//! the end of the fence. The blocks of the load say which volume, block and write they are, so what
+//! a stale write would have left is found too.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use lunar_lab::{Network, Signal, TargetCommand, TargetMark};
+
+use crate::cluster::Cluster;
+use crate::machine::{Machine, MachineError};
+use crate::recorder::{BLOCKS, Recorder, Rounds, Writer};
+use crate::session::LIMIT;
+
+/// Rounds that are flushed before the node is lost.
+const ROUNDS: u64 = 15;
+const WAIT: Duration = Duration::from_secs(60);
+/// The last renewal that the service heard was at most so long before the fault.
+const RENEW: Duration = Duration::from_secs(2);
+
+/// How a node is lost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// Its power goes.
+    Cut,
+    /// The whole machine stands still, and goes on later.
+    Pause,
+    /// Its daemon is stopped (SIGSTOP), and goes on later.
+    Stop,
+    /// It cannot reach the metadata service; it can reach the LUNs.
+    NoMetadata,
+    /// It cannot reach the LUNs; it can reach the metadata service, so somebody has to ask for the
+    /// takeover.
+    NoStorage,
+}
+
+impl Fault {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Cut, Self::Pause, Self::Stop, Self::NoMetadata, Self::NoStorage];
+
+    /// Whether the service hears by itself that the node is lost.
+    const fn is_silent(self) -> bool {
+        !matches!(self, Self::NoStorage)
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Cut => "power cut",
+            Self::Pause => "pause",
+            Self::Stop => "stopped daemon",
+            Self::NoMetadata => "no metadata service",
+            Self::NoStorage => "no LUNs",
+        })
+    }
+}
+
+/// What a takeover was like.
+#[derive(Clone, Copy, Debug)]
+pub struct Takeover {
+    /// How the node was lost.
+    pub fault: Fault,
+    /// From the last renewal that can have been heard, or from the operator's command, to the first
+    /// write that the new owner completed.
+    pub took: Duration,
+    /// Writes of the old owner that the target did after the new one had begun.
+    pub stale: usize,
+    /// Writes of the old owner that the target refused.
+    pub refused: usize,
+    /// Rounds of the load that were flushed, and are there.
+    pub flushed: u64,
+}
+
+impl fmt::Display for Takeover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { fault, took, stale, refused, flushed } = self;
+        write!(
+            f,
+            "{fault}: takeover {:.1} s, {flushed} flushed rounds are there, {refused} writes \
+             refused, stale writes: {stale}",
+            took.as_secs_f64()
+        )
+    }
+}
+
+/// One takeover on a cluster.
+struct Cycle<'c> {
+    cluster: &'c mut Cluster,
+    number: u64,
+    fault: Fault,
+    victim: usize,
+    heir: usize,
+}
+
+/// Makes the pool `tank` of every LUN of the target.
+///
+/// # Errors
+/// When a step fails.
+pub fn make_pool(cluster: &Cluster) -> Result<(), MachineError> {
+    let count = cluster.lab().target().luns().len();
+    let paths: Result<Vec<String>, _> =
+        (0..count).map(|lun| cluster.node(0).lun_path(lun)).collect();
+    let paths = paths?;
+    let labels: String = paths.iter().map(|path| format!("lunar lun label {path} && ")).collect();
+    // Reservations are the default here, so nothing is said of fencing.
+    cluster.run(0, &format!("{labels} lunar pool create tank {}", paths.join(" ")))?;
+    // Nodes that had joined before there was a pool with reservations register now.
+    cluster.run(0, "lunar pool status tank").map(drop)
+}
+
+/// Loses node `number mod 2` and has the other one take over.
+///
+/// # Errors
+/// When something fails, or flushed content is not there.
+pub fn cycle(cluster: &mut Cluster, number: u64, fault: Fault) -> Result<Takeover, MachineError> {
+    let victim = usize::try_from(number % 2).unwrap_or(0);
+    let mut cycle = Cycle { cluster, number, fault, victim, heir: 1 - victim };
+    match cycle.run() {
+        Ok(takeover) => Ok(takeover),
+        Err(error) => Err(cycle.cluster.with_logs(error)),
+    }
+}
+
+impl Cycle<'_> {
+    fn volume(&self) -> String {
+        format!("v{}", self.number)
+    }
+
+    const fn recorder(&self) -> Recorder {
+        Recorder { seed: self.number, blocks: BLOCKS }
+    }
+
+    fn run(&mut self) -> Result<Takeover, MachineError> {
+        let volume = self.volume();
+        let create = format!("lunar volume create {volume} --pool tank --size 256MiB");
+        self.cluster.run(self.victim, &create)?;
+        let device = self.attach(self.victim, "--wait 60")?;
+        let writer = self.recorder().start(self.cluster.node(self.victim), &device, 0);
+        writer.wait_for(ROUNDS + self.number % 7, WAIT);
+        let (mark, joined) =
+            (self.cluster.lab().target().mark()?, self.cluster.times_let_in(self.victim));
+        let took = self.lose_and_take_over()?;
+        self.bring_back(&writer, joined)?;
+        let rounds = writer.rounds();
+        self.verify(rounds)?;
+        let (stale, refused) = self.judge(mark)?;
+        let detach = format!("lunar volume detach {volume} && lunar volume delete {volume}");
+        self.cluster.run(self.heir, &detach)?;
+        self.cluster.run(self.heir, "lunar fsck")?;
+        Ok(Takeover { fault: self.fault, took, stale, refused, flushed: rounds.at_least })
+    }
+
+    fn attach(&self, node: usize, how: &str) -> Result<String, MachineError> {
+        let shown = self.cluster.json(node, &format!("volume attach {} {how}", self.volume()))?;
+        let device = shown.get("device_path").and_then(serde_json::Value::as_str);
+        device
+            .map(str::to_owned)
+            .ok_or_else(|| MachineError::Unexpected(format!("no device in {shown}")))
+    }
+
+    /// Gives how long it took until the heir had completed a write.
+    #[allow(clippy::disallowed_methods, reason = "measures real machines on a real clock")]
+    fn lose_and_take_over(&mut self) -> Result<Duration, MachineError> {
+        let victim = self.victim;
+        let before = Instant::now();
+        match self.fault {
+            Fault::Cut => self.cluster.cut(victim)?,
+            Fault::Pause => self.cluster.node(victim).pause()?,
+            Fault::Stop => self.cluster.signal_fs_core(victim, Signal::SIGSTOP)?,
+            Fault::NoMetadata => self.cluster.node(victim).partition(Network::Control)?,
+            Fault::NoStorage => self.cluster.node(victim).partition(Network::Storage)?,
+        }
+        let how = if self.fault.is_silent() { "--wait 120" } else { "--force --wait 120" };
+        let script = format!(
+            "device=$(lunar -o json volume attach {} {how} | sed -n 's/.*\"device_path\": \
+             \"\\(.*\\)\".*/\\1/p'); head -c 4096 /dev/urandom | dd of=$device bs=4096 \
+             seek={} iflag=fullblock oflag=direct,dsync status=none",
+            self.volume(),
+            BLOCKS + 100
+        );
+        let ran = self.cluster.node(self.heir).sh(&Cluster::as_operator(&script));
+        ran.map_err(MachineError::from)?;
+        let heard_before = if self.fault.is_silent() { RENEW } else { Duration::ZERO };
+        Ok(before.elapsed() + heard_before)
+    }
+
+    /// The lost node comes back, finds that it is not the owner any more, and joins again.
+    fn bring_back(&mut self, writer: &Writer, joined: usize) -> Result<(), MachineError> {
+        let victim = self.victim;
+        match self.fault {
+            Fault::Cut => return self.cluster.boot(victim),
+            Fault::Pause => self.cluster.node(victim).resume()?,
+            Fault::Stop => self.cluster.signal_fs_core(victim, Signal::SIGCONT)?,
+            Fault::NoMetadata => self.cluster.node(victim).heal(Network::Control)?,
+            Fault::NoStorage => self.cluster.node(victim).heal(Network::Storage)?,
+        }
+        writer.must_fail(WAIT)?;
+        self.cluster.lets_requests_in(victim, joined + 1)?;
+        let attached = self.cluster.json(victim, "node list")?.to_string();
+        if attached.contains("\"fenced\"") {
+            let text = format!("the lost node has not joined again: {attached}");
+            return Err(MachineError::Unexpected(text));
+        }
+        Ok(())
+    }
+
+    fn verify(&self, rounds: Rounds) -> Result<(), MachineError> {
+        let shown = self.cluster.json(self.heir, &format!("volume show {}", self.volume()))?;
+        let device = shown.pointer("/attachment/device_path").and_then(serde_json::Value::as_str);
+        let device = device.ok_or_else(|| {
+            MachineError::Unexpected(format!("it is not attached to the heir: {shown}"))
+        })?;
+        let script = self.recorder().verification(device, rounds);
+        Machine::sh(self.cluster.node(self.heir), &script, LIMIT)?.expect_code(0)?;
+        Ok(())
+    }
+
+    /// How many writes of the old owner were stale, and how many the target has refused.
+    fn judge(&self, mark: TargetMark) -> Result<(usize, usize), MachineError> {
+        let writes = self.cluster.lab().target().writes_since(mark)?;
+        let of = |node: usize| {
+            let name = self.cluster.node(node).name().to_owned();
+            writes.iter().filter(move |write| write.machine() == name)
+        };
+        let begun = of(self.heir).map(|write| write.time).min();
+        let begun = begun.ok_or_else(|| {
+            MachineError::Unexpected("the record has no write of the new owner".to_owned())
+        })?;
+        let is_stale = |write: &&TargetCommand| {
+            write.is_done() && write.end.as_ref().is_some_and(|(end, _)| *end > begun)
+        };
+        let stale: Vec<_> = of(self.victim).filter(is_stale).collect();
+        if !stale.is_empty() {
+            lunar_lab::say(&format!("stale: {stale:#?}"));
+        }
+        let refused = of(self.victim).filter(|write| write.is_refused()).count();
+        Ok((stale.len(), refused))
+    }
+}
+
+/// What many takeovers were like, in the words that a run ends with.
+#[must_use]
+pub fn summary(takeovers: &[Takeover]) -> String {
+    let mut took: Vec<Duration> = takeovers.iter().map(|takeover| takeover.took).collect();
+    took.sort();
+    let stale: usize = takeovers.iter().map(|takeover| takeover.stale).sum();
+    let seconds = |at: Option<&Duration>| at.map_or(0.0, Duration::as_secs_f64);
+    format!(
+        "{} takeovers: median {:.1} s, maximum {:.1} s (from the last heartbeat to the new owner's \
+         first completed write)\nstale writes: {stale}",
+        took.len(),
+        seconds(took.get(took.len() / 2)),
+        seconds(took.last()),
+    )
+}
