@@ -75,7 +75,8 @@ impl FromStr for Role {
 
 /// Calls of a node about volumes that are granted to it.
 const SERVES: &[Role] = &[Role::Node];
-/// Calls of a node about itself, about LUNs and fences.
+/// Calls of a node about itself, about LUNs and fences, and what it holds: a daemon asks that at its
+/// start, also one that will hold nothing.
 const FENCES: &[Role] = &[Role::Node, Role::Fencer];
 /// What every client may look at: what the cluster is, its pools with their LUNs, one node.
 const LOOKS: &[Role] = &[Role::Node, Role::CsiController, Role::Fencer, Role::Admin];
@@ -118,7 +119,7 @@ pub const TABLE: &[(&str, &[Role])] = &[
     ("/lunar.v1.Map/PruneLayer", SERVES),
     ("/lunar.v1.Reservations/ReserveExtents", SERVES),
     ("/lunar.v1.Reservations/ReleaseExtents", SERVES),
-    ("/lunar.v1.Reservations/ListReservations", SERVES),
+    ("/lunar.v1.Reservations/ListReservations", FENCES),
     ("/lunar.v1.Members/WatchNode", FENCES),
     ("/lunar.v1.Members/MemberReady", SERVES),
     ("/lunar.v1.Members/MemberFailed", SERVES),
@@ -156,7 +157,7 @@ pub const TABLE: &[(&str, &[Role])] = &[
     ("/lunar.v1.Attachments/Detach", SERVES),
     ("/lunar.v1.Attachments/SealLayer", SERVES),
     ("/lunar.v1.Attachments/RetireJournal", SERVES),
-    ("/lunar.v1.Attachments/ListAttachments", SERVES),
+    ("/lunar.v1.Attachments/ListAttachments", FENCES),
 ];
 
 /// Who may make the call of this path; nobody, where the table has no row.
