@@ -75,8 +75,8 @@ impl FromStr for Role {
 
 /// Calls of a node about volumes that are granted to it.
 const SERVES: &[Role] = &[Role::Node];
-/// Calls of a node about itself, about LUNs and fences, and what it holds: a daemon asks that at its
-/// start, also one that will hold nothing.
+/// Calls of a node about itself, about LUNs and fences, and what it holds: a daemon asks that when
+/// it starts, also one that will hold nothing.
 const FENCES: &[Role] = &[Role::Node, Role::Fencer];
 /// What every client may look at: what the cluster is, its pools with their LUNs, one node.
 const LOOKS: &[Role] = &[Role::Node, Role::CsiController, Role::Fencer, Role::Admin];
