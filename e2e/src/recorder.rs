@@ -122,7 +122,6 @@ impl Writer {
     ///
     /// # Panics
     /// When it had ended before.
-    #[must_use]
     pub fn stop(self, limit: Duration) -> Rounds {
         self.must_run();
         self.job.kill(lunar_lab::Signal::SIGKILL).expect("it is running");

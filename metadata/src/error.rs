@@ -4,6 +4,7 @@
 
 mod facts;
 mod fencing;
+mod held;
 mod kind;
 mod restored;
 
@@ -20,6 +21,7 @@ use lunar_types::{
 };
 
 pub use fencing::FencingError;
+pub use held::HeldExtents;
 pub use restored::RestoredError;
 
 use crate::store::{StoreError, TransactError};
@@ -518,35 +520,6 @@ pub enum ServiceError {
         /// What is wrong.
         problem: String,
     },
-}
-
-/// Extents of a pool in quarantine.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct HeldExtents {
-    /// A backup names them: they are free when a later one is complete.
-    pub for_backups: u64,
-    /// An operator has to release them.
-    pub by_hand: u64,
-}
-
-impl HeldExtents {
-    /// How a full pool gets room.
-    fn advice(&self) -> String {
-        let Self { for_backups, by_hand } = self;
-        let mut advice = "add a LUN or delete volumes".to_owned();
-        if *for_backups > 0 {
-            advice += &format!(
-                "; {for_backups} extents come back when a backup is complete: make one with \
-                 'lunar backup create'"
-            );
-        }
-        if *by_hand > 0 {
-            advice += &format!(
-                "; {by_hand} extents wait for an operator: see 'lunar pool release-quarantine'"
-            );
-        }
-        advice
-    }
 }
 
 impl TransactError for ServiceError {

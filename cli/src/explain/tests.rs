@@ -1,3 +1,5 @@
+//! Explanations of facts as the services tell them.
+
 use std::time::Duration;
 
 use lunar_proto::domain::{FenceLun, FenceProof, Holder, VolumeState, Watermarks};

@@ -1,6 +1,6 @@
 //! Registrations and fences against nodes and LUNs.
 //!
-//! What is wrong here decides whether a grant is safe, so nothing is repaired by itself: each finding
+//! What is wrong here decides whether a grant is safe, so nothing is repaired by itself: a finding
 //! says what an operator can do.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -109,8 +109,7 @@ fn check_fences(all: &Inventory, report: &mut Report<'_>) {
     }
 }
 
-/// The rows of a fence that is under way are all LUNs where the victim was registered, and no row is
-/// without a fence.
+/// The rows of a fence are all LUNs where the victim was registered, and no row is without a fence.
 fn check_rows(
     all: &Inventory,
     rows: &BTreeSet<(NodeIncarnation, LunId)>,

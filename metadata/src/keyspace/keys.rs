@@ -1,16 +1,16 @@
 //! The keys of the store: tuples of a table number and the parts that find a record.
 
-use foundationdb_tuple::{TuplePack, TupleUnpack, pack, unpack};
+use foundationdb_tuple::{pack, unpack};
 use lunar_proto::domain::{BackupNumber, CertSerial, OperationId};
 use lunar_types::{
     Epoch, Incarnation, LayerId, LogicalExtent, LunId, LunIndex, Name, NodeId, PoolId, RequestId,
     SnapshotId, SnapshotSetId, VolumeId,
 };
-use uuid::Uuid;
 
 use super::bitmap::{Bitmap, GroupIndex, QuarantineStamp};
 use super::encoding::Record;
 use super::fencing::*;
+use super::parts::{Counter, Generation, Part};
 use super::records::*;
 use super::revoked::RevokedRecord;
 use super::set_records::*;
@@ -55,136 +55,6 @@ pub(crate) fn table_of(key: &[u8]) -> Option<u16> {
         // The tuple encoding of a number of one byte, which all tables have.
         [0x15, table, ..] => Some(u16::from(*table)),
         _ => None,
-    }
-}
-
-/// A part of a key: which tuple element it is.
-pub(super) trait Part: Sized {
-    type Element: TuplePack + for<'a> TupleUnpack<'a>;
-    fn element(&self) -> Self::Element;
-    fn from_element(element: Self::Element) -> Option<Self>;
-}
-
-macro_rules! uuid_part {
-    ($($id:ty),+) => {
-        $(impl Part for $id {
-            type Element = Uuid;
-
-            fn element(&self) -> Uuid {
-                Uuid::from_u128(self.as_u128())
-            }
-
-            fn from_element(element: Uuid) -> Option<Self> {
-                Some(Self::from_u128(element.as_u128()))
-            }
-        })+
-    };
-}
-uuid_part!(PoolId, VolumeId, SnapshotId, SnapshotSetId, LunId, RequestId);
-
-macro_rules! number_part {
-    ($($id:ty = $int:ty, $make:expr;)+) => {
-        $(impl Part for $id {
-            type Element = $int;
-
-            fn element(&self) -> $int {
-                self.get()
-            }
-
-            fn from_element(element: $int) -> Option<Self> {
-                $make(element)
-            }
-        })+
-    };
-}
-number_part! {
-    LayerId = u64, |raw| Some(LayerId::new(raw));
-    LogicalExtent = u64, |raw| Some(LogicalExtent::new(raw));
-    NodeId = u16, |raw| Some(NodeId::new(raw));
-    Incarnation = u32, |raw| Some(Incarnation::new(raw));
-    Epoch = u64, |raw| Some(Epoch::new(raw));
-    LunIndex = u16, LunIndex::try_new;
-    OperationId = u64, |raw| Some(OperationId::new(raw));
-    Generation = u64, |raw| Some(Generation::new(raw));
-    QuarantineStamp = u64, |raw| Some(QuarantineStamp::new(raw));
-    BackupNumber = u64, |raw| Some(BackupNumber::new(raw));
-    AuditNumber = u64, |raw| Some(AuditNumber::new(raw));
-}
-
-impl Part for GroupIndex {
-    type Element = u32;
-
-    fn element(&self) -> u32 {
-        self.get()
-    }
-
-    fn from_element(element: u32) -> Option<Self> {
-        (element < 1 << 26).then(|| Self::new(element))
-    }
-}
-
-impl Part for Name {
-    type Element = String;
-
-    fn element(&self) -> String {
-        self.to_string()
-    }
-
-    fn from_element(element: String) -> Option<Self> {
-        element.parse().ok()
-    }
-}
-
-/// Which batch of requests is remembered together and forgotten together.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Generation(u64);
-
-impl Generation {
-    /// Wraps the raw number.
-    #[must_use]
-    pub const fn new(raw: u64) -> Self {
-        Self(raw)
-    }
-
-    /// The raw number.
-    #[must_use]
-    pub const fn get(self) -> u64 {
-        self.0
-    }
-}
-
-/// The numbers that rise.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Counter {
-    /// The last layer id given.
-    Layer,
-    /// The last node id given.
-    Node,
-    /// The last operation id given.
-    Operation,
-    /// The generation of requests that is being filled.
-    Generation,
-    /// The last entry of the audit.
-    Audit,
-}
-
-impl Part for Counter {
-    type Element = u16;
-
-    fn element(&self) -> u16 {
-        match self {
-            Self::Layer => 1,
-            Self::Node => 2,
-            Self::Operation => 3,
-            Self::Generation => 4,
-            Self::Audit => 5,
-        }
-    }
-
-    fn from_element(element: u16) -> Option<Self> {
-        [Self::Layer, Self::Node, Self::Operation, Self::Generation, Self::Audit]
-            .into_iter()
-            .find(|counter| counter.element() == element)
     }
 }
 

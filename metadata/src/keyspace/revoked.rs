@@ -3,7 +3,7 @@
 use lunar_proto::domain::{CertSerial, REASON_BYTES_MAX};
 
 use super::encoding::{DecodeError, Field, Record, invalid, take_bytes};
-use super::keys::Part;
+use super::parts::Part;
 use super::records::records;
 
 impl Part for CertSerial {

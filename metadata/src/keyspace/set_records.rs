@@ -7,7 +7,7 @@ use lunar_types::{
 };
 
 use super::encoding::{DecodeError, Field, Record, invalid};
-use super::keys::Generation;
+use super::parts::Generation;
 use super::records::records;
 
 records! {

@@ -2,12 +2,13 @@
 //!
 //! | table | |
 //! | --- | --- |
-//! | keyspace, counters | written last, raised; the last node and the last entry of the audit stay |
+//! | keyspace, counters | written last, raised; the last node and entry of the audit stay |
 //! | volumes | epoch and structure raised, in no set, restored |
 //! | snapshots | restored; those of open sets are gone, with their names |
 //! | nodes | session and incarnation raised |
 //! | sets | open ones are aborted; members and lists of holders are gone |
-//! | attachments, stale journals, reservations and their marks, requests, registrations, fences | gone |
+//! | attachments, stale journals, reservations and their marks, requests | gone |
+//! | registrations, fences | gone |
 //! | quarantine | written anew with all that is free |
 //! | backups | written last, raised; of the list only the one that is restored stays, complete |
 //! | everything else | as it was, also what cannot be read: a check names it |

@@ -71,7 +71,8 @@ impl<S: MetaStore> Fencing for Handlers<S> {
         let request = BeginFenceLun::try_from(request.into_inner())?;
         let attempt = self.call(move |service| block_on(service.begin_fence_lun(request))).await?;
         let (fencer, order) = (request.caller.node, request.order);
-        info!(%fencer, victim = %order.victim, lun = %order.lun, attempt = attempt.number, "fencing");
+        let number = attempt.number;
+        info!(%fencer, victim = %order.victim, lun = %order.lun, attempt = number, "fencing");
         Ok(Response::new(attempt.into()))
     }
 

@@ -335,10 +335,10 @@ impl<S: MetaStore> Service<S> {
     /// Grants a volume to an incarnation under the next epoch.
     ///
     /// # Errors
-    /// The incarnation is gone, not ACTIVE or not registered at every LUN of the pool, a later
-    /// process speaks for it, the volume is not Ready or held by an incarnation that may write (also
-    /// by this one), the pool has no extent for a journal, the caller does
-    /// not understand layers, or a restore has to be certified or accepted first.
+    /// The incarnation is gone, not ACTIVE, draining or not registered at every LUN of the pool, a
+    /// later process speaks for it, the volume is not Ready or held by an incarnation that may
+    /// write (also by this one), the pool has no extent for a journal, the caller does not
+    /// understand layers, or a restore has to be certified or accepted first.
     pub async fn attach(&self, request: &Attach) -> Result<Attachment, ServiceError> {
         if !request.understands_layers {
             return Err(ServiceError::NodeTooOld { node: request.caller.node });

@@ -1,5 +1,5 @@
-//! Who cuts whom off: the orders of each node, chosen anew from what the store holds, with what this
-//! process remembers of whom it has asked.
+//! Who cuts whom off: the orders of each node, chosen anew from what the store holds, with what
+//! this process remembers of whom it has asked.
 //!
 //! Invariants:
 //! - one fencer a LUN at a time: the one that was heard from last, of those that are ACTIVE and

@@ -41,7 +41,7 @@ pub struct Holder {
     pub epoch: Epoch,
     /// Whether that incarnation may still write to it.
     pub live: bool,
-    /// When it was granted, in seconds since 1970-01-01 UTC of the service, for people; 0: not known.
+    /// When it was granted, in seconds since 1970-01-01 UTC, for people; 0: not known.
     pub granted_at: u64,
 }
 

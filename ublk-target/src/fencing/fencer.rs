@@ -6,8 +6,8 @@
 //!   key, in one look that began after the abort had returned;
 //! - an abort that has returned is not believed of a SCSI unit: it is reset, which ends what is
 //!   under way whoever sent it (attack 25). NVMe has no such command, and its abort is believed;
-//! - a key that is gone without an abort or reset that was seen to its end proves nothing by itself:
-//!   what the array had taken from the victim has [`DRAIN`] to end.
+//! - a key that is gone without an abort or reset that was seen to its end proves nothing: what
+//!   the array had taken from the victim has [`DRAIN`] to end.
 
 use std::time::Duration;
 
