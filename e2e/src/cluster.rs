@@ -45,11 +45,12 @@ impl Cluster {
     /// When something does not come up.
     pub fn start(spec: &ClusterSpec) -> Result<Self, MachineError> {
         let luns = (0..spec.luns).map(|_| LunSpec::new(LUN_BYTES));
-        // A path that is silent fails while a takeover is still waited for.
+        // A path that is silent fails while a takeover is still waited for, and outlasts a target
+        // that starts again.
         let timeouts = InitiatorTimeouts {
             noop_interval: Duration::from_secs(2),
             noop_timeout: Duration::from_secs(3),
-            replacement: Duration::from_secs(5),
+            replacement: Duration::from_secs(30),
         };
         let lab = Lab::builder()
             .nodes(spec.nodes)
@@ -173,20 +174,37 @@ impl Cluster {
         .map_err(|error| self.with_logs(error))
     }
 
+    /// What the metadata service has logged since it was started.
+    #[must_use]
+    pub fn metadata_log(&self) -> String {
+        self.metadata.as_ref().map_or_else(String::new, |daemon| daemon.log())
+    }
+
+    /// Waits until the metadata service has logged something.
+    ///
+    /// # Errors
+    /// When it does not in time; the logs of all daemons are in the message.
+    pub fn wait_for_metadata(&self, text: &str) -> Result<(), MachineError> {
+        let logged = || Ok(self.metadata_log().contains(text));
+        wait_until(&format!("the metadata service logs '{text}'"), START_LIMIT, logged)
+            .map_err(|error| self.with_logs(error))
+    }
+
+    /// Kills the metadata service and starts it again.
+    ///
+    /// # Errors
+    /// When it does not end or come up.
+    pub fn restart_metadata(&mut self) -> Result<(), MachineError> {
+        self.end_metadata(Signal::SIGKILL)?;
+        self.start_metadata()
+    }
+
     /// Stops the metadata service.
     ///
     /// # Errors
     /// When it does not end.
     pub fn stop_metadata(&mut self) -> Result<(), MachineError> {
         self.end_metadata(Signal::SIGTERM)
-    }
-
-    /// Kills the metadata service.
-    ///
-    /// # Errors
-    /// When it does not end.
-    pub fn kill_metadata(&mut self) -> Result<(), MachineError> {
-        self.end_metadata(Signal::SIGKILL)
     }
 
     fn end_metadata(&mut self, signal: Signal) -> Result<(), MachineError> {
@@ -248,6 +266,18 @@ impl Cluster {
             Some(daemon) => daemon.signal(signal),
             None => Err(MachineError::Unexpected(format!("node {node} runs no fs-core"))),
         }
+    }
+
+    /// Kills the daemon of a node and starts it again.
+    ///
+    /// # Errors
+    /// When it does not end or come up.
+    pub fn restart_fs_core(&mut self, node: usize) -> Result<(), MachineError> {
+        if let Some(mut daemon) = self.fs_cores[node].take() {
+            daemon.signal(Signal::SIGKILL)?;
+            daemon.wait(START_LIMIT)?;
+        }
+        self.start_fs_core(node)
     }
 
     /// A node has lost its power.

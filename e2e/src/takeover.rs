@@ -11,7 +11,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use lunar_lab::{Network, Signal, TargetCommand, TargetMark};
+use lunar_lab::{Network, Outcome, Signal, TargetCommand, TargetMark};
 
 use crate::cluster::Cluster;
 use crate::machine::{Machine, MachineError};
@@ -21,6 +21,8 @@ use crate::session::LIMIT;
 /// Rounds that are flushed before the node is lost.
 const ROUNDS: u64 = 15;
 const WAIT: Duration = Duration::from_secs(60);
+/// More than the command that takes over waits.
+const TAKEOVER_LIMIT: Duration = Duration::from_secs(180);
 /// The last renewal that the service heard was at most so long before the fault.
 const RENEW: Duration = Duration::from_secs(2);
 
@@ -91,13 +93,35 @@ impl fmt::Display for Takeover {
     }
 }
 
-/// One takeover on a cluster.
+/// What happens while a volume is being taken over.
+pub type Meanwhile<'m> = dyn FnMut(&mut Cluster) -> Result<(), MachineError> + 'm;
+
+/// One takeover.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Of the load, and of the volume's name; each once.
+    pub number: u64,
+    /// How the node is lost.
+    pub fault: Fault,
+    /// Which node is lost.
+    pub victim: usize,
+    /// Which node takes over.
+    pub heir: usize,
+}
+
+impl Plan {
+    /// The nodes 0 and 1 by turns.
+    #[must_use]
+    pub fn by_turns(number: u64, fault: Fault) -> Self {
+        let victim = usize::from(number % 2 == 1);
+        Self { number, fault, victim, heir: 1 - victim }
+    }
+}
+
+/// A takeover on a cluster.
 struct Cycle<'c> {
     cluster: &'c mut Cluster,
-    number: u64,
-    fault: Fault,
-    victim: usize,
-    heir: usize,
+    plan: Plan,
 }
 
 /// Makes the pool `tank` of every LUN of the target.
@@ -116,46 +140,68 @@ pub fn make_pool(cluster: &Cluster) -> Result<(), MachineError> {
     cluster.run(0, "lunar pool status tank").map(drop)
 }
 
-/// Loses node `number mod 2` and has the other one take over.
+/// Loses a node and has another one take over, while something else happens.
 ///
 /// # Errors
 /// When something fails, or flushed content is not there.
-pub fn cycle(cluster: &mut Cluster, number: u64, fault: Fault) -> Result<Takeover, MachineError> {
-    let victim = usize::try_from(number % 2).unwrap_or(0);
-    let mut cycle = Cycle { cluster, number, fault, victim, heir: 1 - victim };
-    match cycle.run() {
+pub fn take_over(
+    cluster: &mut Cluster,
+    plan: Plan,
+    meanwhile: &mut Meanwhile<'_>,
+) -> Result<Takeover, MachineError> {
+    let mut cycle = Cycle { cluster, plan };
+    match cycle.run(meanwhile) {
         Ok(takeover) => Ok(takeover),
         Err(error) => Err(cycle.cluster.with_logs(error)),
     }
 }
 
+/// So many takeovers of each fault, each told as it ends.
+///
+/// # Errors
+/// As [`take_over`].
+pub fn take_over_and_over(
+    cluster: &mut Cluster,
+    cycles: u64,
+    tell: &mut dyn FnMut(&str),
+) -> Result<Vec<Takeover>, MachineError> {
+    let faults = (0..cycles).flat_map(|_| Fault::ALL);
+    let mut takeovers = Vec::new();
+    for (number, fault) in (1..).zip(faults) {
+        let takeover = take_over(cluster, Plan::by_turns(number, fault), &mut |_| Ok(()))?;
+        tell(&format!("cycle {number}, {takeover}"));
+        takeovers.push(takeover);
+    }
+    Ok(takeovers)
+}
+
 impl Cycle<'_> {
     fn volume(&self) -> String {
-        format!("v{}", self.number)
+        format!("v{}", self.plan.number)
     }
 
     const fn recorder(&self) -> Recorder {
-        Recorder { seed: self.number, blocks: BLOCKS }
+        Recorder { seed: self.plan.number, blocks: BLOCKS }
     }
 
-    fn run(&mut self) -> Result<Takeover, MachineError> {
+    fn run(&mut self, meanwhile: &mut Meanwhile<'_>) -> Result<Takeover, MachineError> {
         let volume = self.volume();
         let create = format!("lunar volume create {volume} --pool tank --size 256MiB");
-        self.cluster.run(self.victim, &create)?;
-        let device = self.attach(self.victim, "--wait 60")?;
-        let writer = self.recorder().start(self.cluster.node(self.victim), &device, 0);
-        writer.wait_for(ROUNDS + self.number % 7, WAIT);
+        self.cluster.run(self.plan.victim, &create)?;
+        let device = self.attach(self.plan.victim, "--wait 60")?;
+        let writer = self.recorder().start(self.cluster.node(self.plan.victim), &device, 0);
+        writer.wait_for(ROUNDS + self.plan.number % 7, WAIT);
         let (mark, joined) =
-            (self.cluster.lab().target().mark()?, self.cluster.times_let_in(self.victim));
-        let took = self.lose_and_take_over()?;
+            (self.cluster.lab().target().mark()?, self.cluster.times_let_in(self.plan.victim));
+        let took = self.lose_and_take_over(meanwhile)?;
         self.bring_back(&writer, joined)?;
         let rounds = writer.rounds();
         self.verify(rounds)?;
         let (stale, refused) = self.judge(mark)?;
         let detach = format!("lunar volume detach {volume} && lunar volume delete {volume}");
-        self.cluster.run(self.heir, &detach)?;
-        self.cluster.run(self.heir, "lunar fsck")?;
-        Ok(Takeover { fault: self.fault, took, stale, refused, flushed: rounds.at_least })
+        self.cluster.run(self.plan.heir, &detach)?;
+        self.cluster.run(self.plan.heir, "lunar fsck")?;
+        Ok(Takeover { fault: self.plan.fault, took, stale, refused, flushed: rounds.at_least })
     }
 
     fn attach(&self, node: usize, how: &str) -> Result<String, MachineError> {
@@ -168,17 +214,20 @@ impl Cycle<'_> {
 
     /// Gives how long it took until the heir had completed a write.
     #[allow(clippy::disallowed_methods, reason = "measures real machines on a real clock")]
-    fn lose_and_take_over(&mut self) -> Result<Duration, MachineError> {
-        let victim = self.victim;
+    fn lose_and_take_over(
+        &mut self,
+        meanwhile: &mut Meanwhile<'_>,
+    ) -> Result<Duration, MachineError> {
+        let victim = self.plan.victim;
         let before = Instant::now();
-        match self.fault {
+        match self.plan.fault {
             Fault::Cut => self.cluster.cut(victim)?,
             Fault::Pause => self.cluster.node(victim).pause()?,
             Fault::Stop => self.cluster.signal_fs_core(victim, Signal::SIGSTOP)?,
             Fault::NoMetadata => self.cluster.node(victim).partition(Network::Control)?,
             Fault::NoStorage => self.cluster.node(victim).partition(Network::Storage)?,
         }
-        let how = if self.fault.is_silent() { "--wait 120" } else { "--force --wait 120" };
+        let how = if self.plan.fault.is_silent() { "--wait 120" } else { "--force --wait 120" };
         let script = format!(
             "device=$(lunar -o json volume attach {} {how} | sed -n 's/.*\"device_path\": \
              \"\\(.*\\)\".*/\\1/p'); head -c 4096 /dev/urandom | dd of=$device bs=4096 \
@@ -186,16 +235,25 @@ impl Cycle<'_> {
             self.volume(),
             BLOCKS + 100
         );
-        let ran = self.cluster.node(self.heir).sh(&Cluster::as_operator(&script));
-        ran.map_err(MachineError::from)?;
-        let heard_before = if self.fault.is_silent() { RENEW } else { Duration::ZERO };
+        let heir = self.cluster.node(self.plan.heir);
+        let taking_over = heir.script(&Cluster::as_operator(&script)).spawn()?;
+        meanwhile(self.cluster)?;
+        match taking_over.wait(TAKEOVER_LIMIT)? {
+            Outcome::Exited(0) => {}
+            other => {
+                let said = taking_over.stderr();
+                let text = format!("the takeover ended so: {other:?}: {said}");
+                return Err(MachineError::Unexpected(text));
+            }
+        }
+        let heard_before = if self.plan.fault.is_silent() { RENEW } else { Duration::ZERO };
         Ok(before.elapsed() + heard_before)
     }
 
     /// The lost node comes back, finds that it is not the owner any more, and joins again.
     fn bring_back(&mut self, writer: &Writer, joined: usize) -> Result<(), MachineError> {
-        let victim = self.victim;
-        match self.fault {
+        let victim = self.plan.victim;
+        match self.plan.fault {
             Fault::Cut => return self.cluster.boot(victim),
             Fault::Pause => self.cluster.node(victim).resume()?,
             Fault::Stop => self.cluster.signal_fs_core(victim, Signal::SIGCONT)?,
@@ -213,13 +271,13 @@ impl Cycle<'_> {
     }
 
     fn verify(&self, rounds: Rounds) -> Result<(), MachineError> {
-        let shown = self.cluster.json(self.heir, &format!("volume show {}", self.volume()))?;
+        let shown = self.cluster.json(self.plan.heir, &format!("volume show {}", self.volume()))?;
         let device = shown.pointer("/attachment/device_path").and_then(serde_json::Value::as_str);
         let device = device.ok_or_else(|| {
             MachineError::Unexpected(format!("it is not attached to the heir: {shown}"))
         })?;
         let script = self.recorder().verification(device, rounds);
-        Machine::sh(self.cluster.node(self.heir), &script, LIMIT)?.expect_code(0)?;
+        Machine::sh(self.cluster.node(self.plan.heir), &script, LIMIT)?.expect_code(0)?;
         Ok(())
     }
 
@@ -230,18 +288,18 @@ impl Cycle<'_> {
             let name = self.cluster.node(node).name().to_owned();
             writes.iter().filter(move |write| write.machine() == name)
         };
-        let begun = of(self.heir).map(|write| write.time).min();
+        let begun = of(self.plan.heir).map(|write| write.time).min();
         let begun = begun.ok_or_else(|| {
             MachineError::Unexpected("the record has no write of the new owner".to_owned())
         })?;
         let is_stale = |write: &&TargetCommand| {
             write.is_done() && write.end.as_ref().is_some_and(|(end, _)| *end > begun)
         };
-        let stale: Vec<_> = of(self.victim).filter(is_stale).collect();
+        let stale: Vec<_> = of(self.plan.victim).filter(is_stale).collect();
         if !stale.is_empty() {
             lunar_lab::say(&format!("stale: {stale:#?}"));
         }
-        let refused = of(self.victim).filter(|write| write.is_refused()).count();
+        let refused = of(self.plan.victim).filter(|write| write.is_refused()).count();
         Ok((stale.len(), refused))
     }
 }

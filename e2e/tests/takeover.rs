@@ -4,7 +4,7 @@
 mod support;
 
 use lunar_e2e::cluster::{Cluster, ClusterSpec};
-use lunar_e2e::takeover::{Fault, Takeover, cycle, make_pool, summary};
+use lunar_e2e::takeover::{make_pool, summary, take_over_and_over};
 use support::{programs, say, setting};
 
 /// Of each fault, unless `LUNAR_FENCE_CYCLES` says otherwise.
@@ -14,20 +14,11 @@ const CYCLES: u64 = 5;
 fn a_volume_of_a_lost_node_is_taken_over_and_nothing_of_it_arrives_later() {
     let spec = ClusterSpec { nodes: 2, luns: 2, programs: programs() };
     let mut cluster = Cluster::start(&spec).unwrap_or_else(|error| panic!("{error}"));
-    let takeovers = take_over(&mut cluster, setting("LUNAR_FENCE_CYCLES", CYCLES));
+    make_pool(&cluster).unwrap_or_else(|error| panic!("{error}"));
+    let cycles = setting("LUNAR_FENCE_CYCLES", CYCLES);
+    let takeovers = take_over_and_over(&mut cluster, cycles, &mut say);
+    let takeovers = takeovers.unwrap_or_else(|error| panic!("{error}"));
     say(&summary(&takeovers));
+    assert_eq!(takeovers.len() as u64, cycles * 5);
     assert!(takeovers.iter().all(|takeover| takeover.stale == 0));
-}
-
-fn take_over(cluster: &mut Cluster, cycles: u64) -> Vec<Takeover> {
-    let must = |done: Result<Takeover, _>| done.unwrap_or_else(|error| panic!("{error}"));
-    make_pool(cluster).unwrap_or_else(|error| panic!("{error}"));
-    let faults = (0..cycles).flat_map(|_| Fault::ALL);
-    let mut takeovers = Vec::new();
-    for (number, fault) in (1..).zip(faults) {
-        let takeover = must(cycle(cluster, number, fault));
-        say(&format!("cycle {number}, {takeover}"));
-        takeovers.push(takeover);
-    }
-    takeovers
 }

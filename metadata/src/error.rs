@@ -344,8 +344,8 @@ pub enum ServiceError {
     },
     /// Its daemon may still run.
     #[error(
-        "node '{name}' runs already as {node} on this boot and was heard from {heard_ms} ms ago: \
-         stop the other fs-core, or wait {wait_ms} ms if it is dead",
+        "node '{name}' runs already as {node} and was heard from {heard_ms} ms ago: stop the other \
+         fs-core, give this host a name of its own, or wait {wait_ms} ms if the other is dead",
         heard_ms = heard_ago.as_millis(), wait_ms = wait.as_millis()
     )]
     NodeAlive {

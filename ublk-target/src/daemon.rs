@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lunar_proto::domain::PoolFencing;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
@@ -111,7 +112,22 @@ async fn end_incarnation(node: &Arc<Node>, lost: LeaseLost) -> Ended {
             if tokio::time::timeout(REMOVAL_LIMIT, node.remove_devices()).await.is_err() {
                 warn!("some devices were not removed in time: the next incarnation does it");
             }
+            drained_without_reservations(node).await;
             Ended::Rejoin
+        }
+    }
+}
+
+/// Waits until nothing is under way at LUNs that no array protects: the next incarnation's join says
+/// that this one writes nothing there any more. Where there are reservations the array sees to it.
+async fn drained_without_reservations(node: &Node) {
+    let guards = node.authority.guards();
+    for guard in guards.iter().filter(|guard| guard.fencing() != PoolFencing::Reservations) {
+        let drained = guard.drained();
+        tokio::pin!(drained);
+        while tokio::time::timeout(REMOVAL_LIMIT, &mut drained).await.is_err() {
+            let (lun, under_way) = (guard.lun(), guard.under_way());
+            warn!(%lun, under_way, "waiting for I/O to end before this node joins again");
         }
     }
 }
@@ -148,7 +164,6 @@ async fn serve(node: Arc<Node>, boot: lunar_types::BootId) -> Result<LeaseLost, 
 }
 
 async fn prepare(node: &Arc<Node>, member: Membership) -> Result<(), StateError> {
-    node.register(member).await;
     node.register(member).await;
     node.recover(member).await?;
     node.open_to_requests(member);

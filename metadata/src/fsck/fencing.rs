@@ -66,7 +66,9 @@ fn check_registrations(
     }
     for (of, lun) in of_nodes {
         let held = at_luns.get(&(*lun, of.node));
-        if held.is_none_or(|held| *held < of.incarnation) {
+        // A fence keeps its victim's list, whatever its node has done since.
+        let is_fenced = all.fences.contains_key(of);
+        if !is_fenced && held.is_none_or(|held| *held < of.incarnation) {
             let message = format!("the registrations of {of} name LUN {lun}, where it has none");
             let facts: &[(&str, &dyn ToString)] = &[("lun", lun), ("node", of)];
             report.find(FindingKind::RegistrationMismatch, message, facts);

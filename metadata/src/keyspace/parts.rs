@@ -119,6 +119,9 @@ pub enum Counter {
     Generation,
     /// The last entry of the audit.
     Audit,
+    /// The last incarnation that no new node has, because a life of the cluster that a restore has
+    /// ended may have given it.
+    Incarnation,
 }
 
 impl Part for Counter {
@@ -131,11 +134,13 @@ impl Part for Counter {
             Self::Operation => 3,
             Self::Generation => 4,
             Self::Audit => 5,
+            Self::Incarnation => 6,
         }
     }
 
     fn from_element(element: u16) -> Option<Self> {
-        [Self::Layer, Self::Node, Self::Operation, Self::Generation, Self::Audit]
+        use Counter::{Audit, Generation, Incarnation, Layer, Node, Operation};
+        [Layer, Node, Operation, Generation, Audit, Incarnation]
             .into_iter()
             .find(|counter| counter.element() == element)
     }

@@ -13,7 +13,7 @@
 //! | backups | written last, raised; of the list only the one that is restored stays, complete |
 //! | everything else | as it was, also what cannot be read: a check names it |
 
-use lunar_proto::domain::{SetAbort, SetState};
+use lunar_proto::domain::{NodeState, SetAbort, SetState};
 use lunar_types::{Epoch, Incarnation, SessionNumber, StructureNumber};
 
 use super::survey::{Survey, decoded};
@@ -72,7 +72,10 @@ impl Survey {
                 let (found, _) = decoded::<CounterKey>(key, value)?;
                 match found.counter {
                     Counter::Node | Counter::Audit => kept(key, value),
-                    Counter::Layer | Counter::Operation | Counter::Generation => None,
+                    Counter::Layer
+                    | Counter::Operation
+                    | Counter::Generation
+                    | Counter::Incarnation => None,
                 }
             }
             Some(BackupKey::TABLE) => self.backup(key, value)?,
@@ -127,6 +130,10 @@ impl Survey {
         let (key, mut record) = decoded::<NodeKey>(key, value)?;
         record.session = SessionNumber::new(self.raised.number());
         record.incarnation = Incarnation::new(self.raised.incarnation());
+        // No fence of before is restored; certifying the restore is the proof for all of them.
+        if record.state == NodeState::Fencing {
+            record.state = NodeState::Fenced;
+        }
         Ok(entry(&key, &record))
     }
 

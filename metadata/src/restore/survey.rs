@@ -170,7 +170,7 @@ impl Survey {
             Counter::Layer => self.raised.require_number("the last layer", record.last)?,
             Counter::Operation => self.raised.require_number("the last operation", record.last)?,
             Counter::Generation => self.generation = record.last,
-            Counter::Node | Counter::Audit => {}
+            Counter::Node | Counter::Audit | Counter::Incarnation => {}
         }
         Ok(())
     }

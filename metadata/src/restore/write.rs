@@ -110,6 +110,7 @@ async fn finish<S: MetaStore>(store: &S, survey: &Survey) -> Result<(), RestoreE
         (Counter::Layer, number),
         (Counter::Operation, number),
         (Counter::Generation, Raised::generation(survey.generation)),
+        (Counter::Incarnation, u64::from(survey.raised.incarnation())),
     ];
     let (mark, backups) = (&survey.mark(true), &survey.backups_from_now());
     let finished = store.transact(|txn| async move {

@@ -1,6 +1,7 @@
 //! Steps of long operations, one after the other, for as long as the service runs; and the log of
 //! pools that cross a watermark.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,9 +26,26 @@ pub struct StoreFailure {
     why: String,
 }
 
+/// Looks at the clock for as long as the service runs, apart from the steps: one that takes long is
+/// no time in which nobody was heard.
+async fn watch_clock(service: Arc<Service<RedbStore>>) -> Infallible {
+    loop {
+        service.look_at_clock();
+        tokio::time::sleep(REST).await;
+    }
+}
+
 /// Steps operations until the store fails; `work` wakes it early. It never ends otherwise: drop
 /// the future to stop it between two steps.
 pub async fn run_operations(service: Arc<Service<RedbStore>>, work: Arc<Notify>) -> StoreFailure {
+    let clock = watch_clock(Arc::clone(&service));
+    tokio::select! {
+        failure = step_operations(service, work) => failure,
+        never = clock => match never {},
+    }
+}
+
+async fn step_operations(service: Arc<Service<RedbStore>>, work: Arc<Notify>) -> StoreFailure {
     loop {
         if let Some(why) = service.store().failure() {
             error!(%why, "the store has failed");

@@ -141,6 +141,7 @@ impl<S: MetaStore> Service<S> {
         let what = ("fence node", request);
         let fence = |txn: Arc<S::Txn>| async move { fence_node(&*txn, request, actor).await };
         self.once_done(request.request, &what, fence).await?;
+        self.close_if_fencing(&request.node).await?;
         warn!(node = %request.node, actor = actor.name, reason = request.reason, "fenced by hand");
         self.sets_changed();
         self.node(&request.node).await
@@ -195,6 +196,16 @@ impl<S: MetaStore> Service<S> {
         warn!(%node, actor = actor.name, reason, "certified powered off");
         self.sets_changed();
         self.node(&request.node).await
+    }
+
+    /// What a victim says does not count any more, from its fence on.
+    async fn close_if_fencing(&self, node: &Selector<NodeId>) -> Result<(), ServiceError> {
+        let find = |txn: Arc<S::Txn>| async move { find_node(&*txn, node).await };
+        let (node, NodeRecord { incarnation, state, .. }) = self.read(find).await?;
+        if state == NodeState::Fencing {
+            self.leases.close(NodeIncarnation { node, incarnation });
+        }
+        Ok(())
     }
 
     async fn require_silent(&self, node: &Selector<NodeId>) -> Result<(), ServiceError> {

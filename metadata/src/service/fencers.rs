@@ -50,8 +50,12 @@ impl Fencers {
     }
 
     pub(super) fn has_begun(&self, order: FenceOrder, fencer: NodeIncarnation, now: Duration) {
-        let asked = Asked { fencer, since: now, has_begun: true };
-        self.lock().insert(order, asked);
+        let mut asked = self.lock();
+        // One that begins again and again has not ended: its time counts from its first attempt.
+        let is_again = asked.get(&order).is_some_and(|it| it.fencer == fencer && it.has_begun);
+        if !is_again {
+            asked.insert(order, Asked { fencer, since: now, has_begun: true });
+        }
     }
 
     pub(super) fn forget(&self, victim: NodeIncarnation) {
@@ -185,7 +189,10 @@ mod tests {
         assert_eq!(fencers.choose(order(), &able, at(4)), Some(node(1)));
         assert_eq!(fencers.choose(order(), &able, at(5)), Some(node(2)), "the first was late");
         fencers.has_begun(order(), node(2), at(6));
+        fencers.has_begun(order(), node(2), at(29));
         assert_eq!(fencers.choose(order(), &able, at(30)), Some(node(2)));
+        assert_eq!(fencers.choose(order(), &able, at(36)), Some(node(1)), "it comes to no end");
+        fencers.has_begun(order(), node(2), at(36));
         assert_eq!(fencers.choose(order(), &able[..1], at(30)), Some(node(1)), "it went away");
         assert_eq!(fencers.choose(order(), &able[..1], at(90)), Some(node(1)), "nobody else");
         assert_eq!(fencers.choose(order(), &[], at(90)), None);

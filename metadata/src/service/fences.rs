@@ -85,8 +85,11 @@ pub(super) async fn begin_fence<T: Txn>(
     let range = registrations_of(victim.node, victim.incarnation);
     for (row, _) in txn.scan(&range, ROWS_MAX).await? {
         let was_confirmed = is_confirmed(txn, victim, row.lun).await?;
-        let open = FenceLunRecord { was_confirmed, state: FenceLunState::Open, attempts: 0 };
-        txn.put(&lun_key(FenceOrder { victim, lun: row.lun }), &open);
+        // Where it was never confirmed it has written nothing (F1), and it is not confirmed any more.
+        let never = FenceLunState::Done(FenceProof::NeverRegistered);
+        let state = if was_confirmed { FenceLunState::Open } else { never };
+        let row_of = FenceLunRecord { was_confirmed, state, attempts: 0 };
+        txn.put(&lun_key(FenceOrder { victim, lun: row.lun }), &row_of);
     }
     Ok(true)
 }
@@ -177,6 +180,9 @@ async fn silence_needed<T: Txn>(
 }
 
 async fn holds_by_lease<T: Txn>(txn: &T, of: NodeIncarnation) -> Result<bool, ServiceError> {
+    if !any_pool_is(txn, PoolFencing::Lease).await? {
+        return Ok(false);
+    }
     for (key, _) in txn.scan(&attachments_of(of.node, of.incarnation), ROWS_MAX).await? {
         let volume: VolumeId = key.volume;
         let pool = txn.load_known(&VolumeKey { volume }).await?.pool;
@@ -273,12 +279,14 @@ async fn silent_nodes<T: Txn>(
     txn: &T,
     is_silent: &(impl Fn(NodeIncarnation) -> bool + Sync),
 ) -> Result<Vec<NodeIncarnation>, ServiceError> {
-    let by_lease = any_pool_is(txn, PoolFencing::Lease).await?;
     let mut silent = Vec::new();
     for (NodeKey { node }, record) in txn.scan(&TypedRange::<NodeKey>::table(), ROWS_MAX).await? {
         let of = NodeIncarnation { node, incarnation: record.incarnation };
         let may_write = matches!(record.state, NodeState::Joining | NodeState::Active);
-        if may_write && is_silent(of) && (by_lease || has_registrations(txn, of).await?) {
+        if may_write
+            && is_silent(of)
+            && (has_registrations(txn, of).await? || holds_by_lease(txn, of).await?)
+        {
             silent.push(of);
         }
     }
@@ -346,6 +354,7 @@ impl<S: MetaStore> Service<S> {
         let cause = &Cause { reason: reason.to_owned(), at: self.seams.clock.unix_seconds() };
         let begin = |txn: Arc<S::Txn>| async move { begin_fence(&*txn, victim, cause).await };
         let has_begun = self.store.transact(begin).await?;
+        self.leases.close(victim);
         if has_begun {
             warn!(%victim, reason, "fencing begins");
             self.sets_changed();
@@ -368,10 +377,20 @@ impl<S: MetaStore> Service<S> {
         Ok(is_complete)
     }
 
+    /// Looks at the clock, as somebody has to do every second or so: whether this process was
+    /// stopped meanwhile, and could hear nobody.
+    pub fn look_at_clock(&self) {
+        self.leases.look(self.seams.clock.now(), self.settings.timers.renew);
+    }
+
     /// Fences who was not heard of for too long, and ends fences that are due.
-    pub(super) async fn step_fences(&self) -> Result<Step, ServiceError> {
+    /// A victim whose records cannot be read keeps no other from being fenced.
+    pub(super) async fn step_fences(
+        &self,
+        met: &mut Vec<ServiceError>,
+    ) -> Result<Step, ServiceError> {
         let now = self.seams.clock.now();
-        self.leases.look(now, self.settings.timers.renew);
+        self.look_at_clock();
         let fencing = self.settings.timers.fencing;
         let is_silent = |node| self.leases.silence(node, now) >= fencing;
         let is_silent = &is_silent;
@@ -382,13 +401,17 @@ impl<S: MetaStore> Service<S> {
         let mut step = Step::Idle;
         for victim in silent {
             let silence = self.leases.silence(victim, now).as_secs();
-            if self.fence(victim, &format!("not heard from for {silence} s")).await? {
-                step = Step::Worked;
+            match self.fence(victim, &format!("not heard from for {silence} s")).await {
+                Ok(true) => step = Step::Worked,
+                Ok(false) => {}
+                Err(error) => met.push(error),
             }
         }
         for (victim, _) in open {
-            if self.try_complete(victim).await? {
-                step = Step::Worked;
+            match self.try_complete(victim).await {
+                Ok(true) => step = Step::Worked,
+                Ok(false) => {}
+                Err(error) => met.push(error),
             }
         }
         Ok(step)

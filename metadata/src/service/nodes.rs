@@ -17,7 +17,7 @@
 //! When a node was last heard from is known to this process alone and on its own clock; a fresh
 //! process counts from its start, so it acts later, never earlier.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -37,8 +37,9 @@ use super::restored::require_certified;
 use super::{Service, foreign_outcome, next_number};
 use crate::error::{FencingError, ServiceError};
 use crate::keyspace::{
-    Counter, Entry, Key as _, KeyedTxn, NodeKey, NodeNameKey, NodeNameRecord, NodeRecord, Outcome,
-    ReservationKey, TypedRange, attachments_of, reservations_of, stale_journals_by,
+    Counter, CounterKey, Entry, Key as _, KeyedTxn, NodeKey, NodeNameKey, NodeNameRecord,
+    NodeRecord, Outcome, ReservationKey, TypedRange, attachments_of, reservations_of,
+    stale_journals_by,
 };
 use crate::store::{MetaStore, Txn};
 
@@ -50,7 +51,15 @@ const ATTACHMENTS_COUNTED: usize = 10_000;
 /// When each incarnation was last heard from.
 pub(super) struct Leases {
     hearing: Mutex<Hearing>,
-    heard: Mutex<HashMap<NodeIncarnation, Duration>>,
+    heard: Mutex<Heard>,
+}
+
+#[derive(Default)]
+struct Heard {
+    last: HashMap<NodeIncarnation, Duration>,
+    /// Fences of these were begun: nothing that they say counts any more, whatever was read of them
+    /// before.
+    closed: HashSet<NodeIncarnation>,
 }
 
 /// Since when this process would have heard a node.
@@ -82,20 +91,34 @@ impl Leases {
         self.hearing.lock().unwrap_or_else(PoisonError::into_inner).since
     }
 
-    fn hear(&self, node: NodeIncarnation, now: Duration) {
+    /// Notes that an incarnation was heard from, and says whether that counts: not of one whose
+    /// fence was begun since its record was read. A lease that is acknowledged after that would
+    /// outlast what a fence waits for (attack 23).
+    fn hear(&self, node: NodeIncarnation, now: Duration) -> bool {
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        // A late answer about an incarnation that is gone says nothing of the one that lives.
-        if heard.keys().any(|other| other.node == node.node && *other > node) {
-            return;
+        let Heard { last, closed } = &mut *heard;
+        if closed.contains(&node) {
+            return false;
         }
-        heard.retain(|other, _| other.node != node.node || *other == node);
-        heard.insert(node, now);
+        // A late answer about an incarnation that is gone says nothing of the one that lives.
+        if last.keys().any(|other| other.node == node.node && *other > node) {
+            return true;
+        }
+        last.retain(|other, _| other.node != node.node || *other == node);
+        closed.retain(|other| other.node != node.node);
+        last.insert(node, now);
+        true
+    }
+
+    /// A fence of an incarnation was begun.
+    pub(super) fn close(&self, node: NodeIncarnation) {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).closed.insert(node);
     }
 
     /// Time since the incarnation was heard from, if it was since the start.
     pub(super) fn heard_ago(&self, node: NodeIncarnation, now: Duration) -> Option<Duration> {
         let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        heard.get(&node).map(|at| now.saturating_sub(*at))
+        heard.last.get(&node).map(|at| now.saturating_sub(*at))
     }
 
     /// How long the incarnation has been silent as far as this process can tell.
@@ -218,7 +241,13 @@ async fn first_join<T: Txn>(txn: &T, request: &Join) -> Result<Outcome, ServiceE
     let raw = u16::try_from(raw)
         .map_err(|_| ServiceError::LimitReached { what: "nodes of a cluster", limit })?;
     let node = NodeId::new(raw);
-    let (incarnation, session) = (Incarnation::new(1), SessionNumber::default().next());
+    let floor = txn.load(&CounterKey { counter: Counter::Incarnation }).await?;
+    let floor = floor.map_or(0, |floor| floor.last);
+    let floor = u32::try_from(floor).map_err(|_| {
+        ServiceError::corrupt("the least incarnation".to_owned(), format!("it is {floor}"))
+    })?;
+    let incarnation = Incarnation::new(floor).next();
+    let session = SessionNumber::new(u64::from(incarnation.get()));
     let record = NodeRecord {
         name: request.name.clone(),
         incarnation,
@@ -353,6 +382,21 @@ impl<S: MetaStore> Service<S> {
         Ok(())
     }
 
+    fn require_silence(
+        &self,
+        (node, record): (NodeIncarnation, &NodeRecord),
+        request: &Join,
+        now: Duration,
+    ) -> Result<(), ServiceError> {
+        let (silence, needed) =
+            (self.leases.silence(node, now), self.silence_before(record, request));
+        if silence >= needed {
+            return Ok(());
+        }
+        let (name, wait) = (request.name.clone(), needed - silence);
+        Err(ServiceError::NodeAlive { name, node, heard_ago: silence, wait })
+    }
+
     /// How long the former incarnation must have been silent before a process takes its place that
     /// does not resume it.
     fn silence_before(&self, record: &NodeRecord, request: &Join) -> Duration {
@@ -385,15 +429,12 @@ impl<S: MetaStore> Service<S> {
         }
         match record.state {
             NodeState::Joining | NodeState::Active | NodeState::Suspect => {
-                let silence = self.leases.silence(former, now);
-                let needed = self.silence_before(&record, request);
-                if silence < needed {
-                    return Err(ServiceError::NodeAlive {
-                        name: request.name.clone(),
-                        node: former,
-                        heard_ago: silence,
-                        wait: needed - silence,
-                    });
+                self.require_silence((former, &record), request, now)?;
+                if has_registrations(txn, former).await? {
+                    // It has registered since the look before: the next try fences it.
+                    let (name, victim) = (request.name.clone(), former);
+                    let waits_for = "its fence to be begun".to_owned();
+                    return Err(FencingError::Fencing { name, victim, waits_for }.into());
                 }
             }
             NodeState::Fencing => {
@@ -402,7 +443,9 @@ impl<S: MetaStore> Service<S> {
                     let waits_for = "those who cut it off, and the end of its lease".to_owned();
                     return Err(FencingError::Fencing { name, victim, waits_for }.into());
                 }
-                // Nobody else can: this one does it, once it is registered there.
+                // Nobody else can: this one does it, once it is registered there. What no array
+                // protects is free by that, so the former one must be silent.
+                self.require_silence((former, &record), request, now)?;
             }
             NodeState::Fenced | NodeState::Left => {}
         }
@@ -415,7 +458,10 @@ impl<S: MetaStore> Service<S> {
     /// The incarnation is gone, or a later process speaks for it.
     pub async fn heartbeat(&self, caller: NodeSession) -> Result<Renewed, ServiceError> {
         let record = self.read(|txn| async move { require_session(&*txn, caller).await }).await?;
-        self.leases.hear(caller.node, self.seams.clock.now());
+        if !self.leases.hear(caller.node, self.seams.clock.now()) {
+            let (node, newest) = (caller.node, record.incarnation);
+            return Err(ServiceError::NodeFenced { node, newest, state: NodeState::Fencing });
+        }
         let lun_generation = self.luns_joined.load(Ordering::Relaxed);
         Ok(Renewed { state: record.state, timers: self.settings.timers, lun_generation })
     }

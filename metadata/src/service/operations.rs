@@ -263,7 +263,7 @@ impl<S: MetaStore> Service<S> {
     /// damaged was left out: the next call goes on with everything else.
     pub async fn step_operations(&self) -> Result<Step, ServiceError> {
         let mut met = Vec::new();
-        let fences = self.step_fences().await;
+        let fences = self.step_fences(&mut met).await;
         let fenced = part_done(fences, &mut met);
         let sets = self.step_sets(&mut met).await;
         let mut step = part_done(sets, &mut met);

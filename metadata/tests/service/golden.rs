@@ -70,8 +70,14 @@ fn cluster(fixture: &mut Fixture) {
     fixture.add(KeyspaceKey {}, KeyspaceRecord { version: KEYSPACE_VERSION });
     let id = ClusterId::from_u128(0x4444_4444_4444_4444_4444_4444_4444_4444);
     fixture.add(ClusterKey {}, ClusterRecord { id });
-    let counters =
-        [Counter::Layer, Counter::Node, Counter::Operation, Counter::Generation, Counter::Audit];
+    let counters = [
+        Counter::Layer,
+        Counter::Node,
+        Counter::Operation,
+        Counter::Generation,
+        Counter::Audit,
+        Counter::Incarnation,
+    ];
     for counter in counters {
         fixture.add(CounterKey { counter }, CounterRecord { last: 0x0102_0304_0506_0708 });
     }

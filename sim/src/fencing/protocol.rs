@@ -315,8 +315,9 @@ fn begin_fence(world: &mut World, node: usize) {
     let record = &mut world.records[node];
     record.life = Life::Fencing;
     let open = |at: Registration| match at {
-        Registration::None => Row::Done,
-        Registration::Intended | Registration::Confirmed => Row::Open,
+        // What was never confirmed has written nothing, and is not confirmed any more.
+        Registration::None | Registration::Intended => Row::Done,
+        Registration::Confirmed => Row::Open,
     };
     let fence = Fence {
         victim: (node as u8, record.incarnation),
@@ -352,7 +353,7 @@ fn hand_out(world: &World, fencer: usize, found: &mut Vec<(Step, Outcome)>) {
                 Row::Begun(by, attempt) if usize::from(by) != fencer => attempt + 1,
                 Row::Begun(..) | Row::Done => continue,
             };
-            if attempt > ATTEMPTS || !may_prove(world, fencer, fence.victim, lun) {
+            if attempt > ATTEMPTS || !is_asked(world, fencer, fence.victim, lun) {
                 continue;
             }
             let mut next = world.clone();
@@ -366,8 +367,14 @@ fn hand_out(world: &World, fencer: usize, found: &mut Vec<(Step, Outcome)>) {
     }
 }
 
-/// Another node that is ACTIVE, or the victim's own next incarnation, registered at the LUN. The
-/// service asks the latter only where nobody else can; here it may be asked always.
+/// The victim's own next incarnation is asked only where nobody else can.
+fn is_asked(world: &World, fencer: usize, victim: (u8, u8), lun: usize) -> bool {
+    let is_own = usize::from(victim.0) == fencer;
+    let can_other = (0..NODES).any(|other| other != fencer && world.is_active_at(other, lun));
+    may_prove(world, fencer, victim, lun) && !(is_own && can_other)
+}
+
+/// Another node that is ACTIVE, or the victim's own next incarnation, registered at the LUN.
 fn may_prove(world: &World, fencer: usize, victim: (u8, u8), lun: usize) -> bool {
     if usize::from(victim.0) != fencer {
         return world.is_active_at(fencer, lun);

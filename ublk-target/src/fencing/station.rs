@@ -119,7 +119,8 @@ impl Station {
         self.ask(|array| array.look()).await
     }
 
-    /// Registers, and opens the gate. The gate is closed and nothing is under way.
+    /// Registers, and opens the gate. The gate is closed and nothing is under way. It registers also
+    /// where the key is there already: that says that *a* port has it, not that this host's have.
     ///
     /// # Errors
     /// See [`StationError`]; the gate stays closed.
@@ -128,19 +129,15 @@ impl Station {
     /// When I/O is under way.
     pub async fn register(&self) -> Result<(), StationError> {
         let mut sight = self.look().await?;
-        match sight.finding(self.own) {
-            Finding::Ready => {}
-            finding @ (Finding::ForeignKeys(_) | Finding::ForeignReservation(_)) => {
-                return Err(StationError::Finding(finding));
-            }
-            Finding::PathsUnregistered { .. } => {
-                assert_eq!(self.parts.guard.under_way(), 0, "F7: it registers drained");
-                let own = self.own;
-                self.ask(move |array| array.register(own)).await?;
-                sight = self.look().await?;
-            }
-            Finding::Unprotected => {}
+        if let finding @ (Finding::ForeignKeys(_) | Finding::ForeignReservation(_)) =
+            sight.finding(self.own)
+        {
+            return Err(StationError::Finding(finding));
         }
+        assert_eq!(self.parts.guard.under_way(), 0, "F7: it registers drained");
+        let own = self.own;
+        self.ask(move |array| array.register(own)).await?;
+        sight = self.look().await?;
         if sight.finding(self.own) == Finding::Unprotected {
             let own = self.own;
             match self.ask(move |array| array.reserve(own)).await {
@@ -229,7 +226,7 @@ impl Station {
                 if let Some(look) = look {
                     guard.vouch(look);
                 }
-                self.thaw_if_confirmed();
+                self.reinstate(watch).await;
                 self.judge_now_and_then(watch, &sight).await;
             }
             finding => {
@@ -239,17 +236,9 @@ impl Station {
         }
     }
 
-    /// The key is there; the gate was closed by a conflict that has passed, or by silence.
-    fn thaw_if_confirmed(&self) {
-        if let Gate::Frozen { since, .. } = self.parts.guard.gate()
-            && self.parts.authority.acknowledged() > since
-        {
-            self.parts.guard.thaw();
-        }
-    }
-
-    /// Registers again, if the service has said since the gate was closed that it may, and nothing
-    /// is under way.
+    /// Registers again where the gate is closed, if the service has said since that it may, and
+    /// nothing is under way. Also where the key is there: a conflict with it may come of a port that
+    /// has logged in anew.
     async fn reinstate(&self, watch: &mut Watch) {
         let Gate::Frozen { since, .. } = self.parts.guard.gate() else { return };
         self.parts.guard.drained().await;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use lunar_proto::domain::{NodeState, Pool, PoolFencing};
 use lunar_types::LunId;
+use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use super::{Membership, Node, UNPOISONED};
@@ -23,6 +24,8 @@ use crate::reservation::device::DeviceArray;
 
 /// Between two tries to become ACTIVE.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long a LUN may take to register at.
+const LIMIT: Duration = Duration::from_secs(10);
 /// How often LUNs at which the node is not registered are tried again.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -33,6 +36,8 @@ enum Unregistered {
     Open(#[from] LunSetError),
     #[error(transparent)]
     Station(#[from] StationError),
+    #[error("it does not answer")]
+    Silent,
 }
 
 impl Node {
@@ -110,13 +115,18 @@ impl Node {
         self.unwarn("luns");
         let fresh: Vec<_> =
             opened.into_iter().filter(|opened| !known.contains(&opened.lun)).collect();
-        self.metadata
-            .intend_registrations(member.node, fresh.iter().map(|one| one.lun).collect())
-            .await?;
-        let mut unseen = Vec::new();
+        // Of those alone that are there: a fence has to visit whatever was intended.
+        let seen = fresh.iter().filter(|one| one.result.is_ok()).map(|one| one.lun).collect();
+        self.metadata.intend_registrations(member.node, seen).await?;
+        // Side by side: one that does not answer keeps the node from no other.
+        let mut trials = JoinSet::new();
         for one in fresh {
-            let lun = one.lun;
-            match self.register_at(one, member).await {
+            let (node, member) = (Arc::clone(self), *member);
+            trials.spawn(async move { (one.lun, node.try_register(one, &member).await) });
+        }
+        let mut unseen = Vec::new();
+        for (lun, tried) in trials.join_all().await {
+            match tried {
                 Ok(()) => self.unwarn(&about(lun)),
                 Err(problem) => {
                     let (pool, why) = (&pool.name, with_causes(&problem));
@@ -127,6 +137,15 @@ impl Node {
             }
         }
         Ok(unseen)
+    }
+
+    async fn try_register(
+        self: &Arc<Self>,
+        opened: Opened,
+        member: &Membership,
+    ) -> Result<(), Unregistered> {
+        let trial = tokio::time::timeout(LIMIT, self.register_at(opened, member));
+        trial.await.unwrap_or(Err(Unregistered::Silent))
     }
 
     async fn register_at(
