@@ -58,6 +58,11 @@ lint: stage-toolchain stage-fmt stage-clippy stage-doc stage-tidy ## Check forma
 build: stage-toolchain ## Build the programs: lunar, fs-core, metadata-service, lab
 	@$(CARGO) build --release --workspace --bins
 
+.PHONY: fence-soak
+fence-soak: stage-toolchain ## Lose nodes in the lab, CYCLES (20) times in each of five ways
+	@$(CARGO) build --release --workspace --bins
+	@$(TARGET_DIR)/release/fence-soak --cycles $(or $(CYCLES),20)
+
 .PHONY: doc
 doc: stage-toolchain ## Build the API documentation
 	@$(CARGO) doc --release --workspace --no-deps --document-private-items
@@ -117,7 +122,7 @@ stage-simulator-long: stage-compile
 stage-lab-long:
 	@for run in 1 2 3; do \
 	  LUNAR_POWER_CUTS=20 LUNAR_KILLS=60 LUNAR_KILL_SEED=$$run LUNAR_LOG_MOMENTS=40 \
-	    LUNAR_LOG_SEED=$$run $(MAKE) stage-lab || exit 1; \
+	    LUNAR_LOG_SEED=$$run LUNAR_FENCE_CYCLES=7 $(MAKE) stage-lab || exit 1; \
 	done
 	@$(MAKE) bench-recovery
 

@@ -5,6 +5,7 @@
 //! - [`product`]: the two daemons of a node, started, stopped and killed.
 //! - [`cluster`]: several nodes, a metadata service and a target with reservations;
 //! - [`takeover`]: a node is lost in some way, another takes its volume over, and nothing is stale;
+//! - [`lost_node`]: the same as a person wants to see it;
 //! - [`recorder`]: the load whose every block says what it is;
 //! - [`log_writes`]: what a power cut could have left of a recorded device at any moment;
 //! - [`main_job`]: the main job, step by step; both the demo and a test.
@@ -14,6 +15,7 @@
 
 pub mod cluster;
 pub mod log_writes;
+pub mod lost_node;
 pub mod machine;
 pub mod main_job;
 pub mod product;

@@ -228,10 +228,12 @@ impl Cycle<'_> {
             Fault::NoStorage => self.cluster.node(victim).partition(Network::Storage)?,
         }
         let how = if self.plan.fault.is_silent() { "--wait 120" } else { "--force --wait 120" };
+        // Again if the heir's own daemon was killed meanwhile.
         let script = format!(
-            "device=$(lunar -o json volume attach {} {how} | sed -n 's/.*\"device_path\": \
-             \"\\(.*\\)\".*/\\1/p'); head -c 4096 /dev/urandom | dd of=$device bs=4096 \
-             seek={} iflag=fullblock oflag=direct,dsync status=none",
+            "for try in 1 2 3 4 5; do shown=$(lunar -o json volume attach {} {how}) && break; \
+             sleep 2; done; device=$(sed -n 's/.*\"device_path\": \"\\(.*\\)\".*/\\1/p' \
+             <<< \"$shown\"); head -c 4096 /dev/urandom | dd of=$device bs=4096 seek={} \
+             iflag=fullblock oflag=direct,dsync status=none",
             self.volume(),
             BLOCKS + 100
         );

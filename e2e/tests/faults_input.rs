@@ -93,8 +93,8 @@ fn damaged_shrunken_and_duplicate_luns_are_refused() {
     let session = session(&lab);
     let luns = devices(&lab);
     must(&daemons, session.quiet(&format!("lunar lun label {}", luns[0])));
-    let twice = format!("lunar pool create p --fencing none {0} {0}", luns[0]);
-    refused(&session, &twice, REFUSED, &["twice"]);
+    let make = |pool: &str, lun: &str| format!("lunar pool create {pool} --fencing none {lun}");
+    refused(&session, &make("p", &format!("{0} {0}", luns[0])), REFUSED, &["twice"]);
 
     // A flipped bit in one copy of the label.
     let flip = |at: u64| {
@@ -107,20 +107,14 @@ fn damaged_shrunken_and_duplicate_luns_are_refused() {
         node.sh(&script).expect("a bit can be flipped");
     };
     flip((64 << 10) + 50);
-    refused(
-        &session,
-        &format!("lunar pool create p --fencing none {}", luns[0]),
-        REFUSED,
-        &["head copy", &luns[0], "--repair"],
-    );
+    let words = ["head copy", &luns[0], "--repair"];
+    refused(&session, &make("p", &luns[0]), REFUSED, &words);
     must(&daemons, session.quiet(&format!("lunar lun label --repair {}", luns[0])));
-    must(&daemons, session.quiet(&format!("lunar pool create p --fencing none {}", luns[0])));
-    refused(
-        &session,
-        &format!("lunar pool create q --fencing none {}", luns[0]),
-        REFUSED,
-        &["pool"],
-    );
+    // The transport has no reservations: what a pool then does not promise is chosen, not implied.
+    let words = [&luns[0], "no persistent reservations", "--fencing lease", "--fencing none"];
+    refused(&session, &format!("lunar pool create p {}", luns[0]), REFUSED, &words);
+    must(&daemons, session.quiet(&make("p", &luns[0])));
+    refused(&session, &make("q", &luns[0]), REFUSED, &["pool"]);
 
     // Two copies that disagree: the tail of another LUN.
     must(&daemons, session.quiet(&format!("lunar lun label {}", luns[1])));
@@ -129,12 +123,7 @@ fn damaged_shrunken_and_duplicate_luns_are_refused() {
         luns[0], luns[1]
     ))
     .expect("it is copied");
-    refused(
-        &session,
-        &format!("lunar pool create q --fencing none {}", luns[1]),
-        REFUSED,
-        &["disagree"],
-    );
+    refused(&session, &make("q", &luns[1]), REFUSED, &["disagree"]);
 
     // A LUN that shrank: a smaller window on a labelled one.
     let script = "modprobe loop; truncate -s 64M /tmp/small; losetup --find --show /tmp/small";

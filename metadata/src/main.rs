@@ -1,6 +1,7 @@
 //! The program `metadata-service`: serves a store, checks one offline, or makes one from a backup.
 
 use std::fs::File;
+use std::io::IsTerminal as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -185,6 +186,7 @@ fn start_logging(filter: &str) -> Result<(), MainError> {
     tracing_subscriber::fmt()
         .with_env_filter(parsed)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .log_internal_errors(false)
         .init();
     Ok(())

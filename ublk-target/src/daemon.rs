@@ -118,8 +118,8 @@ async fn end_incarnation(node: &Arc<Node>, lost: LeaseLost) -> Ended {
     }
 }
 
-/// Waits until nothing is under way at LUNs that no array protects: the next incarnation's join says
-/// that this one writes nothing there any more. Where there are reservations the array sees to it.
+/// Waits until nothing is under way at LUNs that no array protects: the next incarnation's join
+/// says that this one writes nothing there any more. Where there are reservations the array does.
 async fn drained_without_reservations(node: &Node) {
     let guards = node.authority.guards();
     for guard in guards.iter().filter(|guard| guard.fencing() != PoolFencing::Reservations) {

@@ -1,4 +1,5 @@
-//! Shows the product at work: the main job with every command before its output.
+//! Shows the product at work: the main job with every command before its output, and then, in the
+//! lab, a node that loses its power and another that takes its volume over.
 //!
 //! In a virtual machine of the lab, or on this host with `LUNAR_LAB=host`, on loop files in a
 //! temporary folder. Ends with the line `demo: ok`.
@@ -8,6 +9,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use lunar_e2e::cluster::{Cluster, ClusterSpec};
 use lunar_e2e::machine::{Host, Machine, MachineError};
 use lunar_e2e::main_job;
 use lunar_e2e::product::{Places, Product};
@@ -55,7 +57,14 @@ fn in_lab() -> Result<(), Box<dyn Error>> {
     let luns: Vec<String> = lab.luns().iter().map(lunar_lab::Lun::device).collect();
     main_job(node, Places::default(), &luns)?;
     lab.down();
-    Ok(())
+    lost_node()
+}
+
+fn lost_node() -> Result<(), Box<dyn Error>> {
+    say("\n== two nodes, LUNs of one target, metadata behind TLS: node 0 loses its power");
+    let spec = ClusterSpec { nodes: 2, luns: 2, programs: programs()? };
+    let mut cluster = Cluster::start(&spec)?;
+    Ok(lunar_e2e::lost_node::show(&mut cluster, &mut say)?)
 }
 
 fn on_host() -> Result<(), Box<dyn Error>> {

@@ -85,7 +85,7 @@ pub(super) async fn begin_fence<T: Txn>(
     let range = registrations_of(victim.node, victim.incarnation);
     for (row, _) in txn.scan(&range, ROWS_MAX).await? {
         let was_confirmed = is_confirmed(txn, victim, row.lun).await?;
-        // Where it was never confirmed it has written nothing (F1), and it is not confirmed any more.
+        // Where it was never confirmed it has written nothing (F1), and is not confirmed any more.
         let never = FenceLunState::Done(FenceProof::NeverRegistered);
         let state = if was_confirmed { FenceLunState::Open } else { never };
         let row_of = FenceLunRecord { was_confirmed, state, attempts: 0 };

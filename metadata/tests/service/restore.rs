@@ -4,7 +4,7 @@ use lunar_backup::{BackupEncoder, BackupHeader};
 use lunar_metadata::keyspace::*;
 use lunar_metadata::restore::{Asked, ClockWrong, Raised, RestoreError, Survey, restore};
 use lunar_metadata::seams::block_on;
-use lunar_metadata::service::{Seams, Service, Settings, StartError};
+use lunar_metadata::service::{Actor, Seams, Service, Settings, StartError};
 use lunar_metadata::store::{
     Fault, FaultPlan, FaultyStore, KeyValue, MetaStore, RedbStore, StoreError,
 };
@@ -223,6 +223,36 @@ fn a_daemon_of_before_is_told_so_whatever_it_asks() {
     }
     release(&world);
     assert_eq!(kind(block_on(world.service.heartbeat(before))), ErrorReason::NodeFenced);
+}
+
+/// A key at an array that a lost life of the cluster has left is nobody's in this one.
+#[test]
+fn fences_and_registrations_stay_behind_and_no_incarnation_comes_again() {
+    let lost = World::new();
+    let fencing = PoolFencing::Reservations;
+    let pool = lost.fenced_pool("p", ExtentSize::DEFAULT, &[100], fencing);
+    let a = lost.node("a");
+    let luns = vec![pool.luns[0].id];
+    let intend = IntendRegistrations { caller: a, luns };
+    block_on(lost.service.intend_registrations(&intend)).expect("intended");
+    let confirm = ConfirmRegistration { caller: a, lun: pool.luns[0].id, paths: 1 };
+    block_on(lost.service.confirm_registration(confirm)).expect("confirmed");
+    let (request, node) = (lost.request(), Selector::Name(name("a")));
+    let fence = FenceNode { request, node, reason: String::new(), keeps_out: false };
+    let by = Actor { name: "admin/ada", at: 7 };
+    block_on(lost.service.fence_node(&fence, by)).expect("begun");
+    let world = restored(&lost, NOW);
+    world.assert_clean();
+    assert!(records::<FenceKey>(&world).is_empty() && records::<FenceLunKey>(&world).is_empty());
+    assert!(records::<LunRegistrationKey>(&world).is_empty());
+    assert_eq!(records::<AuditKey>(&world).len(), 1, "what was overridden stays told");
+    let raised = Raised::at(NOW, BEGUN).expect("a time").incarnation();
+    let [(_, node)] = &records::<NodeKey>(&world)[..] else { panic!("one node") };
+    assert_eq!((node.state, node.incarnation.get()), (NodeState::Fenced, raised));
+    release(&world);
+    assert_eq!(world.node("a").node.incarnation.get(), raised + 1);
+    assert_eq!(world.node("b").node.incarnation.get(), raised + 1, "it may have been there");
+    world.assert_clean();
 }
 
 #[test]

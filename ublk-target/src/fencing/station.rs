@@ -119,8 +119,9 @@ impl Station {
         self.ask(|array| array.look()).await
     }
 
-    /// Registers, and opens the gate. The gate is closed and nothing is under way. It registers also
-    /// where the key is there already: that says that *a* port has it, not that this host's have.
+    /// Registers, and opens the gate. The gate is closed and nothing is under way. It registers
+    /// also where the key is there already: that says that *a* port has it, not that this host's
+    /// have.
     ///
     /// # Errors
     /// See [`StationError`]; the gate stays closed.
@@ -237,8 +238,8 @@ impl Station {
     }
 
     /// Registers again where the gate is closed, if the service has said since that it may, and
-    /// nothing is under way. Also where the key is there: a conflict with it may come of a port that
-    /// has logged in anew.
+    /// nothing is under way. Also where the key is there: a conflict with it may come of a port
+    /// that has logged in anew.
     async fn reinstate(&self, watch: &mut Watch) {
         let Gate::Frozen { since, .. } = self.parts.guard.gate() else { return };
         self.parts.guard.drained().await;
