@@ -30,6 +30,7 @@ mod horizon;
 mod idempotency;
 mod incarnations;
 mod layers;
+mod leases;
 mod members;
 mod merge;
 mod needed;
@@ -200,7 +201,7 @@ pub struct Service<S> {
     seams: Seams,
     settings: Settings,
     cluster: ClusterId,
-    leases: nodes::Leases,
+    leases: leases::Leases,
     fencers: fencers::Fencers,
     /// Rises when a LUN has joined a pool.
     luns_joined: AtomicU64,
@@ -242,7 +243,7 @@ impl<S: MetaStore> Service<S> {
             seams,
             settings,
             cluster,
-            leases: nodes::Leases::new(started),
+            leases: leases::Leases::new(started),
             fencers: fencers::Fencers::default(),
             luns_joined: AtomicU64::new(0),
             cursors: reservations::Cursors::default(),

@@ -1,4 +1,4 @@
-//! Nodes: joining, leases, leaving, and the seam where fencing will enter.
+//! Nodes: joining, renewing, leaving.
 //!
 //! Invariants:
 //! - an incarnation older than its node's newest is gone; the newest is live by its state;
@@ -13,13 +13,9 @@
 //!   process has read is still the last: a call of an earlier process changes nothing, a join
 //!   neither;
 //! - what a gone incarnation had reserved comes back only when none of its journals is left.
-//!
-//! When a node was last heard from is known to this process alone and on its own clock; a fresh
-//! process counts from its start, so it acts later, never earlier.
 
-use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lunar_proto::domain::{
@@ -47,86 +43,6 @@ use crate::store::{MetaStore, Txn};
 const RECLAIM_SCAN: usize = 256;
 /// Attachments of a node that are counted at most.
 const ATTACHMENTS_COUNTED: usize = 10_000;
-
-/// When each incarnation was last heard from.
-pub(super) struct Leases {
-    hearing: Mutex<Hearing>,
-    heard: Mutex<Heard>,
-}
-
-#[derive(Default)]
-struct Heard {
-    last: HashMap<NodeIncarnation, Duration>,
-    /// Fences of these were begun: nothing that they say counts any more, whatever was read of them
-    /// before.
-    closed: HashSet<NodeIncarnation>,
-}
-
-/// Since when this process would have heard a node.
-struct Hearing {
-    since: Duration,
-    looked: Duration,
-}
-
-/// How many renewals may be due between two looks before this process counts as having been deaf.
-const DEAF_RENEWALS: u32 = 3;
-
-impl Leases {
-    pub(super) fn new(started: Duration) -> Self {
-        let hearing = Hearing { since: started, looked: started };
-        Self { hearing: Mutex::new(hearing), heard: Mutex::default() }
-    }
-
-    /// Looks at the clock: a process that was stopped meanwhile has heard nobody, so silence counts
-    /// from now on again (attack 24).
-    pub(super) fn look(&self, now: Duration, renew: Duration) {
-        let mut hearing = self.hearing.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.saturating_sub(hearing.looked) > renew * DEAF_RENEWALS {
-            hearing.since = now;
-        }
-        hearing.looked = now;
-    }
-
-    fn hearing_since(&self) -> Duration {
-        self.hearing.lock().unwrap_or_else(PoisonError::into_inner).since
-    }
-
-    /// Notes that an incarnation was heard from, and says whether that counts: not of one whose
-    /// fence was begun since its record was read. A lease that is acknowledged after that would
-    /// outlast what a fence waits for (attack 23).
-    fn hear(&self, node: NodeIncarnation, now: Duration) -> bool {
-        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        let Heard { last, closed } = &mut *heard;
-        if closed.contains(&node) {
-            return false;
-        }
-        // A late answer about an incarnation that is gone says nothing of the one that lives.
-        if last.keys().any(|other| other.node == node.node && *other > node) {
-            return true;
-        }
-        last.retain(|other, _| other.node != node.node || *other == node);
-        closed.retain(|other| other.node != node.node);
-        last.insert(node, now);
-        true
-    }
-
-    /// A fence of an incarnation was begun.
-    pub(super) fn close(&self, node: NodeIncarnation) {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).closed.insert(node);
-    }
-
-    /// Time since the incarnation was heard from, if it was since the start.
-    pub(super) fn heard_ago(&self, node: NodeIncarnation, now: Duration) -> Option<Duration> {
-        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        heard.last.get(&node).map(|at| now.saturating_sub(*at))
-    }
-
-    /// How long the incarnation has been silent as far as this process can tell.
-    pub(super) fn silence(&self, node: NodeIncarnation, now: Duration) -> Duration {
-        let could_hear = now.saturating_sub(self.hearing_since());
-        self.heard_ago(node, now).map_or(could_hear, |silence| silence.min(could_hear))
-    }
-}
 
 /// The record of a node whose incarnation must be live, and not about to be cut off.
 async fn require_live<T: Txn>(txn: &T, node: NodeIncarnation) -> Result<NodeRecord, ServiceError> {
