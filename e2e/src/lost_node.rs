@@ -20,7 +20,9 @@ pub fn show(cluster: &mut Cluster, say: &mut dyn FnMut(&str)) -> Result<(), Mach
     let mut run = |cluster: &Cluster, node: usize, command: &str| {
         say(&format!("{}$ {command}", cluster.node(node).name()));
         let shown = cluster.run(node, command)?;
-        say(shown.trim_end());
+        if !shown.trim().is_empty() {
+            say(shown.trim_end());
+        }
         Ok::<_, MachineError>(shown)
     };
     make_pool(cluster)?;

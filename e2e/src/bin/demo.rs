@@ -61,10 +61,15 @@ fn in_lab() -> Result<(), Box<dyn Error>> {
 }
 
 fn lost_node() -> Result<(), Box<dyn Error>> {
-    say("\n== two nodes, LUNs of one target, metadata behind TLS: node 0 loses its power");
+    say("booting two nodes, a target with reservations, and a machine for the metadata …");
     let spec = ClusterSpec { nodes: 2, luns: 2, programs: programs()? };
     let mut cluster = Cluster::start(&spec)?;
-    Ok(lunar_e2e::lost_node::show(&mut cluster, &mut say)?)
+    let mut show = |text: &str| {
+        // A reader that went away is no reason to stop.
+        let _ = writeln!(std::io::stdout().lock(), "{text}");
+    };
+    show("\n== two nodes over shared LUNs: node 0 loses its power, node 1 takes over");
+    Ok(lunar_e2e::lost_node::show(&mut cluster, &mut show)?)
 }
 
 fn on_host() -> Result<(), Box<dyn Error>> {
