@@ -174,7 +174,8 @@ async fn join(client: &MetadataClient) -> Joined {
     let boot = BootId::from_u128(1);
     let last_session = client.last_session(&name("n")).await.expect("answered");
     let request = fresh_request_id();
-    let join = Join { request, name: name("n"), boot, resume: None, last_session };
+    let (name, is_drained) = (name("n"), false);
+    let join = Join { request, name, boot, resume: None, is_drained, last_session };
     client.join(&join).await.expect("joined")
 }
 

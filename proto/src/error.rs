@@ -113,6 +113,8 @@ reasons! {
     NodeFencing = "NODE_FENCING" => FailedPrecondition,
     /// An operator has fenced the node: it joins when it is unfenced.
     NodeBarred = "NODE_BARRED" => FailedPrecondition,
+    /// Something of a former process of the node may be under way on this boot; fact: `node`.
+    NodeUndrained = "NODE_UNDRAINED" => FailedPrecondition,
     /// The node is being drained: it gets no volume; fact: `node_name`.
     NodeDraining = "NODE_DRAINING" => FailedPrecondition,
     /// The node still renews its lease: a machine that runs is not powered off.
@@ -322,6 +324,7 @@ mod tests {
         ("NODE_NOT_ACTIVE", 9),
         ("NODE_FENCING", 9),
         ("NODE_BARRED", 9),
+        ("NODE_UNDRAINED", 9),
         ("NODE_DRAINING", 9),
         ("NODE_RENEWS", 9),
         ("LUN_NOT_REGISTERED", 9),

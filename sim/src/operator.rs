@@ -71,7 +71,14 @@ impl World {
             Err(error) => return failed(format!("the node could not be looked up: {error}")),
         };
         let request = self.meta.fresh_request();
-        Ok(Join { request, name, boot: self.hosts[host].boot, resume, last_session })
+        Ok(Join {
+            request,
+            name,
+            boot: self.hosts[host].boot,
+            resume,
+            is_drained: true,
+            last_session,
+        })
     }
 
     fn resume_attachments(&mut self, host: usize, caller: NodeSession) -> Flow {

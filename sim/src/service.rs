@@ -107,6 +107,7 @@ impl MetaLink {
         };
         let pool = block_on(service.create_pool(&pool)).expect(FRESH).id;
         let rival = Join {
+            is_drained: true,
             request: RequestId::from_u128(2),
             name: "rival".parse().expect("a valid name"),
             boot: BootId::from_u128(1),

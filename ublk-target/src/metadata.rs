@@ -176,11 +176,21 @@ pub struct Prune {
     pub from: LogicalExtent,
 }
 
+/// What a process that joins knows of the one before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Former {
+    /// The incarnation whose state it has found.
+    pub resume: Option<Incarnation>,
+    /// Whether it has seen that nothing of that process is under way any more at LUNs that no array
+    /// protects.
+    pub is_drained: bool,
+}
+
 /// What fs-core asks of the metadata service. Every call but the lists is made under the session
 /// that the last join of this process gave; the service refuses those of earlier processes.
 pub trait Metadata: Send + Sync {
     /// Starts or resumes an incarnation of the node.
-    fn join(&self, name: Name, boot: BootId, resume: Option<Incarnation>) -> Reply<'_, Joined>;
+    fn join(&self, name: Name, boot: BootId, former: Former) -> Reply<'_, Joined>;
     /// Renews the lease; one attempt.
     fn heartbeat(&self, node: NodeIncarnation) -> Reply<'_, Renewed>;
     /// Every pool, with its LUNs.

@@ -10,12 +10,12 @@ use lunar_proto::domain::{
     Renewed, Selector, SetProgress, Vote, WatermarkLevel,
 };
 use lunar_types::{
-    BootId, Epoch, ExtentRun, ExtentSize, Freed, Incarnation, LayerId, LogicalExtent, LunId, Name,
+    BootId, Epoch, ExtentRun, ExtentSize, Freed, LayerId, LogicalExtent, LunId, Name,
     NodeIncarnation, PoolId, SnapshotSetId, VolumeId,
 };
 
 use crate::metadata::{
-    Ballot, Grant, Known, MapCommit, Metadata, MetadataError, Prune, Reply, Seal,
+    Ballot, Former, Grant, Known, MapCommit, Metadata, MetadataError, Prune, Reply, Seal,
 };
 
 /// What a service that is away looks like.
@@ -263,7 +263,7 @@ fn ready<'a, T: Send + 'a>(answer: Result<T, MetadataError>) -> Reply<'a, T> {
 }
 
 impl Metadata for FakeMetadata {
-    fn join(&self, _: Name, _: BootId, _: Option<Incarnation>) -> Reply<'_, Joined> {
+    fn join(&self, _: Name, _: BootId, _: Former) -> Reply<'_, Joined> {
         ready(Err(unavailable()))
     }
 

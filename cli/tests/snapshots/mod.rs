@@ -167,6 +167,7 @@ impl<'a> HolderOfV<'a> {
                 MetadataClient::new(std::slice::from_ref(&world.endpoint), Policy::default());
             let client = client.expect("a client");
             let join = Join {
+                is_drained: true,
                 request: fresh_request_id(),
                 name: "n".parse().expect("a name"),
                 boot: BootId::from_u128(1),

@@ -10,6 +10,7 @@ use crate::world::{World, name, refusal};
 
 fn join(node: &str) -> Join {
     Join {
+        is_drained: true,
         request: fresh_request_id(),
         name: name(node),
         boot: BootId::from_u128(1),

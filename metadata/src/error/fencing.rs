@@ -38,6 +38,17 @@ pub enum FencingError {
         /// The node.
         name: Name,
     },
+    /// What its former process had under way may still arrive.
+    #[error(
+        "node '{name}' ran as {node} on this boot: it joins as another one when nothing of that is \
+         under way at the LUNs any more, which fs-core waits for and then says"
+    )]
+    Undrained {
+        /// The node.
+        name: Name,
+        /// The former incarnation.
+        node: NodeIncarnation,
+    },
     /// What it holds is moved off it.
     #[error(
         "node '{name}' is being drained: attach elsewhere, or let it have volumes again with \
@@ -111,6 +122,7 @@ impl FencingError {
             Self::NotActive { .. } => ErrorReason::NodeNotActive,
             Self::Fencing { .. } => ErrorReason::NodeFencing,
             Self::Barred { .. } => ErrorReason::NodeBarred,
+            Self::Undrained { .. } => ErrorReason::NodeUndrained,
             Self::Draining { .. } => ErrorReason::NodeDraining,
             Self::Renews { .. } => ErrorReason::NodeRenews,
             Self::LunNotRegistered { .. } => ErrorReason::LunNotRegistered,
@@ -131,6 +143,9 @@ impl FencingError {
                 fact("node", victim),
                 fact("waits_for", waits_for),
             ]),
+            Self::Undrained { name, node } => {
+                Facts::from([fact("node_name", name), fact("node", node)])
+            }
             Self::Barred { name } | Self::Draining { name } => {
                 Facts::from([fact("node_name", name)])
             }

@@ -365,6 +365,12 @@ impl<S: MetaStore> Service<S> {
             }
             NodeState::Fenced | NodeState::Left => {}
         }
+        // Who left was drained, and another boot has ended everything.
+        let may_linger = record.boot == request.boot && record.state != NodeState::Left;
+        if may_linger && !request.is_drained {
+            let (name, node) = (request.name.clone(), former);
+            return Err(FencingError::Undrained { name, node }.into());
+        }
         next_incarnation(txn, former, record, request).await
     }
 

@@ -396,6 +396,23 @@ fn a_node_that_nobody_else_can_cut_off_does_it_itself_before_its_volumes_go() {
 }
 
 #[test]
+fn another_incarnation_on_the_same_boot_says_that_nothing_of_the_former_is_under_way() {
+    let case = Case::fenced(PoolFencing::None);
+    let a = case.world.join_as("a", 1, None).expect("joined").session;
+    case.world.attach(case.volume, a).expect("granted");
+    case.pass(15, &[]);
+    let join = |is_drained| Join { is_drained, ..case.world.join_of("a", 1, None) };
+    let send = |join: Join| block_on(case.world.service.join(&join));
+    assert_eq!(kind(send(join(false))), ErrorReason::NodeUndrained);
+    let other_boot = Join { boot: BootId::from_u128(2), ..join(false) };
+    let b = case.world.node("b");
+    assert_eq!(kind(case.world.attach(case.volume, b)), ErrorReason::VolumeAttached);
+    send(other_boot).expect("another boot has ended everything");
+    case.world.attach(case.volume, b).expect("granted");
+    case.world.assert_clean();
+}
+
+#[test]
 fn a_barred_node_joins_only_when_it_is_let() {
     let case = Case::new();
     let (_a, b) = (case.node("a"), case.node("b"));

@@ -75,6 +75,7 @@ async fn a_request_in_flight_ends_before_the_service_does() {
 async fn a_call_that_waits_ends_with_the_service() {
     let served = served().await;
     let request = Join {
+        is_drained: true,
         request: request(),
         name: name("a"),
         boot: BootId::from_u128(1),
@@ -126,6 +127,7 @@ async fn a_change_by_another_process_is_seen_by_who_waits() {
     };
     let volume = Selector::Id(other.create_volume(&volume).await.expect("made").id);
     let join = Join {
+        is_drained: true,
         request: request(),
         name: name("a"),
         boot: BootId::from_u128(1),
@@ -184,7 +186,14 @@ async fn who_asks_is_told_by_the_connection() {
     let join = |node: &str| {
         let (request, boot) = (request(), BootId::from_u128(1));
         let last_session = SessionNumber::new(0);
-        v1::JoinRequest::from(Join { request, name: name(node), boot, resume: None, last_session })
+        v1::JoinRequest::from(Join {
+            request,
+            name: name(node),
+            boot,
+            resume: None,
+            is_drained: false,
+            last_session,
+        })
     };
     let nobody = handlers.join(Request::new(join("a"))).await;
     assert_eq!(refusal(nobody), ErrorReason::NoIdentity);

@@ -162,6 +162,7 @@ impl<S: MetaStore> World<S> {
     pub fn join_of(&self, node: &str, boot: u128, resume: Option<u32>) -> Join {
         let known = block_on(self.service.node(&Selector::Name(name(node))));
         Join {
+            is_drained: true,
             request: self.request(),
             name: name(node),
             boot: BootId::from_u128(boot),

@@ -107,6 +107,9 @@ pub struct Join {
     pub boot: BootId,
     /// The incarnation whose state the daemon has found on tmpfs.
     pub resume: Option<Incarnation>,
+    /// Whether nothing of a former process of this boot is under way any more at LUNs that no array
+    /// protects.
+    pub is_drained: bool,
     /// The node's last session, as this process has read it since it started; 0 if the node is
     /// not known.
     pub last_session: SessionNumber,

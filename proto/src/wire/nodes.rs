@@ -118,6 +118,7 @@ impl TryFrom<v1::JoinRequest> for Join {
             name: parsed("name", &wire.name)?,
             boot: parsed("boot_id", &wire.boot_id)?,
             resume: wire.resume.map(Incarnation::new),
+            is_drained: wire.drained,
             last_session: SessionNumber::new(wire.last_session),
         })
     }
@@ -130,6 +131,7 @@ impl From<Join> for v1::JoinRequest {
             name: request.name.to_string(),
             boot_id: request.boot.to_string(),
             resume: request.resume.map(Incarnation::get),
+            drained: request.is_drained,
             last_session: request.last_session.get(),
         }
     }

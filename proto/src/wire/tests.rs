@@ -297,6 +297,7 @@ fn a_bad_field_of_a_snapshot_is_named() {
 #[test]
 fn nodes_survive_the_wire() {
     survives::<_, v1::JoinRequest>(Join {
+        is_drained: true,
         request: REQUEST,
         name: "n1".parse().expect("a name"),
         boot: BootId::from_u128(5),

@@ -79,6 +79,7 @@ impl Node {
         let last =
             block_on(self.service.node(&name)).map_or(SessionNumber::default(), |n| n.session);
         let join = Join {
+            is_drained: true,
             request: self.fresh_request(),
             name: NODE.parse().expect("a valid name"),
             boot: self.boot,

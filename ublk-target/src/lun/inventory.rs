@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use lunar_types::{ClusterId, LunId};
@@ -162,6 +163,28 @@ pub fn find_luns(
         found.push((inspected, unit));
     }
     Ok(merge_paths(found))
+}
+
+/// The devices of these LUNs that somebody on this host has claimed, or something that he had under
+/// way still does.
+///
+/// # Errors
+/// When sysfs cannot be read.
+pub fn claimed_luns(search: &Search, luns: &BTreeSet<LunId>) -> io::Result<Vec<PathBuf>> {
+    if luns.is_empty() {
+        return Ok(Vec::new());
+    }
+    let found = find_luns(search, None, Depth::Labels)?;
+    let of_these = found
+        .into_iter()
+        .filter(|found| found.inspected.label().is_some_and(|label| luns.contains(&label.lun)));
+    Ok(of_these.map(|found| found.inspected.path).filter(|path| is_claimed(path)).collect())
+}
+
+fn is_claimed(path: &Path) -> bool {
+    let opened =
+        fs::OpenOptions::new().read(true).write(true).custom_flags(libc::O_EXCL).open(path);
+    opened.is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY))
 }
 
 /// Drops further names of a device that is in the list; a name that was given stays.

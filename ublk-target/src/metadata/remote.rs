@@ -19,11 +19,11 @@ use lunar_proto::domain::{
     WatchNode, WatermarkLevel,
 };
 use lunar_types::{
-    BootId, Epoch, ExtentRun, Freed, Incarnation, LayerId, LogicalExtent, LunId, Name,
-    NodeIncarnation, NodeSession, PoolId, SessionNumber, SnapshotSetId, VolumeId,
+    BootId, Epoch, ExtentRun, Freed, LayerId, LogicalExtent, LunId, Name, NodeIncarnation,
+    NodeSession, PoolId, SessionNumber, SnapshotSetId, VolumeId,
 };
 
-use super::{Ballot, Grant, Known, MapCommit, Metadata, MetadataError, Prune, Reply, Seal};
+use super::{Ballot, Former, Grant, Known, MapCommit, Metadata, MetadataError, Prune, Reply, Seal};
 use crate::reserve::extent_count;
 
 /// How long a call goes on trying. What runs in the background tries again after that anyway, and
@@ -68,10 +68,12 @@ impl Remote {
         &self,
         name: Name,
         boot: BootId,
-        resume: Option<Incarnation>,
+        former: Former,
     ) -> Result<Joined, MetadataError> {
         let last_session = self.client.last_session(&name).await?;
-        let request = Join { request: fresh_request_id(), name, boot, resume, last_session };
+        let Former { resume, is_drained } = former;
+        let request = fresh_request_id();
+        let request = Join { request, name, boot, resume, is_drained, last_session };
         let joined = self.client.join(&request).await?;
         let number = joined.session.number;
         if *self.session.get_or_init(|| number) != number {
@@ -124,8 +126,8 @@ fn pieces_of(run: ExtentRun, most: u64) -> impl Iterator<Item = ExtentRun> {
 }
 
 impl Metadata for Remote {
-    fn join(&self, name: Name, boot: BootId, resume: Option<Incarnation>) -> Reply<'_, Joined> {
-        Box::pin(self.join_as(name, boot, resume))
+    fn join(&self, name: Name, boot: BootId, former: Former) -> Reply<'_, Joined> {
+        Box::pin(self.join_as(name, boot, former))
     }
 
     fn heartbeat(&self, node: NodeIncarnation) -> Reply<'_, Renewed> {

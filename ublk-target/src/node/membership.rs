@@ -16,7 +16,7 @@ use lunar_types::{BootId, ClusterId, Epoch, NodeIncarnation, VolumeId};
 use tracing::{error, info, warn};
 
 use super::{Node, NodeError, UNPOISONED};
-use crate::metadata::Grant;
+use crate::metadata::{Former, Grant};
 use crate::state::StateError;
 use crate::state::node::NodeState;
 
@@ -84,16 +84,21 @@ impl Node {
         let kept = self.state.load_node()?.filter(|kept| kept.boot == boot);
         self.kept.lock().expect(UNPOISONED).node.clone_from(&kept);
         let resume = kept.as_ref().map(|kept| kept.node.incarnation);
+        let mut former = Former { resume, is_drained: false };
         let mut pause = RETRY_MIN;
         let joined = loop {
             let name = self.config.node_name.clone();
             let renewal = self.authority.begin_renewal();
-            let answer = self.metadata.join(name, boot, resume).await;
+            let answer = self.metadata.join(name, boot, former).await;
             self.note_link(&answer);
             match answer {
                 Ok(joined) => {
                     self.authority.renewed(renewal, joined.timers.hold);
                     break joined;
+                }
+                Err(problem) if problem.reason() == Some(ErrorReason::NodeUndrained) => {
+                    former.is_drained = self.is_former_drained().await;
+                    self.warn("join", format!("cannot join the cluster: {problem}"));
                 }
                 Err(problem) => {
                     warn!(node = %self.config.node_name, %problem, "cannot join the cluster yet");

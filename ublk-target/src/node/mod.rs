@@ -20,6 +20,7 @@ pub mod attach;
 mod cuts;
 pub mod detach;
 pub mod error;
+mod former;
 mod grow;
 pub mod membership;
 mod news;
