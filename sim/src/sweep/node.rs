@@ -87,6 +87,8 @@ pub(super) struct Node {
     pub(super) planted: Option<Planted>,
     pub(super) session: Option<NodeSession>,
     pub(super) boot: BootId,
+    /// The service's.
+    pub(super) clock: Arc<WorldClock>,
     pub(super) serving: Option<Serving>,
     last_request: u128,
     pub(super) last_write: WriteNumber,
@@ -134,7 +136,8 @@ impl Node {
         let medium = Medium::new(image, shape::lun_sizes(), told_to);
         let store = MemoryStore::of(store);
         let clock = Arc::new(WorldClock::default());
-        let seams = Seams { clock, ids: Arc::new(SeedIds::from(requests as u64)) };
+        let ids = Arc::new(SeedIds::from(requests as u64));
+        let seams = Seams { clock: Arc::<WorldClock>::clone(&clock), ids };
         let service = block_on(Service::open(store.clone(), seams, Settings::default()));
         Ok(Self {
             service: told("the service does not start", service)?,
@@ -144,6 +147,7 @@ impl Node {
             planted,
             session: None,
             boot: BootId::from_u128(requests + 1),
+            clock,
             serving: None,
             last_request: requests,
             last_write: 0,

@@ -1,5 +1,7 @@
 //! What comes after a crash: a new boot, or a successor on the same one.
 
+use std::time::Duration;
+
 use lunar_types::BootId;
 
 use super::medium::Image;
@@ -10,6 +12,8 @@ use crate::planted::Planted;
 
 /// Requests after a crash are numbered from here on.
 const REQUESTS_AFTER: u128 = 1 << 32;
+/// A host that boots anew joins when its former boot has been silent for its lease.
+const BOOT_TAKES: Duration = Duration::from_secs(10);
 /// The boot on which every sequence runs.
 const BOOT_BEFORE: u128 = 1;
 
@@ -27,6 +31,7 @@ pub(super) fn recover(
     let mut node = Node::new((image, point.store.clone(), REQUESTS_AFTER), planted, false)?;
     match kind {
         CrashKind::Cut => {
+            node.clock.advance(BOOT_TAKES);
             node.join(None)?;
             node.attach()?;
         }
