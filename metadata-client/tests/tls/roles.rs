@@ -1,34 +1,18 @@
 //! Every call with every role, over real connections.
 
-use std::sync::Arc;
-
-use hyper_util::rt::TokioIo;
 use lunar_identity::{ClientTls, TlsFiles};
 use lunar_proto::error::{ErrorReason, ErrorReport};
 use lunar_proto::roles::{METHODS, Role, callers_of};
-use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tonic::codegen::http::uri::PathAndQuery;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use crate::world::{World, short, unreachable};
 
-/// A connection that carries any call.
+/// A connection with the certificate of these files.
 async fn channel(world: &World, files: TlsFiles) -> Channel {
     let config = ClientTls::load(files).expect("usable").config().1;
-    let address = world.address;
-    let connector = tower::service_fn(move |_: Uri| {
-        let connector = TlsConnector::from(Arc::clone(&config));
-        async move {
-            let stream = TcpStream::connect(address).await?;
-            let name = ServerName::try_from("service").expect("a name");
-            Ok::<_, std::io::Error>(TokioIo::new(connector.connect(name, stream).await?))
-        }
-    });
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an endpoint");
-    endpoint.connect_with_connector(connector).await.expect("connected")
+    world.channel(config).await
 }
 
 /// Makes a call with an empty request; gives the first message's fate.

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper_util::rt::TokioIo;
 use lunar_identity::TlsFiles;
 use lunar_identity::files::{read_certificates, read_key};
 use lunar_metadata_client::{MetadataClient, Policy};
@@ -17,7 +16,6 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tonic::Status;
-use tonic::transport::{Endpoint, Uri};
 
 use crate::world::{World, client_at, short, unreachable};
 
@@ -85,17 +83,7 @@ pub fn credulous(files: Option<&TlsFiles>) -> Arc<ClientConfig> {
 
 /// What the service says to a client that believes everybody.
 pub async fn call_over_any_server(world: &World, files: &TlsFiles) -> Status {
-    let (config, address) = (credulous(Some(files)), world.address);
-    let connector = tower::service_fn(move |_: Uri| {
-        let connector = TlsConnector::from(Arc::clone(&config));
-        async move {
-            let stream = TcpStream::connect(address).await?;
-            let name = ServerName::try_from("service").expect("a name");
-            Ok::<_, std::io::Error>(TokioIo::new(connector.connect(name, stream).await?))
-        }
-    });
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an endpoint");
-    let channel = endpoint.connect_with_connector(connector).await.expect("connected");
+    let channel = world.channel(credulous(Some(files))).await;
     let answer = AdminClient::new(channel).get_cluster(v1::GetClusterRequest {}).await;
     answer.expect_err("refused")
 }

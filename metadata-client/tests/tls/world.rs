@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use hyper_util::rt::TokioIo;
 use lunar_identity::issue::{Authority, Issued, Order};
 use lunar_identity::{ClientTls, ServerTls, TlsFiles};
 use lunar_metadata::seams::{SystemClock, SystemIds};
@@ -16,9 +17,13 @@ use lunar_proto::domain::CertSerial;
 use lunar_proto::error::ErrorReason;
 use lunar_proto::roles::Role;
 use lunar_types::{ClusterId, Name};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
+use tokio_rustls::TlsConnector;
+use tonic::transport::{Channel, Endpoint, Uri};
 
 pub const DAY: i64 = 86_400;
 
@@ -101,6 +106,21 @@ impl World {
 
     pub fn client_of(&self, role: Role, holder: &str) -> MetadataClient {
         self.client(self.pki.issue(role, holder))
+    }
+
+    /// A connection that carries any call, to a server that this configuration believes.
+    pub async fn channel(&self, config: Arc<ClientConfig>) -> Channel {
+        let address = self.address;
+        let connector = tower::service_fn(move |_: Uri| {
+            let connector = TlsConnector::from(Arc::clone(&config));
+            async move {
+                let stream = TcpStream::connect(address).await?;
+                let name = ServerName::try_from("service").expect("a name");
+                Ok::<_, std::io::Error>(TokioIo::new(connector.connect(name, stream).await?))
+            }
+        });
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an endpoint");
+        endpoint.connect_with_connector(connector).await.expect("connected")
     }
 }
 
