@@ -12,12 +12,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use lunar_types::{ClusterId, LunId};
 
 use super::inspect::{Inspected, LunState, inspect, read_label};
+use super::open::{self, Access, OpenError};
 use crate::holders::block_device;
 
 const SKIPPED_PREFIXES: [&str; 7] = ["ublkb", "ram", "zram", "sr", "fd", "nbd", "mtdblock"];
@@ -182,9 +182,7 @@ pub fn claimed_luns(search: &Search, luns: &BTreeSet<LunId>) -> io::Result<Vec<P
 }
 
 fn is_claimed(path: &Path) -> bool {
-    let opened =
-        fs::OpenOptions::new().read(true).write(true).custom_flags(libc::O_EXCL).open(path);
-    opened.is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY))
+    matches!(open::open(path, Access::Claim), Err(OpenError::Claimed { .. }))
 }
 
 /// Drops further names of a device that is in the list; a name that was given stays.
