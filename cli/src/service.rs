@@ -17,17 +17,9 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// # Errors
 /// Some are given and others are not.
 pub fn tls_files(global: &GlobalArgs) -> Result<Option<TlsFiles>, CliError> {
-    match (&global.tls_ca, &global.tls_cert, &global.tls_key) {
-        (None, None, None) => Ok(None),
-        (Some(ca), Some(cert), Some(key)) => {
-            let (ca, cert, key) = (ca.clone(), cert.clone(), key.clone());
-            Ok(Some(TlsFiles { ca, cert, key }))
-        }
-        _ => {
-            let message = "--tls-ca, --tls-cert and --tls-key are given together or not at all";
-            Err(CliError::new(Exit::Usage, "PART_OF_TLS", message))
-        }
-    }
+    let (ca, cert, key) = (global.tls_ca.clone(), global.tls_cert.clone(), global.tls_key.clone());
+    TlsFiles::all_or_none(ca, cert, key)
+        .map_err(|part| CliError::new(Exit::Usage, "PART_OF_TLS", part))
 }
 
 fn tls_failed(error: &TlsError) -> CliError {

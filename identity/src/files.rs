@@ -37,6 +37,29 @@ pub struct TlsFiles {
     pub key: PathBuf,
 }
 
+/// Some of the files of TLS are given and others are not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("--tls-ca, --tls-cert and --tls-key are given together or not at all")]
+pub struct PartOfTls;
+
+impl TlsFiles {
+    /// The files that a client is given: all of them, or none for no TLS.
+    ///
+    /// # Errors
+    /// Some are given and others are not.
+    pub fn all_or_none(
+        ca: Option<PathBuf>,
+        cert: Option<PathBuf>,
+        key: Option<PathBuf>,
+    ) -> Result<Option<Self>, PartOfTls> {
+        match (ca, cert, key) {
+            (None, None, None) => Ok(None),
+            (Some(ca), Some(cert), Some(key)) => Ok(Some(Self { ca, cert, key })),
+            _ => Err(PartOfTls),
+        }
+    }
+}
+
 /// What the files hold.
 pub(crate) struct Material {
     pub(crate) roots: Arc<RootCertStore>,

@@ -27,7 +27,7 @@ use rustls::crypto::CryptoProvider;
 
 pub use certificate::{CertFacts, CertificateError};
 pub use client::ClientTls;
-pub use files::TlsFiles;
+pub use files::{PartOfTls, TlsFiles};
 pub use server::{Distrust, Peer, ServerTls};
 
 /// What both ends speak: HTTP/2, as gRPC does.

@@ -36,7 +36,7 @@ use lunar_types::RequestId;
 pub use backup::BackupBytes;
 pub use diff::DiffRuns;
 pub use error::{ClientError, ErrorKind};
-pub use lunar_identity::{CertFacts, ClientTls, TlsError, TlsFiles};
+pub use lunar_identity::{CertFacts, ClientTls, PartOfTls, TlsError, TlsFiles};
 pub use lunar_proto::error::{ErrorReason, ErrorReport};
 pub use transport::{EndpointError, MetadataClient, Policy};
 

@@ -7,7 +7,7 @@
 
 use std::path::{Path, PathBuf};
 
-use lunar_metadata_client::TlsFiles;
+use lunar_metadata_client::{PartOfTls, TlsFiles};
 use lunar_types::{Name, NameError};
 use serde::Deserialize;
 
@@ -159,8 +159,8 @@ pub enum ConfigError {
     #[error("--metadata-endpoint is {0:?}: it has to be like 127.0.0.1:7420 or https://HOST:7420")]
     Endpoint(String),
     /// Some of the files of TLS, not all.
-    #[error("--tls-ca, --tls-cert and --tls-key are given together or not at all")]
-    PartOfTls,
+    #[error(transparent)]
+    PartOfTls(#[from] PartOfTls),
     /// A path that has to be absolute is not.
     #[error("{setting} is {}: it has to be an absolute path", path.display())]
     RelativePath {
@@ -223,7 +223,7 @@ impl Settings {
             metadata_endpoint: self
                 .metadata_endpoint
                 .unwrap_or_else(|| "127.0.0.1:7420".to_owned()),
-            tls: tls_files(self.tls_ca, self.tls_cert, self.tls_key)?,
+            tls: TlsFiles::all_or_none(self.tls_ca, self.tls_cert, self.tls_key)?,
             admin_socket: self.admin_socket.unwrap_or_else(|| "/run/lunar/fs-core.sock".into()),
             state_dir: self.state_dir.unwrap_or_else(|| "/run/lunar/state".into()),
             lab_allow_disk_state: self.lab_allow_disk_state.unwrap_or(false),
@@ -255,19 +255,6 @@ fn node_name(given: Option<String>, host_name: &str) -> Result<Name, ConfigError
         None => host_name
             .parse()
             .map_err(|source| ConfigError::HostName { host_name: host_name.to_owned(), source }),
-    }
-}
-
-/// All files of TLS, or none.
-fn tls_files(
-    ca: Option<PathBuf>,
-    cert: Option<PathBuf>,
-    key: Option<PathBuf>,
-) -> Result<Option<TlsFiles>, ConfigError> {
-    match (ca, cert, key) {
-        (None, None, None) => Ok(None),
-        (Some(ca), Some(cert), Some(key)) => Ok(Some(TlsFiles { ca, cert, key })),
-        _ => Err(ConfigError::PartOfTls),
     }
 }
 
