@@ -94,8 +94,7 @@ impl<S: MetaStore> Fencing for Handlers<S> {
         &self,
         request: Request<v1::FenceNodeRequest>,
     ) -> Result<Response<v1::Node>, Status> {
-        Identity::require_admin(&request)?;
-        let name = Identity::of(&request)?.actor.clone();
+        let name = Identity::require_admin(&request)?.actor.clone();
         let request = FenceNode::try_from(request.into_inner())?;
         let node = self.call(move |service| {
             block_on(service.fence_node(&request, Actor { name: &name, at: unix_seconds() }))
@@ -109,8 +108,7 @@ impl<S: MetaStore> Fencing for Handlers<S> {
         &self,
         request: Request<v1::UnfenceNodeRequest>,
     ) -> Result<Response<v1::Node>, Status> {
-        Identity::require_admin(&request)?;
-        let name = Identity::of(&request)?.actor.clone();
+        let name = Identity::require_admin(&request)?.actor.clone();
         let request = UnfenceNode::try_from(request.into_inner())?;
         let node = self.call(move |service| {
             block_on(service.unfence_node(&request, Actor { name: &name, at: unix_seconds() }))
@@ -122,8 +120,7 @@ impl<S: MetaStore> Fencing for Handlers<S> {
         &self,
         request: Request<v1::DrainNodeRequest>,
     ) -> Result<Response<v1::Node>, Status> {
-        Identity::require_admin(&request)?;
-        let name = Identity::of(&request)?.actor.clone();
+        let name = Identity::require_admin(&request)?.actor.clone();
         let request = DrainNode::try_from(request.into_inner())?;
         let node = self.call(move |service| {
             block_on(service.drain_node(&request, Actor { name: &name, at: unix_seconds() }))
@@ -135,8 +132,7 @@ impl<S: MetaStore> Fencing for Handlers<S> {
         &self,
         request: Request<v1::CertifyPoweredOffRequest>,
     ) -> Result<Response<v1::Node>, Status> {
-        Identity::require_admin(&request)?;
-        let name = Identity::of(&request)?.actor.clone();
+        let name = Identity::require_admin(&request)?.actor.clone();
         let request = CertifyPoweredOff::try_from(request.into_inner())?;
         let node = self.call(move |service| {
             let actor = Actor { name: &name, at: unix_seconds() };

@@ -49,10 +49,11 @@ impl Identity {
             .ok_or_else(|| refuse(ErrorReason::NoIdentity, "the connection has no identity"))
     }
 
-    /// Refuses a request whose connection may not administer.
-    pub(super) fn require_admin<T>(request: &Request<T>) -> Result<(), Status> {
-        if Self::of(request)?.admin {
-            return Ok(());
+    /// Refuses a request whose connection may not administer; says whose it is that may.
+    pub(super) fn require_admin<T>(request: &Request<T>) -> Result<&Self, Status> {
+        let identity = Self::of(request)?;
+        if identity.admin {
+            return Ok(identity);
         }
         Err(refuse(ErrorReason::NotPermitted, "this needs the identity of an administrator"))
     }
@@ -118,8 +119,8 @@ mod tests {
     fn a_node_is_no_administrator_and_speaks_for_itself_alone() {
         let node =
             Identity { admin: false, nodes: NodeScope::Only(name("a")), actor: "a".to_owned() };
-        let refused = Identity::require_admin(&request(Some(node.clone())));
-        assert_eq!(reason(refused), ErrorReason::NotPermitted);
+        let of_node = request(Some(node.clone()));
+        assert_eq!(reason(Identity::require_admin(&of_node)), ErrorReason::NotPermitted);
         assert!(node.require_join(&name("a")).is_ok());
         assert_eq!(reason(node.require_join(&name("b"))), ErrorReason::NotPermitted);
         let nobody = Identity { admin: true, nodes: NodeScope::None, actor: "b".to_owned() };

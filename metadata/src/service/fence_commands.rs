@@ -14,12 +14,12 @@ use tracing::warn;
 
 use super::Service;
 use super::audit::{Actor, write_audit};
-use super::fences::{Cause, begin_fence, declare, fence_key, is_done, rows_of};
+use super::fences::{Cause, begin_fence, declare, fence_key, is_done, rows_of, victim_of};
 use super::nodes::find_node;
 use super::paging::page;
 use crate::error::{FencingError, ServiceError};
 use crate::keyspace::{
-    FenceKey, FenceLunRecord, FenceRecord, KeyedTxn as _, NodeKey, NodeRecord, Text, TypedRange,
+    FenceKey, FenceLunRecord, FenceRecord, KeyedTxn as _, NodeKey, NodeRecord, TypedRange,
     fences_of,
 };
 use crate::store::{MetaStore, Txn};
@@ -86,12 +86,7 @@ async fn certify<T: Txn>(
         }
     }
     let known = txn.load(&fence_key(victim)).await?;
-    let fence = known.unwrap_or_else(|| FenceRecord {
-        reason: Text::new(&cause.reason),
-        begun_at: cause.at,
-        is_complete: false,
-        is_certified: false,
-    });
+    let fence = known.unwrap_or_else(|| cause.record());
     let fence = FenceRecord { is_certified: true, ..fence };
     txn.put(&fence_key(victim), &fence);
     declare(txn, victim, fence).await
@@ -112,9 +107,8 @@ async fn certify_node<T: Txn>(
     let cause = Cause { reason, at: actor.at };
     // Of incarnations before it too: it is one machine.
     for (key, _) in txn.scan(&fences_of(node), ROWS_MAX).await? {
-        let former = NodeIncarnation { node, incarnation: key.incarnation };
         if key.incarnation != record.incarnation {
-            certify(txn, former, &cause).await?;
+            certify(txn, victim_of(&key), &cause).await?;
         }
     }
     if record.state != NodeState::Left {
@@ -228,10 +222,9 @@ impl<S: MetaStore> Service<S> {
         self.read(|txn| async move {
             let (entries, next) = page(&*txn, TypedRange::<FenceKey>::table(), request).await?;
             let mut items = Vec::new();
-            for (FenceKey { node, incarnation }, fence) in entries {
+            for (key, fence) in entries {
                 if !fence.is_complete {
-                    let victim = NodeIncarnation { node, incarnation };
-                    items.push(self.fence_view(&*txn, victim, &fence).await?);
+                    items.push(self.fence_view(&*txn, victim_of(&key), &fence).await?);
                 }
             }
             Ok(Page { items, next })

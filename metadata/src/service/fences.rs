@@ -59,6 +59,18 @@ pub(super) struct Cause {
     pub(super) at: u64,
 }
 
+impl Cause {
+    /// A fence that begins for it.
+    pub(super) fn record(&self) -> FenceRecord {
+        FenceRecord {
+            reason: Text::new(&self.reason),
+            begun_at: self.at,
+            is_complete: false,
+            is_certified: false,
+        }
+    }
+}
+
 /// Begins to fence an incarnation, if it is its node's newest and alive. Says whether it did.
 pub(super) async fn begin_fence<T: Txn>(
     txn: &T,
@@ -75,13 +87,7 @@ pub(super) async fn begin_fence<T: Txn>(
         return Ok(false);
     }
     txn.put(&key, &NodeRecord { state: NodeState::Fencing, ..record });
-    let fence = FenceRecord {
-        reason: Text::new(&cause.reason),
-        begun_at: cause.at,
-        is_complete: false,
-        is_certified: false,
-    };
-    txn.put(&fence_key(victim), &fence);
+    txn.put(&fence_key(victim), &cause.record());
     let range = registrations_of(victim.node, victim.incarnation);
     for (row, _) in txn.scan(&range, ROWS_MAX).await? {
         let was_confirmed = is_confirmed(txn, victim, row.lun).await?;
@@ -115,7 +121,7 @@ pub(super) async fn open_fences<T: Txn>(
     Ok(open.map(|(key, fence)| (victim_of(&key), fence)).collect())
 }
 
-const fn victim_of(key: &FenceKey) -> NodeIncarnation {
+pub(super) const fn victim_of(key: &FenceKey) -> NodeIncarnation {
     NodeIncarnation { node: key.node, incarnation: key.incarnation }
 }
 
@@ -174,8 +180,7 @@ async fn silence_needed<T: Txn>(
     timers: &LeaseTimers,
 ) -> Result<Duration, ServiceError> {
     let hold = timers.hold * (100 + DRIFT_PERCENT) / 100;
-    let has_lease =
-        any_pool_is(txn, PoolFencing::Lease).await? && holds_by_lease(txn, victim).await?;
+    let has_lease = holds_by_lease(txn, victim).await?;
     Ok(if has_lease { timers.fencing + timers.hold } else { hold })
 }
 
