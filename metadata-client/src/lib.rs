@@ -22,6 +22,7 @@ mod error;
 mod fencing;
 mod map;
 mod nodes;
+mod peers;
 mod pools;
 mod sets;
 mod snapshots;

@@ -22,7 +22,7 @@ use crate::{ClientError, MetadataClient};
 
 impl MetadataClient {
     /// The same client, with room for a wait in its deadlines.
-    fn waiting(&self, wait: Duration) -> Self {
+    pub(crate) fn waiting(&self, wait: Duration) -> Self {
         let (policy, wait) = (self.policy(), wait.min(WAIT_MAX));
         let (attempt, total) = (policy.attempt + wait, policy.total + wait);
         self.with_policy(crate::Policy { attempt, total, ..policy })

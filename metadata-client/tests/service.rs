@@ -203,7 +203,8 @@ async fn asked(address: SocketAddr) -> Asked {
     let held = attach(&client, volume.id, caller).await;
     let watching = {
         let (client, members) = (client.clone(), vec![]);
-        let watch = WatchNode { caller, structures: vec![], members, fences: vec![] };
+        let watch =
+            WatchNode { caller, structures: vec![], members, fences: vec![], peers: vec![] };
         tokio::spawn(async move { client.watch_node(&watch, LONG).await })
     };
     let create = CreateSnapshots {
@@ -263,7 +264,8 @@ async fn a_holder_that_waits_hears_of_a_set_and_cuts_it() {
     assert_eq!((found.before, found.now), (true, now));
     let error = client.abort_snapshots(set).await.expect_err("too late");
     assert_eq!(error.kind(), ErrorKind::Refused(ErrorReason::SetDecided));
-    let known = WatchNode { caller, structures: vec![], members: vec![], fences: vec![] };
+    let known =
+        WatchNode { caller, structures: vec![], members: vec![], fences: vec![], peers: vec![] };
     let wait = Duration::from_millis(50);
     assert!(client.watch_node(&known, wait).await.expect("told").members.is_empty());
     assert!(begun.elapsed() < LONG, "no wait lasted to its end");

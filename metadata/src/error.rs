@@ -6,6 +6,7 @@ mod facts;
 mod fencing;
 mod held;
 mod kind;
+mod peers;
 mod restored;
 
 use std::time::Duration;
@@ -22,6 +23,7 @@ use lunar_types::{
 
 pub use fencing::FencingError;
 pub use held::HeldExtents;
+pub use peers::{Names, PeerError};
 pub use restored::RestoredError;
 
 use crate::store::{StoreError, TransactError};
@@ -36,6 +38,9 @@ pub enum ServiceError {
     /// A registration or a fence.
     #[error(transparent)]
     Fencing(#[from] FencingError),
+    /// A volume that nodes have together.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
     /// A field of the request.
     #[error(transparent)]
     Field(#[from] FieldError),

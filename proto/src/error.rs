@@ -98,6 +98,14 @@ reasons! {
     VolumeTooLarge = "VOLUME_TOO_LARGE" => FailedPrecondition,
     /// A live node holds the volume; facts: `node`, `node_name`, `epoch_held`.
     VolumeAttached = "VOLUME_ATTACHED" => FailedPrecondition,
+    /// Nodes have the volume together for a live migration; facts: `volume`, `peers`.
+    VolumeShared = "VOLUME_SHARED" => FailedPrecondition,
+    /// Two nodes have the volume together already; facts: `volume`, `peers`.
+    PeersFull = "PEERS_FULL" => FailedPrecondition,
+    /// The node does not have the volume together with another one; facts: `volume`, `node`.
+    PeerNotFound = "PEER_NOT_FOUND" => NotFound,
+    /// The peer owns the volume: it cannot just leave; facts: `volume`, `node`, `epoch_held`.
+    PeerOwns = "PEER_OWNS" => FailedPrecondition,
     /// Nobody holds the volume.
     NotAttached = "NOT_ATTACHED" => FailedPrecondition,
     /// The epoch or the holder in the request is not the current one; facts: `epoch_held`,
@@ -318,6 +326,10 @@ mod tests {
         ("VOLUME_WOULD_SHRINK", 9),
         ("VOLUME_TOO_LARGE", 9),
         ("VOLUME_ATTACHED", 9),
+        ("VOLUME_SHARED", 9),
+        ("PEERS_FULL", 9),
+        ("PEER_NOT_FOUND", 5),
+        ("PEER_OWNS", 9),
         ("NOT_ATTACHED", 9),
         ("STALE_EPOCH", 9),
         ("NODE_FENCED", 9),

@@ -158,6 +158,12 @@ pub const TABLE: &[(&str, &[Role])] = &[
     ("/lunar.v1.Attachments/SealLayer", SERVES),
     ("/lunar.v1.Attachments/RetireJournal", SERVES),
     ("/lunar.v1.Attachments/ListAttachments", FENCES),
+    ("/lunar.v1.Peers/AddPeer", SERVES),
+    ("/lunar.v1.Peers/RequestOwnership", SERVES),
+    ("/lunar.v1.Peers/ReleaseOwnership", SERVES),
+    ("/lunar.v1.Peers/LeavePeers", SERVES),
+    // A peer that does not own the volume has nothing under way: its row goes without proof.
+    ("/lunar.v1.Peers/RemovePeer", PROVISIONS),
 ];
 
 /// Who may make the call of this path; nobody, where the table has no row.

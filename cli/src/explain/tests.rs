@@ -63,7 +63,7 @@ fn facts(fencing: PoolFencing, state: NodeState, live: bool) -> VolumeFacts {
         watermarks: Watermarks::DEFAULT,
         fencing,
     };
-    VolumeFacts { volume, pool, node: Some(node(state)), fences: Vec::new() }
+    VolumeFacts { volume, pool, node: Some(node(state)), fences: Vec::new(), peers: Vec::new() }
 }
 
 fn fence(waits_for: &str) -> Fence {
@@ -114,10 +114,11 @@ fn each_wait_says_what_would_end_it() {
 #[test]
 fn a_node_says_what_it_holds_and_what_keeps_it_out() {
     let volumes = vec![facts(PoolFencing::None, NodeState::Active, true).volume];
-    let known = NodeFacts { node: node(NodeState::Active), volumes, fences: Vec::new() };
+    let known =
+        NodeFacts { node: node(NodeState::Active), volumes, fences: Vec::new(), peers: Vec::new() };
     assert!(of_node(&known).to_text().contains("db under epoch 7"));
     let barred = Node { is_barred: true, ..node(NodeState::Fenced) };
-    let known = NodeFacts { node: barred, volumes: Vec::new(), fences: vec![] };
+    let known = NodeFacts { node: barred, volumes: Vec::new(), fences: vec![], peers: vec![] };
     assert!(of_node(&known).to_text().contains("lunar node unfence n1"));
     let known = NodeFacts {
         node: node(NodeState::Fencing),
@@ -126,6 +127,11 @@ fn a_node_says_what_it_holds_and_what_keeps_it_out() {
     };
     let text = of_node(&known).to_text();
     assert!(text.contains("not heard from for 15 s") && text.contains("done: aborted"), "{text}");
-    let joining = NodeFacts { node: node(NodeState::Joining), volumes: vec![], fences: vec![] };
+    let joining = NodeFacts {
+        node: node(NodeState::Joining),
+        volumes: vec![],
+        fences: vec![],
+        peers: vec![],
+    };
     assert!(of_node(&joining).to_text().contains("lunar doctor on 'n1'"));
 }

@@ -12,6 +12,7 @@ impl ServiceError {
         match self {
             Self::Restored(error) => error.kind(),
             Self::Fencing(error) => error.kind(),
+            Self::Peer(error) => error.kind(),
             Self::Field(_) => ErrorReason::InvalidField,
             Self::RequestIdReused { .. } => ErrorReason::RequestIdReused,
             Self::PoolNotFound { .. } => ErrorReason::PoolNotFound,

@@ -10,9 +10,9 @@ use super::report::{FindingKind, Report};
 use crate::error::ServiceError;
 use crate::keyspace::{
     AttachmentKey, AttachmentRecord, BackupsKey, BackupsRecord, FenceKey, FenceRecord, Key,
-    LayerKey, LayerRecord, LunKey, LunRecord, NodeKey, NodeRecord, PoolKey, PoolRecord,
-    Record as _, SnapshotKey, SnapshotRecord, StaleJournalKey, StaleJournalRecord, TypedRange,
-    VolumeKey, VolumeRecord, check_entry,
+    LayerKey, LayerRecord, LunKey, LunRecord, MigrationKey, MigrationRecord, NodeKey, NodeRecord,
+    PoolKey, PoolRecord, Record as _, SnapshotKey, SnapshotRecord, StaleJournalKey,
+    StaleJournalRecord, TypedRange, VolumeKey, VolumeRecord, check_entry,
 };
 use crate::service::Life;
 use crate::store::{KeyRange, KeyValue, RangeRead, Txn};
@@ -90,6 +90,7 @@ pub(super) struct Inventory {
     pub(super) nodes: BTreeMap<NodeId, NodeRecord>,
     pub(super) attachments: BTreeMap<VolumeId, AttachmentRecord>,
     pub(super) stale_journals: BTreeMap<(VolumeId, Epoch), StaleJournalRecord>,
+    pub(super) migrations: BTreeMap<VolumeId, MigrationRecord>,
     pub(super) fences: BTreeMap<NodeIncarnation, FenceRecord>,
     pub(super) backups: BackupsRecord,
 }
@@ -127,6 +128,10 @@ impl Inventory {
         .await?;
         walk_table(txn, |key: StaleJournalKey, record| {
             all.stale_journals.insert((key.volume, key.epoch), record);
+        })
+        .await?;
+        walk_table(txn, |key: MigrationKey, record| {
+            all.migrations.insert(key.volume, record);
         })
         .await?;
         walk_table(txn, |key: FenceKey, record| {

@@ -16,6 +16,7 @@ mod inventory;
 mod layers;
 mod merging;
 mod objects;
+mod peers;
 mod repair;
 mod report;
 mod sets;
@@ -59,6 +60,7 @@ async fn examine<T: Txn>(
     objects::check(txn, &inventory, &mut report).await?;
     sets::check(txn, &inventory, &mut report).await?;
     fencing::check(txn, &inventory, &mut report).await?;
+    peers::check(txn, &inventory, &mut report).await?;
     layers::check(txn, &inventory, &mut report).await?;
     report.summary.pools = inventory.pools.len() as u64;
     report.summary.luns = inventory.luns.len() as u64;

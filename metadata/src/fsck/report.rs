@@ -101,6 +101,9 @@ kinds! {
     RegistrationMismatch = "registration-mismatch",
     /// A fence and the state of its victim disagree, or it does not speak of every LUN.
     FenceMismatch = "fence-mismatch",
+    /// A peer and its node's list disagree, or a volume is shared that has no peers, too many, or
+    /// an owner who is none.
+    PeerMismatch = "peer-mismatch",
     /// A reservation is in an unknown pool or LUN.
     ReservationUnknown = "reservation-unknown",
     /// An extent is marked as one that the map has named, and is not in the reservation.

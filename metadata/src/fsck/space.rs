@@ -32,6 +32,7 @@ enum Owner {
     Part(LayerId, LogicalExtent, LayerId),
     Reservation(NodeIncarnation),
     Journal(VolumeId, Epoch),
+    SpareJournal(VolumeId),
     Quarantine,
 }
 
@@ -44,6 +45,7 @@ impl fmt::Display for Owner {
             }
             Self::Reservation(node) => write!(f, "reservation of {node}"),
             Self::Journal(volume, epoch) => write!(f, "journal of {volume} epoch {epoch}"),
+            Self::SpareJournal(volume) => write!(f, "next journal of {volume}"),
             Self::Quarantine => f.write_str("the quarantine"),
         }
     }
@@ -109,6 +111,12 @@ async fn each_owned<T: Txn>(
         let Some(record) = all.volumes.get(&volume) else { continue };
         for at in runs.iter().flat_map(|run| run.iter()) {
             visit(Owner::Journal(volume, epoch), (record.pool, at));
+        }
+    }
+    for (volume, migration) in &all.migrations {
+        let Some(record) = all.volumes.get(volume) else { continue };
+        for at in migration.spare_journal.iter().flat_map(|run| run.iter()) {
+            visit(Owner::SpareJournal(*volume), (record.pool, at));
         }
     }
     Ok(())

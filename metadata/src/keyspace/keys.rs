@@ -11,6 +11,7 @@ use super::bitmap::{Bitmap, GroupIndex, QuarantineStamp};
 use super::encoding::Record;
 use super::fencing::*;
 use super::parts::{Counter, Generation, Part};
+use super::peers::{MigrationRecord, PeerRecord};
 use super::records::*;
 use super::revoked::RevokedRecord;
 use super::set_records::*;
@@ -419,6 +420,30 @@ keys! {
         lun: LunId,
     }
 
+    /// A volume that nodes have together. Absent: it has no peers.
+    MigrationKey = 46 "migration" => MigrationRecord {
+        /// The volume.
+        volume: VolumeId,
+    }
+
+    /// A node that has a volume together with another one.
+    PeerKey = 47 "peer" => PeerRecord {
+        /// The volume.
+        volume: VolumeId,
+        /// The node.
+        node: NodeId,
+    }
+
+    /// A peer by its incarnation.
+    NodePeerKey = 48 "peer by node" => Present {
+        /// The node.
+        node: NodeId,
+        /// Its incarnation.
+        incarnation: Incarnation,
+        /// The volume.
+        volume: VolumeId,
+    }
+
     /// Something that an operator has overridden.
     AuditKey = 54 "audit" => AuditRecord {
         /// Rises.
@@ -496,6 +521,14 @@ prefix!(
 prefix!(
     /// The members of open sets that an incarnation holds.
     sets_of_node => NodeSetKey { node: NodeId, incarnation: Incarnation }
+);
+prefix!(
+    /// The peers of a volume.
+    peers_of => PeerKey { volume: VolumeId }
+);
+prefix!(
+    /// The volumes of which an incarnation is a peer.
+    peers_of_node => NodePeerKey { node: NodeId, incarnation: Incarnation }
 );
 prefix!(
     /// The registrations at a LUN.

@@ -7,7 +7,7 @@
 //! | snapshots | restored; those of open sets are gone, with their names |
 //! | nodes | session and incarnation raised |
 //! | sets | open ones are aborted; members and lists of holders are gone |
-//! | attachments, stale journals, reservations and their marks, requests | gone |
+//! | attachments, stale journals, peers, reservations and their marks, requests | gone |
 //! | registrations, fences | gone |
 //! | quarantine | written anew with all that is free |
 //! | backups | written last, raised; of the list only the one that is restored stays, complete |
@@ -20,10 +20,10 @@ use super::survey::{Survey, decoded};
 use super::{RestoreError, content};
 use crate::keyspace::{
     AttachmentKey, BackupKey, BackupsKey, Counter, CounterKey, FenceKey, FenceLunKey, Generation,
-    IdempotencyKey, Key, KeyspaceKey, LunRegistrationKey, NodeAttachmentKey, NodeKey,
-    NodeRegistrationKey, NodeSetKey, NodeStaleJournalKey, QuarantineKey, Record as _,
-    ReservationKey, RestoreKey, SetMemberKey, SnapshotKey, SnapshotNameKey, SnapshotSetKey,
-    StaleJournalKey, UnmappedKey, VolumeKey, VolumeSnapshotKey, table_of,
+    IdempotencyKey, Key, KeyspaceKey, LunRegistrationKey, MigrationKey, NodeAttachmentKey, NodeKey,
+    NodePeerKey, NodeRegistrationKey, NodeSetKey, NodeStaleJournalKey, PeerKey, QuarantineKey,
+    Record as _, ReservationKey, RestoreKey, SetMemberKey, SnapshotKey, SnapshotNameKey,
+    SnapshotSetKey, StaleJournalKey, UnmappedKey, VolumeKey, VolumeSnapshotKey, table_of,
 };
 use crate::store::KeyValue;
 
@@ -63,6 +63,9 @@ impl Survey {
                 | IdempotencyKey::TABLE
                 | SetMemberKey::TABLE
                 | NodeSetKey::TABLE
+                | MigrationKey::TABLE
+                | PeerKey::TABLE
+                | NodePeerKey::TABLE
                 | LunRegistrationKey::TABLE
                 | NodeRegistrationKey::TABLE
                 | FenceKey::TABLE

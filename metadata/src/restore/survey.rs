@@ -12,8 +12,8 @@ use super::raised::Raised;
 use super::{Asked, RestoreError, accepted, content};
 use crate::keyspace::{
     AttachmentKey, BackupsKey, BackupsRecord, Bitmap, ClusterKey, Counter, CounterKey, GroupIndex,
-    Key, KeyspaceKey, LunKey, NodeKey, QuarantineKey, Record as _, ReservationKey, SnapshotKey,
-    SnapshotSetKey, StaleJournalKey, TABLES, VolumeKey, table_of,
+    Key, KeyspaceKey, LunKey, MigrationKey, NodeKey, QuarantineKey, Record as _, ReservationKey,
+    SnapshotKey, SnapshotSetKey, StaleJournalKey, TABLES, VolumeKey, table_of,
 };
 
 /// A group of the cluster.
@@ -132,6 +132,7 @@ impl Survey {
             Some(NodeKey::TABLE) => self.see_node(key, value),
             Some(AttachmentKey::TABLE) => self.see_attachment(key, value),
             Some(StaleJournalKey::TABLE) => self.see_stale_journal(key, value),
+            Some(MigrationKey::TABLE) => self.see_migration(key, value),
             Some(ReservationKey::TABLE) => self.see_reservation(key, value),
             Some(SnapshotSetKey::TABLE) => self.see_set(key, value),
             Some(known) if TABLES.iter().any(|(table, _)| *table == known) => Ok(()),
@@ -233,6 +234,12 @@ impl Survey {
         let (key, record) = decoded::<StaleJournalKey>(key, value)?;
         self.hold_journal(key.volume, &record.journal);
         self.counts.stale_journals += 1;
+        Ok(())
+    }
+
+    fn see_migration(&mut self, key: &[u8], value: &[u8]) -> Result<(), RestoreError> {
+        let (key, record) = decoded::<MigrationKey>(key, value)?;
+        self.hold_journal(key.volume, &record.spare_journal);
         Ok(())
     }
 

@@ -21,6 +21,7 @@ mod identity;
 mod map;
 mod members;
 mod nodes;
+mod peers;
 mod pools;
 mod snapshots;
 mod tls;
@@ -164,6 +165,7 @@ where
         .add_service(v1::snapshots_server::SnapshotsServer::new(handlers()))
         .add_service(v1::members_server::MembersServer::new(handlers()))
         .add_service(v1::attachments_server::AttachmentsServer::new(handlers()))
+        .add_service(v1::peers_server::PeersServer::new(handlers()))
         .add_service(v1::nodes_server::NodesServer::new(handlers()))
         .add_service(v1::fencing_server::FencingServer::new(handlers()))
         .add_service(v1::map_server::MapServer::new(handlers()))

@@ -1,7 +1,8 @@
 //! Grants of volumes: attach, resume, detach, and the journals that grants leave behind.
 //!
 //! Invariants:
-//! - one volume has one attachment at most, and its epoch is the volume's;
+//! - one volume has one attachment at most, and its epoch is the volume's; of a volume that nodes
+//!   have together it is the owner's (see `peers`);
 //! - a grant is given away only when its holder is gone, by the proof that the pool asks for (see
 //!   `incarnations`), or has detached; what a holder that is
 //!   gone may have written into its journal is kept as a stale journal until it is retired. A
@@ -22,11 +23,11 @@ use std::sync::Arc;
 
 use lunar_proto::domain::{
     Attach, Attachment, AttachmentSummary, Detach, DetachMode, Layer, Page, PageRequest,
-    ResumeAttachment, RetireJournal, StaleJournal, VolumeState,
+    ResumeAttachment, RetireJournal, Selector, StaleJournal, VolumeState,
 };
 use lunar_types::{
-    CommitNumber, Epoch, ExtentSize, JournalSeq, LayerId, NodeIncarnation, NodeSession, PoolId,
-    RequestId, VolumeId,
+    CommitNumber, Epoch, ExtentRun, ExtentSize, JournalSeq, LayerId, NodeIncarnation, NodeSession,
+    PoolId, RequestId, VolumeId,
 };
 
 use super::geometry::PoolGeometry;
@@ -34,6 +35,7 @@ use super::incarnations::{fencing_of, life_of};
 use super::layers::{CHAIN_LAYERS_MAX, next_layer};
 use super::nodes::{reclaim_if_unused, require_session};
 use super::paging::page;
+use super::peers::{leave_with, require_no_peers};
 use super::quarantine::count_held;
 use super::registrations::{require_active, require_registered};
 use super::reservations::home_group;
@@ -81,7 +83,7 @@ pub(super) fn park_journal<T: Txn>(txn: &T, volume: VolumeId, attachment: &Attac
 /// older one still to be replayed, has nothing to replay: a holder formats its ring when all older
 /// ones are retired, and writes to it when it is confirmed. It is freed, or every try to attach a
 /// volume whose journals cannot be replayed would leave another one.
-async fn leave_journal<T: Txn>(
+pub(super) async fn leave_journal<T: Txn>(
     txn: &T,
     volume: VolumeId,
     pool: PoolId,
@@ -172,7 +174,7 @@ pub(super) async fn require_attachment<T: Txn>(
     Ok((record, attachment))
 }
 
-fn require_ready(volume: VolumeId, record: &VolumeRecord) -> Result<(), ServiceError> {
+pub(super) fn require_ready(volume: VolumeId, record: &VolumeRecord) -> Result<(), ServiceError> {
     match record.state {
         VolumeState::Ready => Ok(()),
         state => Err(ServiceError::VolumeNotReady { volume, state }),
@@ -180,7 +182,11 @@ fn require_ready(volume: VolumeId, record: &VolumeRecord) -> Result<(), ServiceE
 }
 
 /// Takes the grant from a holder that is gone.
-async fn take_over<T: Txn>(txn: &T, volume: VolumeId, pool: PoolId) -> Result<(), ServiceError> {
+pub(super) async fn take_over<T: Txn>(
+    txn: &T,
+    volume: VolumeId,
+    pool: PoolId,
+) -> Result<(), ServiceError> {
     let Some(attachment) = txn.load(&AttachmentKey { volume }).await? else { return Ok(()) };
     require_free(txn, volume, pool, &attachment).await?;
     leave_journal(txn, volume, pool, &attachment).await
@@ -202,19 +208,30 @@ pub(super) async fn require_free<T: Txn>(
     Err(ServiceError::VolumeAttached { volume, holder, advice })
 }
 
-/// The volume to attach. One that was restored has to be accepted, once.
-async fn attachable<T: Txn>(
+/// Refuses who gets no volume now.
+pub(super) async fn require_attachable_by<T: Txn>(
     txn: &T,
-    request: &Attach,
-) -> Result<(VolumeId, VolumeRecord), ServiceError> {
+    caller: NodeSession,
+) -> Result<(), ServiceError> {
     require_certified(txn).await?;
-    let node = require_active(txn, request.caller).await?;
+    let node = require_active(txn, caller).await?;
     if node.is_draining {
         return Err(FencingError::Draining { name: node.name }.into());
     }
-    let (volume, mut record) = find_volume(txn, &request.volume).await?;
+    Ok(())
+}
+
+/// The volume to attach. One that was restored has to be accepted, once.
+pub(super) async fn attachable<T: Txn>(
+    txn: &T,
+    caller: NodeSession,
+    volume: &Selector<VolumeId>,
+    accept_restored: bool,
+) -> Result<(VolumeId, VolumeRecord), ServiceError> {
+    require_attachable_by(txn, caller).await?;
+    let (volume, mut record) = find_volume(txn, volume).await?;
     require_ready(volume, &record)?;
-    if record.restored && !request.accept_restored {
+    if record.restored && !accept_restored {
         return Err(RestoredError::NotAccepted { volume }.into());
     }
     record.restored = false;
@@ -227,21 +244,48 @@ async fn attach<T: Txn>(
     granted_at: u64,
 ) -> Result<Outcome, ServiceError> {
     let node = request.caller.node;
-    let (volume, mut record) = attachable(txn, request).await?;
+    let (volume, mut record) =
+        attachable(txn, request.caller, &request.volume, request.accept_restored).await?;
     let geometry = PoolGeometry::load(txn, record.pool).await?;
     require_registered(txn, node, &geometry).await?;
     take_over(txn, volume, record.pool).await?;
+    require_no_peers(txn, volume, record.pool, "attached to a node alone").await?;
     leave_set(txn, volume, &mut record, "volume-attached").await?;
+    let epoch = grant(txn, (volume, record), &geometry, (node, granted_at), Vec::new()).await?;
+    Ok(Outcome::Attached { volume, epoch })
+}
+
+/// The extents of a new journal.
+async fn take_journal<T: Txn>(
+    txn: &T,
+    node: NodeIncarnation,
+    geometry: &PoolGeometry,
+) -> Result<Vec<ExtentRun>, ServiceError> {
     let wanted = journal_extents(geometry.record.extent_size);
-    let start = home_group(node.node, &geometry);
-    let taken = Allocator::take(txn, &geometry, Purpose::Journal, start, wanted).await?;
+    let start = home_group(node.node, geometry);
+    let taken = Allocator::take(txn, geometry, Purpose::Journal, start, wanted).await?;
     if taken.is_empty() {
-        let pool_name = geometry.record.name;
-        let (pool, held) = (record.pool, count_held(txn, record.pool).await?);
+        let pool_name = geometry.record.name.clone();
+        let (pool, held) = (geometry.id, count_held(txn, geometry.id).await?);
         return Err(ServiceError::PoolFull { pool, pool_name, held });
     }
+    Ok(runs_taken(&taken))
+}
+
+/// Gives a volume that nobody holds to a node under the next epoch, with a journal in these extents
+/// or, where there are none, in new ones.
+pub(super) async fn grant<T: Txn>(
+    txn: &T,
+    (volume, mut record): (VolumeId, VolumeRecord),
+    geometry: &PoolGeometry,
+    (node, granted_at): (NodeIncarnation, u64),
+    spare: Vec<ExtentRun>,
+) -> Result<Epoch, ServiceError> {
+    let journal = match spare.is_empty() {
+        true => take_journal(txn, node, geometry).await?,
+        false => spare,
+    };
     let epoch = record.epoch.next();
-    let journal = runs_taken(&taken);
     let attachment = AttachmentRecord {
         node,
         epoch,
@@ -256,7 +300,21 @@ async fn attach<T: Txn>(
     txn.put(&VolumeKey { volume }, &record);
     txn.put(&AttachmentKey { volume }, &attachment);
     txn.put(&node_attachment_key(node, volume), &NodeAttachmentRecord { epoch });
-    Ok(Outcome::Attached { volume, epoch })
+    Ok(epoch)
+}
+
+/// Ends an attachment whose journal is in the map wholly.
+pub(super) async fn end_clean<T: Txn>(
+    txn: &T,
+    volume: VolumeId,
+    node: NodeIncarnation,
+    wanted: &'static str,
+) -> Result<(), ServiceError> {
+    if let Some((oldest, _)) = oldest_stale(txn, volume).await? {
+        return Err(ServiceError::StaleJournals { volume, oldest, wanted });
+    }
+    remove_attachment(txn, volume, node);
+    Ok(())
 }
 
 /// The layers of a volume, the head first.
@@ -309,18 +367,18 @@ async fn detach<T: Txn>(txn: &T, request: &Detach) -> Result<(), ServiceError> {
     let Detach { volume, epoch, caller, mode, .. } = *request;
     let (mut record, attachment) = require_attachment(txn, volume, epoch, caller).await?;
     leave_set(txn, volume, &mut record, "volume-detached").await?;
-    match mode {
-        DetachMode::KeepJournal => leave_journal(txn, volume, record.pool, &attachment).await?,
-        DetachMode::Clean => {
-            if let Some((oldest, _)) = oldest_stale(txn, volume).await? {
-                let wanted = "detach cleanly";
-                return Err(ServiceError::StaleJournals { volume, oldest, wanted });
-            }
-            free_extents(txn, record.pool, &attachment.journal).await?;
-            remove_attachment(txn, volume, caller.node);
+    let pool = record.pool;
+    let journal = match mode {
+        DetachMode::KeepJournal => {
+            leave_journal(txn, volume, pool, &attachment).await?;
+            Vec::new()
         }
-    }
-    Ok(())
+        DetachMode::Clean => {
+            end_clean(txn, volume, caller.node, "detach cleanly").await?;
+            attachment.journal
+        }
+    };
+    leave_with(txn, volume, pool, caller.node, &journal).await
 }
 
 async fn retire_journal<T: Txn>(txn: &T, request: &RetireJournal) -> Result<(), ServiceError> {

@@ -21,6 +21,7 @@ use lunar_types::{Epoch, NodeSession, SnapshotSetId, VolumeId};
 use super::Service;
 use super::attachments::require_attachment;
 use super::nodes::require_session;
+use super::peers::known_peers;
 use super::seal::{decide, member_grant, sealed_head};
 use super::sets::{abort_for, abort_set, load_set};
 use crate::error::ServiceError;
@@ -276,7 +277,7 @@ async fn node_news<T: Txn>(txn: &T, request: &WatchNode) -> Result<NodeNews, Ser
             structures.push(ChangedStructure { volume, structure });
         }
     }
-    Ok(NodeNews { members, structures, fences: Vec::new() })
+    Ok(NodeNews { members, structures, fences: Vec::new(), peers: Vec::new() })
 }
 
 impl<S: MetaStore> Service<S> {
@@ -296,7 +297,11 @@ impl<S: MetaStore> Service<S> {
         }
         self.read(|txn| async move {
             let news = node_news(&*txn, request).await?;
-            Ok(NodeNews { fences: self.orders_for(&*txn, request.caller).await?, ..news })
+            let heard = (&self.wishes, self.seams.clock.now());
+            let node = request.caller.node;
+            let peers = known_peers(&*txn, node, heard, WATCHED_VOLUMES_MAX).await?;
+            let fences = self.orders_for(&*txn, request.caller).await?;
+            Ok(NodeNews { fences, peers, ..news })
         })
         .await
     }

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - every allocated extent has exactly one owner: a slot or part of a layer, a reservation of an
-//!   incarnation, the journal of an attachment, current or stale, or the quarantine;
+//!   incarnation, the journal of an attachment, current, stale or to come, or the quarantine;
 //! - an epoch and an incarnation only rise; a request under an old one changes nothing;
 //! - a request that changes something is remembered in its own transaction, so that sending it
 //!   again, or running its transaction again, does it once;
@@ -37,6 +37,7 @@ mod needed;
 mod nodes;
 mod operations;
 mod paging;
+mod peers;
 mod pools;
 mod prune;
 mod quarantine;
@@ -58,6 +59,7 @@ mod usage;
 mod volumes;
 mod waits;
 mod watermarks;
+mod wishes;
 
 use std::future::Future;
 use std::hash::Hash;
@@ -211,6 +213,7 @@ pub struct Service<S> {
     damage: damage::Damage,
     checked: needed::Checked,
     fills: watermarks::Fills,
+    wishes: wishes::Wishes,
     sets: set_deadlines::SetWatch,
     revoked: revoked::Revoked,
     /// Counts what may have changed a set, for whoever waits for that.
@@ -252,6 +255,7 @@ impl<S: MetaStore> Service<S> {
             damage: damage::Damage::default(),
             checked: needed::Checked::default(),
             fills: watermarks::Fills::default(),
+            wishes: wishes::Wishes::default(),
             sets: set_deadlines::SetWatch::default(),
             revoked,
             changes: watch::Sender::new(0),

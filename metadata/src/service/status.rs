@@ -10,8 +10,9 @@ use super::geometry::{PoolGeometry, find_pool, held_back_bits};
 use super::watermarks::fill_of;
 use crate::error::ServiceError;
 use crate::keyspace::{
-    AttachmentKey, Bitmap, GroupIndex, GroupKey, Key, KeyedTxn, PoolVolumeKey, QuarantineKey,
-    ReservationKey, StaleJournalKey, TypedRange, VolumeKey, groups_of, quarantine_of, volumes_of,
+    AttachmentKey, Bitmap, GroupIndex, GroupKey, Key, KeyedTxn, MigrationKey, PoolVolumeKey,
+    QuarantineKey, ReservationKey, StaleJournalKey, TypedRange, VolumeKey, groups_of,
+    quarantine_of, volumes_of,
 };
 use crate::store::{MetaStore, Txn};
 
@@ -100,6 +101,10 @@ async fn count_journals<T: Txn>(
     .await?;
     each(txn, TypedRange::<StaleJournalKey>::table(), |key, record| {
         journals.push((key.volume, record.journal));
+    })
+    .await?;
+    each(txn, TypedRange::<MigrationKey>::table(), |key, record| {
+        journals.push((key.volume, record.spare_journal));
     })
     .await?;
     for (volume, runs) in journals {

@@ -17,6 +17,7 @@ use super::incarnations::is_free_of;
 use super::layers::{begin_head, owned_extents};
 use super::operations::begin_operation;
 use super::paging::page;
+use super::peers::{peers_view, require_no_peers};
 use super::sets::leave_set;
 use super::watermarks::Admission;
 use super::{Service, foreign_outcome};
@@ -74,7 +75,8 @@ pub(super) async fn volume_view<T: Txn>(
     };
     let head = txn.load_known(&LayerKey { layer: record.head }).await?;
     let mapped_extents = owned_extents(txn, record.head, head.extents).await?;
-    Ok(Volume { holder, mapped_extents, ..volume_alone(id, record) })
+    let (peers, moves) = peers_view(txn, id).await?;
+    Ok(Volume { holder, mapped_extents, peers, moves, ..volume_alone(id, record) })
 }
 
 /// What the record of a volume says by itself.
@@ -91,6 +93,8 @@ fn volume_alone(id: VolumeId, record: VolumeRecord) -> Volume {
         restored: record.restored,
         holder: None,
         mapped_extents: 0,
+        peers: Vec::new(),
+        moves: 0,
     }
 }
 
@@ -182,6 +186,7 @@ async fn delete_volume<T: Txn>(txn: &T, request: &DeleteVolume) -> Result<Outcom
         require_free(txn, volume, record.pool, &attachment).await?;
         park_journal(txn, volume, &attachment);
     }
+    require_no_peers(txn, volume, record.pool, "deleted").await?;
     leave_set(txn, volume, &mut record, "volume-deleted").await?;
     txn.remove(&VolumeNameKey { name: record.name.clone() });
     record.state = VolumeState::Deleting;

@@ -112,6 +112,20 @@ impl Sound {
         NodeRegistrationKey { node, incarnation, lun: self.pool.luns[0].id }
     }
 
+    fn peer_key(&self) -> PeerKey {
+        PeerKey { volume: self.volume.id, node: self.node.node }
+    }
+
+    fn peer(&self) -> PeerRecord {
+        PeerRecord {
+            incarnation: self.node.incarnation,
+            since: 7,
+            wish: 0,
+            session: SessionNumber::new(1),
+            is_urgent: false,
+        }
+    }
+
     fn fence_key(&self) -> FenceKey {
         FenceKey { node: self.node.node, incarnation: self.node.incarnation }
     }
@@ -618,6 +632,30 @@ const SPACE: &[Damage] = &[
     }),
 ];
 
+const PEERS: &[Damage] = &[
+    (FindingKind::PeerMismatch, |it| {
+        it.damage(|txn| txn.put(&it.peer_key(), &it.peer()));
+    }),
+    (FindingKind::PeerMismatch, |it| {
+        let NodeIncarnation { node, incarnation } = it.node;
+        let key = NodePeerKey { node, incarnation, volume: it.volume.id };
+        it.damage(|txn| txn.put(&key, &Present {}));
+    }),
+    (FindingKind::PeerMismatch, |it| {
+        let shared = MigrationRecord { moves: 0, spare_journal: Vec::new() };
+        it.damage(|txn| txn.put(&MigrationKey { volume: it.volume.id }, &shared));
+    }),
+    (FindingKind::IncarnationUnknown, |it| {
+        let peer = PeerRecord { incarnation: Incarnation::new(99), ..it.peer() };
+        it.damage(|txn| txn.put(&it.peer_key(), &peer));
+    }),
+    (FindingKind::ExtentUnallocated, |it| {
+        let spare_journal = vec![ExtentRun::new(ExtentAddress::new(0, 2999), 1)];
+        let shared = MigrationRecord { moves: 0, spare_journal };
+        it.damage(|txn| txn.put(&MigrationKey { volume: it.volume.id }, &shared));
+    }),
+];
+
 const FENCES: &[Damage] = &[
     (FindingKind::RegistrationMismatch, |it| {
         let registered = RegistrationRecord { incarnation: it.node.incarnation, paths: 1 };
@@ -670,7 +708,7 @@ fn fence_record(is_complete: bool) -> FenceRecord {
 }
 
 pub fn damages() -> impl Iterator<Item = Damage> {
-    [NAMES_AND_INDICES, GRANTS, NEXT_HEADS, SETS, SPACE, FENCES].concat().into_iter()
+    [NAMES_AND_INDICES, GRANTS, NEXT_HEADS, SETS, SPACE, FENCES, PEERS].concat().into_iter()
 }
 
 #[test]

@@ -84,8 +84,13 @@ impl Case {
     }
 
     fn orders(&self, caller: NodeSession) -> Vec<FenceOrder> {
-        let watch =
-            WatchNode { caller, structures: Vec::new(), members: Vec::new(), fences: Vec::new() };
+        let watch = WatchNode {
+            caller,
+            structures: Vec::new(),
+            members: Vec::new(),
+            fences: Vec::new(),
+            peers: Vec::new(),
+        };
         block_on(self.world.service.watch_node(&watch)).expect("news").fences
     }
 

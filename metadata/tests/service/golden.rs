@@ -400,6 +400,23 @@ fn fencing(fixture: &mut Fixture) {
     fixture.add(AuditKey { number: AuditNumber::new(0x0506) }, entry);
 }
 
+fn peers(fixture: &mut Fixture) {
+    let peer = PeerRecord {
+        incarnation: INCARNATION,
+        since: 0x0102_0304,
+        wish: 0x0506,
+        session: SessionNumber::new(0x0708),
+        is_urgent: true,
+    };
+    fixture.add(PeerKey { volume: VOLUME, node: NODE }, peer);
+    for spare_journal in [Vec::new(), runs()] {
+        fixture
+            .add(MigrationKey { volume: VOLUME }, MigrationRecord { moves: 0x0a0b, spare_journal });
+    }
+    let (node, incarnation) = (NODE, INCARNATION);
+    fixture.add(NodePeerKey { node, incarnation, volume: VOLUME }, Present {});
+}
+
 fn certificates(fixture: &mut Fixture) {
     let serial = "0102030405060708090a0b0c0d0e0f1011121314".parse().expect("a number");
     let (revoked, reason) = (0x0807_0605_0403_0201, RevocationReason("lost".to_owned()));
@@ -418,6 +435,7 @@ fn keys_and_values_are_the_bytes_of_the_fixture() {
     sets(&mut fixture);
     fencing(&mut fixture);
     certificates(&mut fixture);
+    peers(&mut fixture);
     let tables: BTreeSet<u16> = TABLES.iter().map(|(table, _)| *table).collect();
     assert_eq!(fixture.tables, tables, "every table has an example");
     let path = here("tests/service/fixtures/keyspace-3.txt");

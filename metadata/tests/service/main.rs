@@ -21,6 +21,7 @@ mod merge;
 mod merge_races;
 mod model;
 mod nodes;
+mod peers;
 mod pools;
 mod prune;
 mod races;

@@ -498,6 +498,7 @@ fn a_holder_hears_when_its_chain_is_another_one() {
         structures: vec![ChangedStructure { volume, structure: held.structure }],
         members: Vec::new(),
         fences: vec![],
+        peers: vec![],
     };
     let heard = || block_on(world.service.watch_node(&watch)).expect("told").structures;
     assert!(heard().is_empty());

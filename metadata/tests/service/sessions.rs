@@ -50,7 +50,13 @@ impl Held {
         let stale_epoch = Epoch::new(1);
         let retire = RetireJournal { request: request(), volume, epoch, caller, stale_epoch };
         let leave = Leave { request: request(), caller };
-        let watch = WatchNode { caller, structures: vec![], members: vec![], fences: vec![] };
+        let watch = WatchNode {
+            caller,
+            structures: vec![],
+            members: vec![],
+            fences: vec![],
+            peers: vec![],
+        };
         let set = SnapshotSetId::from_u128(1);
         let ready = MemberReady { caller, set, volume, epoch };
         let failed = MemberFailed { caller, set, volume, epoch, why: name("late") };

@@ -60,7 +60,13 @@ impl<S: MetaStore> Two<S> {
 
     pub fn members(&self, held: &Attachment) -> Vec<OpenMember> {
         let caller = self.world.caller_of(held);
-        let watch = WatchNode { caller, structures: vec![], members: vec![], fences: vec![] };
+        let watch = WatchNode {
+            caller,
+            structures: vec![],
+            members: vec![],
+            fences: vec![],
+            peers: vec![],
+        };
         block_on(self.world.service.watch_node(&watch)).expect("told").members
     }
 
@@ -551,7 +557,8 @@ fn a_node_hears_of_another_structure_of_what_it_holds() {
     let watch = |held: &Attachment, structure| {
         let caller = case.world.caller_of(held);
         let structures = vec![ChangedStructure { volume, structure }];
-        let watch = WatchNode { caller, structures, members: vec![], fences: vec![] };
+        let watch =
+            WatchNode { caller, structures, members: vec![], fences: vec![], peers: vec![] };
         block_on(case.world.service.watch_node(&watch)).expect("told").structures
     };
     let known = case.a.structure;

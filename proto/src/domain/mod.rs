@@ -9,6 +9,7 @@ mod diff;
 mod fencing;
 mod map;
 mod nodes;
+mod peers;
 mod pools;
 mod sets;
 mod snapshots;
@@ -40,6 +41,10 @@ pub use map::{
     ReserveExtents, SlotUpdate,
 };
 pub use nodes::{Join, Joined, LeaseTimers, Leave, Node, NodeState};
+pub use peers::{
+    AddPeer, KnownPeer, LeavePeers, Ownership, OwnershipWish, PEERS_MAX, Peer, ReleaseOwnership,
+    RemovePeer, RequestOwnership,
+};
 pub use pools::{
     AddLuns, CreatePool, Lun, LunStatus, NewLun, Pool, PoolStatus, ReleaseQuarantine, SpaceUsage,
 };

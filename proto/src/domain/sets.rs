@@ -9,7 +9,7 @@ use lunar_types::{
     SnapshotId, SnapshotSetId, StructureNumber, VolumeId,
 };
 
-use super::{FenceOrder, SealedHead, Selector, Snapshot};
+use super::{FenceOrder, KnownPeer, SealedHead, Selector, Snapshot};
 
 /// Most members of a set.
 pub const SET_MEMBERS_MAX: usize = 32;
@@ -213,6 +213,8 @@ pub struct WatchNode {
     pub members: Vec<KnownMember>,
     /// The orders of the answer before; at most [`super::FENCE_LIST_MAX`].
     pub fences: Vec<FenceOrder>,
+    /// The peers of the answer before; at most [`WATCHED_VOLUMES_MAX`].
+    pub peers: Vec<KnownPeer>,
 }
 
 /// A member of an open set that an incarnation holds.
@@ -235,6 +237,8 @@ pub struct NodeNews {
     pub structures: Vec<ChangedStructure>,
     /// Victims that it is to cut off, at most [`super::FENCE_LIST_MAX`].
     pub fences: Vec<FenceOrder>,
+    /// All volumes of which it is a peer, at most [`WATCHED_VOLUMES_MAX`].
+    pub peers: Vec<KnownPeer>,
 }
 
 impl NodeNews {
@@ -243,9 +247,11 @@ impl NodeNews {
     pub fn is_news_to(&self, known: &WatchNode) -> bool {
         let now: BTreeSet<_> = self.members.iter().map(|it| it.member).collect();
         let fences: BTreeSet<_> = self.fences.iter().copied().collect();
+        let peers: BTreeSet<_> = self.peers.iter().copied().collect();
         !self.structures.is_empty()
             || now != known.members.iter().copied().collect()
             || fences != known.fences.iter().copied().collect()
+            || peers != known.peers.iter().copied().collect()
     }
 }
 

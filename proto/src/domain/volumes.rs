@@ -7,7 +7,7 @@ use lunar_types::{
     NodeSession, PoolId, RequestId, StructureNumber, VolumeId, VolumeSize,
 };
 
-use super::{Pool, Selector};
+use super::{Peer, Pool, Selector};
 
 /// Where a volume is in its life.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -70,6 +70,10 @@ pub struct Volume {
     pub holder: Option<Holder>,
     /// Extents that its head layer owns.
     pub mapped_extents: u64,
+    /// The nodes that have it for a live migration; none while a node holds it alone.
+    pub peers: Vec<Peer>,
+    /// How often it has changed hands between them.
+    pub moves: u64,
 }
 
 /// A map of logical extents to slots.

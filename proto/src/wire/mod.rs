@@ -9,6 +9,7 @@ mod diff;
 mod fencing;
 mod map;
 mod nodes;
+mod peers;
 mod pools;
 mod sets;
 mod snapshots;

@@ -308,11 +308,13 @@ impl TryFrom<v1::WatchNodeRequest> for WatchNode {
         at_most("structures", &wire.structures, WATCHED_VOLUMES_MAX)?;
         at_most("members", &wire.members, WATCHED_MEMBERS_MAX)?;
         at_most("fences", &wire.fences, FENCE_LIST_MAX)?;
+        at_most("peers", &wire.peers, WATCHED_VOLUMES_MAX)?;
         Ok(Self {
             caller: nested("caller", wire.caller)?,
             structures: list("structures", wire.structures)?,
             members: list("members", wire.members)?,
             fences: list("fences", wire.fences)?,
+            peers: list("peers", wire.peers)?,
         })
     }
 }
@@ -325,6 +327,7 @@ impl From<WatchNode> for v1::WatchNodeRequest {
             structures: to_list(request.structures),
             members: to_list(request.members),
             fences: to_list(request.fences),
+            peers: to_list(request.peers),
             wait_ms: 0,
         }
     }
@@ -357,16 +360,20 @@ impl TryFrom<v1::WatchNodeResponse> for NodeNews {
     type Error = FieldError;
 
     fn try_from(wire: v1::WatchNodeResponse) -> Checked<Self> {
-        let members = list("members", wire.members)?;
-        let fences = list("fences", wire.fences)?;
-        Ok(Self { members, structures: list("structures", wire.structures)?, fences })
+        Ok(Self {
+            members: list("members", wire.members)?,
+            structures: list("structures", wire.structures)?,
+            fences: list("fences", wire.fences)?,
+            peers: list("peers", wire.peers)?,
+        })
     }
 }
 
 impl From<NodeNews> for v1::WatchNodeResponse {
     fn from(news: NodeNews) -> Self {
         let (members, structures) = (to_list(news.members), to_list(news.structures));
-        Self { members, structures, fences: to_list(news.fences) }
+        let (fences, peers) = (to_list(news.fences), to_list(news.peers));
+        Self { members, structures, fences, peers }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod diff;
 mod fencing;
+mod peers;
 mod sets;
 mod watermarks;
 
@@ -68,6 +69,8 @@ fn volume() -> Volume {
         holder: Some(holder),
         restored: true,
         mapped_extents: 17,
+        peers: vec![peers::peer()],
+        moves: 3,
     }
 }
 
@@ -175,8 +178,7 @@ fn volumes_and_attachments_survive_the_wire() {
     survives::<_, v1::AttachmentSummary>(AttachmentSummary { volume: volume_id, epoch });
 }
 
-#[test]
-fn grants_and_seals_survive_the_wire() {
+fn attachment() -> Attachment {
     let (volume_id, epoch) = (VolumeId::from_u128(13), Epoch::new(4));
     let stale = StaleJournal {
         epoch: Epoch::new(3),
@@ -191,7 +193,7 @@ fn grants_and_seals_survive_the_wire() {
         volume: volume_id,
         sealed: parent.is_none(),
     };
-    survives::<_, v1::Attachment>(Attachment {
+    Attachment {
         volume: volume(),
         epoch,
         node: node(),
@@ -203,7 +205,13 @@ fn grants_and_seals_survive_the_wire() {
         last_commit: CommitNumber::new(21),
         next_head: LayerId::new(41),
         structure: StructureNumber::new(5),
-    });
+    }
+}
+
+#[test]
+fn grants_and_seals_survive_the_wire() {
+    let (volume_id, epoch) = (VolumeId::from_u128(13), Epoch::new(4));
+    survives::<_, v1::Attachment>(attachment());
     for replay_of in [None, Some(Epoch::new(3))] {
         survives::<_, v1::SealLayerRequest>(SealLayer {
             request: REQUEST,

@@ -90,6 +90,8 @@ impl TryFrom<v1::Volume> for Volume {
             restored: wire.restored,
             holder: wire.holder.map(|holder| nested("holder", Some(holder))).transpose()?,
             mapped_extents: wire.mapped_extents,
+            peers: list("peers", wire.peers)?,
+            moves: wire.moves,
         })
     }
 }
@@ -108,6 +110,8 @@ impl From<Volume> for v1::Volume {
             restored: volume.restored,
             holder: volume.holder.map(Into::into),
             mapped_extents: volume.mapped_extents,
+            peers: to_list(volume.peers),
+            moves: volume.moves,
         }
     }
 }
@@ -386,7 +390,7 @@ impl From<LayerSealed> for v1::SealLayerResponse {
     }
 }
 
-fn detach_mode(field: &str, raw: i32) -> Checked<DetachMode> {
+pub(super) fn detach_mode(field: &str, raw: i32) -> Checked<DetachMode> {
     match v1::DetachMode::try_from(raw) {
         Ok(v1::DetachMode::Clean) => Ok(DetachMode::Clean),
         Ok(v1::DetachMode::KeepJournal) => Ok(DetachMode::KeepJournal),

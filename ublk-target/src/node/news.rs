@@ -71,7 +71,12 @@ mod tests {
         let set = SnapshotSetId::from_u128(if state == MemberState::Ready { 1 } else { 2 });
         let member = KnownMember { set, volume, set_state, state };
         let order = OpenMember { member, epoch: Epoch::new(3), fsfreeze: Fsfreeze::Auto };
-        NodeNews { members: vec![order], structures: Vec::new(), fences: Vec::new() }
+        NodeNews {
+            members: vec![order],
+            structures: Vec::new(),
+            fences: Vec::new(),
+            peers: Vec::new(),
+        }
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 //! Sets of snapshots and what holders say of their members.
 
 use super::fencing::order;
+use super::peers::known_peer;
 use super::*;
 
 const SET: SnapshotSetId = SnapshotSetId::from_u128(15);
@@ -87,6 +88,7 @@ fn what_holders_say_survives_the_wire() {
         structures: structures.clone(),
         members: vec![known()],
         fences: vec![order()],
+        peers: vec![known_peer()],
     });
     for state in [MemberState::Asked, MemberState::Ready, MemberState::Paused] {
         let member = KnownMember { state, ..known() };
@@ -96,6 +98,7 @@ fn what_holders_say_survives_the_wire() {
             members: vec![open],
             structures,
             fences: vec![order()],
+            peers: vec![known_peer()],
         });
     }
     let (caller, epoch) = (caller(), Epoch::new(4));
@@ -148,10 +151,15 @@ fn a_wait_beyond_the_limit_is_refused() {
 
 #[test]
 fn news_is_what_differs_from_what_is_known() {
-    let watch =
-        |members| WatchNode { caller: caller(), structures: vec![], members, fences: vec![] };
+    let watch = |members| WatchNode {
+        caller: caller(),
+        structures: vec![],
+        members,
+        fences: vec![],
+        peers: vec![],
+    };
     let open = OpenMember { member: known(), epoch: Epoch::new(4), fsfreeze: Fsfreeze::Auto };
-    let news = |members| NodeNews { members, structures: vec![], fences: vec![] };
+    let news = |members| NodeNews { members, structures: vec![], fences: vec![], peers: vec![] };
     assert!(!news(vec![]).is_news_to(&watch(vec![])));
     assert!(news(vec![open]).is_news_to(&watch(vec![])));
     assert!(!news(vec![open]).is_news_to(&watch(vec![known()])));
@@ -165,4 +173,7 @@ fn news_is_what_differs_from_what_is_known() {
     assert!(ordered.is_news_to(&watch(vec![])));
     assert!(!ordered.is_news_to(&WatchNode { fences: vec![order()], ..watch(vec![]) }));
     assert!(news(vec![]).is_news_to(&WatchNode { fences: vec![order()], ..watch(vec![]) }));
+    let wished = NodeNews { peers: vec![known_peer()], ..news(vec![]) };
+    assert!(wished.is_news_to(&watch(vec![])));
+    assert!(!wished.is_news_to(&WatchNode { peers: vec![known_peer()], ..watch(vec![]) }));
 }
