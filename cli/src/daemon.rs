@@ -23,6 +23,15 @@ const QUERY_DEADLINE: Duration = Duration::from_secs(30);
 /// For calls that move data first: replay of a journal, the last flush of a device.
 const WORK_DEADLINE: Duration = Duration::from_secs(600);
 
+/// How a volume is attached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct AttachAs {
+    /// Also one that was restored: it counts as accepted then.
+    pub accept_restored: bool,
+    /// Another node may have it too.
+    pub migratable: bool,
+}
+
 /// A connection to fs-core.
 #[derive(Clone, Debug)]
 pub struct Daemon {
@@ -81,16 +90,23 @@ impl Daemon {
         open(&step, answer)
     }
 
-    /// Attaches a volume to this node; one that was restored only if it is accepted.
+    /// Attaches a volume to this node.
     pub async fn attach(
         &self,
         volume: &Selector<VolumeId>,
-        accept_restored: bool,
+        AttachAs { accept_restored, migratable }: AttachAs,
     ) -> Answer<v1::LocalAttachment> {
-        let volume_wanted = Some(volume.clone().into());
-        let request = work(v1::AttachVolumeRequest { volume: volume_wanted, accept_restored });
+        let wanted = Some(volume.clone().into());
+        let request = work(v1::AttachVolumeRequest { volume: wanted, accept_restored, migratable });
         let answer = self.client.clone().attach_volume(request).await;
         open(&format!("attach volume {volume}"), answer)
+    }
+
+    /// Takes a volume to this node whose device waits here.
+    pub async fn move_volume(&self, volume: &Selector<VolumeId>) -> Answer<v1::LocalAttachment> {
+        let request = work(v1::MoveVolumeRequest { volume: Some(volume.clone().into()) });
+        let answer = self.client.clone().move_volume(request).await;
+        open(&format!("move volume {volume} to this node"), answer)
     }
 
     /// Detaches a volume from this node.

@@ -72,6 +72,7 @@ pub fn of_volume(known: &VolumeFacts) -> Explanation {
             format!("lunar volume attach {} --accept-restored", volume.name),
         );
     }
+    shared_lines(&mut told, volume);
     let (Some(holder), Some(node)) = (&volume.holder, node) else {
         told.fact("held by", "nobody");
         return told;
@@ -98,6 +99,42 @@ pub fn of_volume(known: &VolumeFacts) -> Explanation {
         },
     }
     told
+}
+
+/// Of a volume that nodes have together.
+fn shared_lines(told: &mut Explanation, volume: &Volume) {
+    let owner = volume.holder.as_ref();
+    for peer in &volume.peers {
+        let name = &peer.node_name;
+        let is_owner = owner.is_some_and(|owner| owner.node == peer.node);
+        let how = match (is_owner, peer.live) {
+            (true, _) => "owns it",
+            (false, true) => "has a device that waits",
+            (false, false) => "is gone, and is no peer any more when that is in the way",
+        };
+        told.fact("shared by", format!("{name}, which {how}, since {}", utc(peer.since)));
+        if is_owner || !peer.wishes || !peer.live {
+            continue;
+        }
+        match owner {
+            Some(owner) if owner.live => told.waits(
+                format!("'{}' to give it to '{name}', where requests wait", owner.node_name),
+                format!(
+                    "nothing, if it passes in some seconds; otherwise 'lunar doctor' on '{}' says \
+                     what keeps it there: its device is mounted or used by another one, it takes \
+                     no more writes, or a LUN does not answer",
+                    owner.node_name
+                ),
+            ),
+            _ => told.waits(
+                format!("'{name}', which has asked for it, to take it"),
+                format!("the log of fs-core on '{name}' says why it cannot serve it"),
+            ),
+        }
+    }
+    if !volume.peers.is_empty() {
+        told.fact("changed hands", format!("{} times", volume.moves));
+    }
 }
 
 fn silent_holder(told: &mut Explanation, pool: &Pool, node: &Node) {

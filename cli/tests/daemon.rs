@@ -46,6 +46,22 @@ fn attach_names_the_device_and_detach_lets_it_go() {
 }
 
 #[test]
+fn only_a_volume_that_nodes_share_is_moved() {
+    let double = double(Vec::new());
+    double.lunar(NO_SERVICE, "volume attach alone");
+    double.lunar(NO_SERVICE, "volume attach shared --migratable");
+    let refused = double.lunar(NO_SERVICE, "volume move alone");
+    assert_eq!((code(&refused), stdout(&refused).as_str()), (4, ""));
+    assert!(stderr(&refused).contains("is here alone"), "{}", stderr(&refused));
+    let moved = double.lunar(NO_SERVICE, "volume move shared -o json");
+    let object: Value = serde_json::from_str(&stdout(&moved)).expect("JSON");
+    assert_eq!(
+        (object["migratable"].as_bool(), object["state"].as_str()),
+        (Some(true), Some("live"))
+    );
+}
+
+#[test]
 fn attaching_twice_is_refused_with_the_device() {
     let double = double(Vec::new());
     assert_eq!(code(&double.lunar(NO_SERVICE, "volume attach v")), 0);

@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use lunar_proto::domain::{
     Attachment, AttachmentSummary, ChangedStructure, DetachMode, FenceAttempt, FenceOrder,
-    FenceProof, Joined, KnownMember, LayerPage, LayerSealed, NodeNews, NodeState, Pool,
-    PoolReservation, PrunedParts, Renewed, Selector, SetProgress, SlotUpdate, Vote, WatermarkLevel,
+    FenceProof, Joined, KnownMember, KnownPeer, LayerPage, LayerSealed, NodeNews, NodeState,
+    Ownership, OwnershipWish, Pool, PoolReservation, PrunedParts, Renewed, Selector, SetProgress,
+    SlotUpdate, Volume, Vote, WatermarkLevel,
 };
 use lunar_proto::error::{ErrorReason, ErrorReport};
 use lunar_types::{
@@ -131,6 +132,21 @@ pub struct Known {
     pub structures: Vec<ChangedStructure>,
     /// The orders of the answer before.
     pub fences: Vec<FenceOrder>,
+    /// The peers of the answer before.
+    pub peers: Vec<KnownPeer>,
+}
+
+/// A volume that is given away by a peer that stays one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Release {
+    /// Idempotency key: the same release tried again carries the same.
+    pub request: RequestId,
+    /// Under which grant.
+    pub grant: Grant,
+    /// What becomes of the journal.
+    pub mode: DetachMode,
+    /// The number of the last commit under the grant.
+    pub last_commit: CommitNumber,
 }
 
 /// A vote: the volume is paused, and everything of its head is in the map.
@@ -229,6 +245,26 @@ pub trait Metadata: Send + Sync {
     fn detach(&self, grant: Grant, mode: DetachMode) -> Reply<'_, ()>;
     /// Frees the oldest stale journal.
     fn retire_journal(&self, grant: Grant, stale: Epoch) -> Reply<'_, ()>;
+    /// Makes the node a peer of a volume, beside another one or alone so far; one that was restored
+    /// only if it is accepted.
+    fn add_peer(
+        &self,
+        volume: Selector<VolumeId>,
+        node: NodeIncarnation,
+        accept_restored: bool,
+    ) -> Reply<'_, Volume>;
+    /// Asks for a volume as a peer, and waits so long for it.
+    fn request_ownership(
+        &self,
+        volume: VolumeId,
+        node: NodeIncarnation,
+        wish: OwnershipWish,
+        wait: Duration,
+    ) -> Reply<'_, Ownership>;
+    /// Gives a volume away and stays a peer.
+    fn release_ownership(&self, release: Release) -> Reply<'_, ()>;
+    /// The node is no peer of the volume any more.
+    fn leave_peers(&self, volume: VolumeId, node: NodeIncarnation) -> Reply<'_, ()>;
     /// What an incarnation holds.
     fn list_attachments(&self, node: NodeIncarnation) -> Reply<'_, Vec<AttachmentSummary>>;
     /// Changes the map; says what becomes of the extents that are unmapped.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use lunar_proto::domain::{
     Attachment, AttachmentSummary, DetachMode, FenceAttempt, FenceOrder, FenceProof, Joined,
-    LayerEntry, LayerPage, LayerSealed, NodeNews, NodeState, Pool, PoolReservation, PrunedParts,
-    Renewed, Selector, SetProgress, Vote, WatermarkLevel,
+    LayerEntry, LayerPage, LayerSealed, NodeNews, NodeState, Ownership, OwnershipWish, Pool,
+    PoolReservation, PrunedParts, Renewed, Selector, SetProgress, Volume, Vote, WatermarkLevel,
 };
 use lunar_types::{
     BootId, Epoch, ExtentRun, ExtentSize, Freed, LayerId, LogicalExtent, LunId, Name,
@@ -15,7 +15,7 @@ use lunar_types::{
 };
 
 use crate::metadata::{
-    Ballot, Former, Grant, Known, MapCommit, Metadata, MetadataError, Prune, Reply, Seal,
+    Ballot, Former, Grant, Known, MapCommit, Metadata, MetadataError, Prune, Release, Reply, Seal,
 };
 
 /// What a service that is away looks like.
@@ -56,10 +56,13 @@ struct Script {
     intend: VecDeque<Result<(), MetadataError>>,
     confirm: VecDeque<Result<(), MetadataError>>,
     attempts: VecDeque<Result<FenceAttempt, MetadataError>>,
+    ownership: VecDeque<Result<Ownership, MetadataError>>,
+    release_ownership: VecDeque<Result<(), MetadataError>>,
+    leave: VecDeque<Result<(), MetadataError>>,
     said: Vec<Said>,
 }
 
-/// What was said about registrations and fences.
+/// What was said about registrations, fences and peers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Said {
     Intend(LunId),
@@ -67,6 +70,9 @@ pub(crate) enum Said {
     Activate(Vec<LunId>),
     BeginFence(FenceOrder),
     EndFence(FenceOrder, u32, FenceProof),
+    Ask(OwnershipWish),
+    Release(Release),
+    Leave(VolumeId),
 }
 
 impl Script {
@@ -211,6 +217,27 @@ impl FakeMetadata {
         self.script().failures.clone()
     }
 
+    pub(crate) fn expect_ownership(
+        &self,
+        answers: impl IntoIterator<Item = Result<Ownership, MetadataError>>,
+    ) {
+        self.script().ownership.extend(answers);
+    }
+
+    pub(crate) fn expect_release_ownership(
+        &self,
+        answers: impl IntoIterator<Item = Result<(), MetadataError>>,
+    ) {
+        self.script().release_ownership.extend(answers);
+    }
+
+    pub(crate) fn expect_leave(
+        &self,
+        answers: impl IntoIterator<Item = Result<(), MetadataError>>,
+    ) {
+        self.script().leave.extend(answers);
+    }
+
     pub(crate) fn set_gone(&self, gone: Vec<NodeIncarnation>) {
         self.script().gone = gone;
     }
@@ -329,6 +356,34 @@ impl Metadata for FakeMetadata {
         let mut script = self.script();
         script.detached.push(mode);
         ready(script.detach.pop_front().unwrap_or(Ok(())))
+    }
+
+    fn add_peer(&self, _: Selector<VolumeId>, _: NodeIncarnation, _: bool) -> Reply<'_, Volume> {
+        ready(Err(unavailable()))
+    }
+
+    fn request_ownership(
+        &self,
+        _: VolumeId,
+        _: NodeIncarnation,
+        wish: OwnershipWish,
+        _: Duration,
+    ) -> Reply<'_, Ownership> {
+        let mut script = self.script();
+        script.said.push(Said::Ask(wish));
+        ready(script.ownership.pop_front().unwrap_or(Err(unavailable())))
+    }
+
+    fn release_ownership(&self, release: Release) -> Reply<'_, ()> {
+        let mut script = self.script();
+        script.said.push(Said::Release(release));
+        ready(script.release_ownership.pop_front().unwrap_or(Ok(())))
+    }
+
+    fn leave_peers(&self, volume: VolumeId, _: NodeIncarnation) -> Reply<'_, ()> {
+        let mut script = self.script();
+        script.said.push(Said::Leave(volume));
+        ready(script.leave.pop_front().unwrap_or(Ok(())))
     }
 
     fn retire_journal(&self, _: Grant, stale: Epoch) -> Reply<'_, ()> {

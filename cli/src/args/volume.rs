@@ -58,6 +58,13 @@ pub enum VolumeCommand {
         /// there in part. It counts as accepted from then on.
         #[arg(long)]
         accept_restored: bool,
+        /// Another node may have it too, so that a virtual machine can be moved while it runs: for
+        /// raw block devices that are used with O_DIRECT, never for mounted file systems.
+        ///
+        /// One of the two nodes owns the volume at a time; the first request on the other one
+        /// moves it there.
+        #[arg(long, conflicts_with = "force")]
+        migratable: bool,
         /// If another node holds it, have that node fenced, and attach the volume when it is.
         ///
         /// Everything that the other node holds is lost to it, not this volume alone. Recorded in
@@ -70,6 +77,12 @@ pub enum VolumeCommand {
     },
     /// Detach a volume from this node. Refused while its device is open or mounted.
     Detach(DetachArgs),
+    /// Move a volume to this node that is attached with --migratable, and that the other node
+    /// owns.
+    Move {
+        /// The volume, by name or id.
+        volume: VolumeArg,
+    },
     /// Delete a volume and everything in it. Refused while it is attached.
     Delete {
         /// The volume, by name or id.
@@ -153,4 +166,8 @@ pub struct DetachArgs {
     /// Who still writes gets I/O errors. Nothing that was flushed is lost.
     #[arg(long)]
     pub force: bool,
+    /// Take another node off a volume that is attached with --migratable, by its name: it is lost,
+    /// and does not own the volume.
+    #[arg(long, value_name = "NODE", conflicts_with = "force")]
+    pub peer: Option<Name>,
 }

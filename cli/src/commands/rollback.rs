@@ -9,7 +9,7 @@ use lunar_proto::v1;
 use lunar_types::{SnapshotId, VolumeId};
 
 use super::Context;
-use crate::daemon::Daemon;
+use crate::daemon::{AttachAs, Daemon};
 use crate::error::{CliError, Exit};
 use crate::progress::Waiting;
 use crate::views::snapshot::RollbackView;
@@ -111,7 +111,7 @@ pub(super) async fn reattached(
     waiting.update(format!("rolling volume '{name}' back"));
     let rolled_back = target.roll_back(&service).await;
     waiting.update(format!("attaching volume '{name}'"));
-    let attached = daemon.attach(&by_id, false).await;
+    let attached = daemon.attach(&by_id, AttachAs::default()).await;
     drop(waiting);
     match (rolled_back, attached) {
         (Ok(()), Ok(attachment)) => target.show(context, &service, Some(&attachment)).await,

@@ -5,16 +5,18 @@ use std::time::Duration;
 
 use lunar_metadata_client::{ErrorKind, ErrorReason, MetadataClient, fresh_request_id};
 use lunar_proto::domain::{
-    CreateVolume, DeleteVolume, Pool, READ_LAYER_MAX, ReadLayer, Selector, UsageOf, Volume,
+    CreateVolume, DeleteVolume, Pool, READ_LAYER_MAX, ReadLayer, RemovePeer, Selector, UsageOf,
+    Volume,
 };
 use lunar_proto::v1;
-use lunar_types::{LogicalExtent, PoolId, VolumeId};
+use lunar_types::{LogicalExtent, Name, PoolId, VolumeId};
 use tokio::time::sleep;
 
 use super::operation::drop_of;
 use super::takeover::{self, Takeover};
 use super::{Context, clone, grow, rollback, unless};
 use crate::args::{DetachArgs, VolumeCommand};
+use crate::daemon::AttachAs;
 use crate::error::{CliError, Exit};
 use crate::progress::Waiting;
 use crate::views::map::MapView;
@@ -41,11 +43,16 @@ pub(super) async fn run(command: &VolumeCommand, context: &Context<'_>) -> Resul
         VolumeCommand::List { pool } => list(context, pool.as_ref().map(|pool| &pool.0)).await,
         VolumeCommand::Show { volume } => show(context, &volume.0).await,
         VolumeCommand::Usage { volume } => usage(context, &volume.0).await,
-        VolumeCommand::Attach { volume, accept_restored, force, wait } => {
+        VolumeCommand::Attach { volume, accept_restored, migratable, force, wait } => {
             let takeover = Takeover { force: *force, wait: *wait };
-            attach(context, &volume.0, *accept_restored, takeover).await
+            let how = AttachAs { accept_restored: *accept_restored, migratable: *migratable };
+            attach(context, &volume.0, how, takeover).await
+        }
+        VolumeCommand::Detach(DetachArgs { volume, peer: Some(node), .. }) => {
+            take_off(context, &volume.0, node).await
         }
         VolumeCommand::Detach(args) => detach(context, args).await,
+        VolumeCommand::Move { volume } => move_here(context, &volume.0).await,
         VolumeCommand::Delete { volume, no_wait: true } => {
             let volume = start_delete(&context.service().await?, &volume.0).await?;
             context.show(&DeleteView::new(&volume, false))
@@ -90,9 +97,10 @@ async fn show(context: &Context<'_>, volume: &Selector<VolumeId>) -> Result<Exit
     let service = context.service().await?;
     let volume = service.volume(volume).await?;
     let pool = service.pool(&Selector::Id(volume.pool)).await?;
-    let local = match volume.holder {
-        Some(_) => local_attachment(context, volume.id).await.map_err(|error| error.message),
-        None => Ok(None),
+    let is_somewhere = volume.holder.is_some() || !volume.peers.is_empty();
+    let local = match is_somewhere {
+        true => local_attachment(context, volume.id).await.map_err(|error| error.message),
+        false => Ok(None),
     };
     context.show(&VolumeDetail::new(VolumeView::new(&volume, &pool), local))
 }
@@ -117,7 +125,7 @@ async fn local_attachment(
 async fn attach(
     context: &Context<'_>,
     volume: &Selector<VolumeId>,
-    accept_restored: bool,
+    how: AttachAs,
     takeover: Takeover,
 ) -> Result<Exit, CliError> {
     let daemon = context.daemon().await?;
@@ -127,7 +135,7 @@ async fn attach(
         return Err(attached_already(attached));
     }
     let waiting = Waiting::on(&format!("attaching volume {volume}"));
-    let attach = || daemon.attach(volume, accept_restored);
+    let attach = || daemon.attach(volume, how);
     let attachment = takeover::attached(context, volume, takeover, &waiting, attach).await?;
     drop(waiting);
     takeover::warn_of_fencing(context, &attachment).await;
@@ -156,6 +164,27 @@ async fn detach(context: &Context<'_>, args: &DetachArgs) -> Result<Exit, CliErr
     let answer = daemon.detach(volume, args.force).await?;
     drop(waiting);
     context.show(&DetachView::new(volume.to_string(), answer))
+}
+
+async fn move_here(context: &Context<'_>, volume: &Selector<VolumeId>) -> Result<Exit, CliError> {
+    let daemon = context.daemon().await?;
+    let waiting = Waiting::on(&format!("moving volume {volume} to this node"));
+    let moved = daemon.move_volume(volume).await?;
+    drop(waiting);
+    context.show(&AttachmentView::from(&moved))
+}
+
+async fn take_off(
+    context: &Context<'_>,
+    volume: &Selector<VolumeId>,
+    node: &Name,
+) -> Result<Exit, CliError> {
+    let service = context.service().await?;
+    let remove = RemovePeer { volume: volume.clone(), node: Selector::Name(node.clone()) };
+    service.remove_peer(&remove).await?;
+    let volume = service.volume(volume).await?;
+    let pool = service.pool(&Selector::Id(volume.pool)).await?;
+    context.show(&VolumeView::new(&volume, &pool))
 }
 
 /// The deletion of a volume that has begun, and the head that is dropped at its end.

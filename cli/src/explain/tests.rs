@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lunar_proto::domain::{FenceLun, FenceProof, Holder, VolumeState, Watermarks};
+use lunar_proto::domain::{FenceLun, FenceProof, Holder, Peer, VolumeState, Watermarks};
 use lunar_types::{
     BootId, Epoch, ExtentSize, Incarnation, LayerId, LogicalBlockSize, LunId, Name, NodeId,
     NodeIncarnation, PoolId, SessionNumber, VolumeId, VolumeSize,
@@ -53,6 +53,8 @@ fn facts(fencing: PoolFencing, state: NodeState, live: bool) -> VolumeFacts {
         restored: false,
         holder: Some(held),
         mapped_extents: 0,
+        peers: Vec::new(),
+        moves: 0,
     };
     let pool = Pool {
         id: PoolId::from_u128(2),
@@ -63,7 +65,7 @@ fn facts(fencing: PoolFencing, state: NodeState, live: bool) -> VolumeFacts {
         watermarks: Watermarks::DEFAULT,
         fencing,
     };
-    VolumeFacts { volume, pool, node: Some(node(state)), fences: Vec::new(), peers: Vec::new() }
+    VolumeFacts { volume, pool, node: Some(node(state)), fences: Vec::new() }
 }
 
 fn fence(waits_for: &str) -> Fence {
@@ -114,11 +116,10 @@ fn each_wait_says_what_would_end_it() {
 #[test]
 fn a_node_says_what_it_holds_and_what_keeps_it_out() {
     let volumes = vec![facts(PoolFencing::None, NodeState::Active, true).volume];
-    let known =
-        NodeFacts { node: node(NodeState::Active), volumes, fences: Vec::new(), peers: Vec::new() };
+    let known = NodeFacts { node: node(NodeState::Active), volumes, fences: Vec::new() };
     assert!(of_node(&known).to_text().contains("db under epoch 7"));
     let barred = Node { is_barred: true, ..node(NodeState::Fenced) };
-    let known = NodeFacts { node: barred, volumes: Vec::new(), fences: vec![], peers: vec![] };
+    let known = NodeFacts { node: barred, volumes: Vec::new(), fences: vec![] };
     assert!(of_node(&known).to_text().contains("lunar node unfence n1"));
     let known = NodeFacts {
         node: node(NodeState::Fencing),
@@ -127,11 +128,33 @@ fn a_node_says_what_it_holds_and_what_keeps_it_out() {
     };
     let text = of_node(&known).to_text();
     assert!(text.contains("not heard from for 15 s") && text.contains("done: aborted"), "{text}");
-    let joining = NodeFacts {
-        node: node(NodeState::Joining),
-        volumes: vec![],
-        fences: vec![],
-        peers: vec![],
-    };
+    let joining = NodeFacts { node: node(NodeState::Joining), volumes: vec![], fences: vec![] };
     assert!(of_node(&joining).to_text().contains("lunar doctor on 'n1'"));
+}
+
+#[test]
+fn a_volume_that_nodes_share_says_who_owns_it_and_who_waits_for_it() {
+    let mut known = facts(PoolFencing::Reservations, NodeState::Active, true);
+    let peer = |node: u16, wishes| Peer {
+        node: NodeIncarnation { node: NodeId::new(node), incarnation: Incarnation::new(4) },
+        node_name: name(&format!("n{node}")),
+        live: true,
+        wishes,
+        since: 951_782_400,
+    };
+    known.volume.peers = vec![peer(1, false), peer(2, false)];
+    known.volume.moves = 6;
+    let text = of_volume(&known).to_text();
+    for part in ["n1, which owns it", "n2, which has a device that waits", "6 times"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(text.contains("waits for nothing"), "{text}");
+    known.volume.peers[1].wishes = true;
+    let text = of_volume(&known).to_text();
+    for part in ["'n1' to give it to 'n2'", "'lunar doctor' on 'n1'"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    known.volume.holder = None;
+    let text = of_volume(&known).to_text();
+    assert!(text.contains("'n2', which has asked for it, to take it"), "{text}");
 }

@@ -84,6 +84,8 @@ fn volume(text: &str, holder: Option<Holder>) -> Volume {
         restored: false,
         holder,
         mapped_extents: 1536,
+        peers: Vec::new(),
+        moves: 0,
     }
 }
 
@@ -118,6 +120,8 @@ fn attachment() -> v1::LocalAttachment {
         logical_block_size: 4096,
         state: v1::AttachmentState::Live.into(),
         problem: String::new(),
+        migratable: false,
+        waiting_requests: 0,
         grows_at_next_attachment: false,
         counters: Some(v1::VolumeCounters {
             read_requests: 1,

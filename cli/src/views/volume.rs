@@ -1,6 +1,6 @@
 //! Volumes, their holders and their devices on this node.
 
-use lunar_proto::domain::{Holder, Pool, Volume, VolumeState};
+use lunar_proto::domain::{Holder, Peer, Pool, Volume, VolumeState};
 use lunar_proto::v1;
 use serde::Serialize;
 
@@ -53,6 +53,49 @@ pub struct VolumeView {
     head_layer: u64,
     epoch: u64,
     holder: Option<HolderView>,
+    /// The nodes that have it together; none while one has it alone.
+    peers: Vec<PeerView>,
+    /// How often it has changed hands between them.
+    moves: u64,
+}
+
+/// A node that has a volume together with another one.
+#[derive(Serialize, Debug)]
+pub struct PeerView {
+    node_id: u16,
+    node_name: String,
+    incarnation: u32,
+    live: bool,
+    owner: bool,
+    /// It has asked for the volume and waits for it.
+    waits: bool,
+}
+
+impl PeerView {
+    fn new(peer: &Peer, volume: &Volume) -> Self {
+        let owner = volume.holder.as_ref().is_some_and(|holder| holder.node == peer.node);
+        Self {
+            node_id: peer.node.node.get(),
+            node_name: peer.node_name.to_string(),
+            incarnation: peer.node.incarnation.get(),
+            live: peer.live,
+            owner,
+            waits: peer.wishes && !owner,
+        }
+    }
+
+    fn to_text(&self) -> String {
+        let mut marks = Vec::new();
+        for (mark, is_so) in [("owns", self.owner), ("waits", self.waits), ("gone", !self.live)] {
+            if is_so {
+                marks.push(mark);
+            }
+        }
+        match marks.is_empty() {
+            true => self.node_name.clone(),
+            false => format!("{} ({})", self.node_name, marks.join(", ")),
+        }
+    }
 }
 
 impl VolumeView {
@@ -72,6 +115,8 @@ impl VolumeView {
             head_layer: volume.head.get(),
             epoch: volume.epoch.get(),
             holder: volume.holder.as_ref().map(HolderView::from),
+            peers: volume.peers.iter().map(|peer| PeerView::new(peer, volume)).collect(),
+            moves: volume.moves,
         }
     }
 
@@ -86,6 +131,10 @@ impl VolumeView {
     }
 
     fn holder_text(&self) -> String {
+        if !self.peers.is_empty() {
+            let peers: Vec<_> = self.peers.iter().map(PeerView::to_text).collect();
+            return peers.join(", ");
+        }
         self.holder.as_ref().map_or_else(|| NONE.to_owned(), HolderView::to_text)
     }
 
@@ -212,6 +261,10 @@ pub struct AttachmentView {
     logical_block_size_bytes: u32,
     state: &'static str,
     problem: String,
+    /// Another node may have it too.
+    migratable: bool,
+    /// While it waits: requests that wait for the volume to come here.
+    waiting_requests: u32,
     /// The volume is larger, and the device cannot follow before it was detached.
     grows_at_next_attachment: bool,
     counters: Option<CountersView>,
@@ -229,6 +282,8 @@ impl From<&v1::LocalAttachment> for AttachmentView {
             logical_block_size_bytes: attachment.logical_block_size,
             state: attachment_word(attachment.state()),
             problem: attachment.problem.clone(),
+            migratable: attachment.migratable,
+            waiting_requests: attachment.waiting_requests,
             grows_at_next_attachment: attachment.grows_at_next_attachment,
             counters: attachment.counters.as_ref().map(CountersView::from),
         }
@@ -242,6 +297,8 @@ const fn attachment_word(state: v1::AttachmentState) -> &'static str {
         v1::AttachmentState::Live => "live",
         v1::AttachmentState::Poisoned => "poisoned",
         v1::AttachmentState::Detaching => "detaching",
+        v1::AttachmentState::Waiting => "waiting",
+        v1::AttachmentState::Moving => "moving",
     }
 }
 
@@ -249,6 +306,9 @@ impl AttachmentView {
     fn pairs(&self) -> Vec<(&'static str, String)> {
         let mut pairs =
             vec![("device", self.device_path.clone()), ("device state", self.state.to_owned())];
+        if self.waiting_requests > 0 {
+            pairs.push(("waiting requests", self.waiting_requests.to_string()));
+        }
         if self.grows_at_next_attachment {
             let device = size(self.size_bytes);
             pairs.push(("device size", format!("{device}; the volume's at the next attachment")));

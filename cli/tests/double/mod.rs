@@ -156,7 +156,7 @@ impl FsCore for Served {
         &self,
         request: Request<v1::AttachVolumeRequest>,
     ) -> Answer<v1::LocalAttachment> {
-        let v1::AttachVolumeRequest { volume, accept_restored } = request.into_inner();
+        let v1::AttachVolumeRequest { volume, accept_restored, migratable } = request.into_inner();
         let volume_name = self.name_of(volume)?;
         if accept_restored {
             self.0.accepted.lock().expect("no test panics with the lock").push(volume_name.clone());
@@ -169,10 +169,24 @@ impl FsCore for Served {
             volume_name,
             device_path: if device.is_empty() { "/dev/ublkb7".to_owned() } else { device },
             state: v1::AttachmentState::Live.into(),
+            migratable,
             ..v1::LocalAttachment::default()
         };
         self.attached().push(attachment.clone());
         Ok(Response::new(attachment))
+    }
+
+    async fn move_volume(
+        &self,
+        request: Request<v1::MoveVolumeRequest>,
+    ) -> Answer<v1::LocalAttachment> {
+        let name = self.name_of(request.into_inner().volume)?;
+        let attached = self.attached();
+        let found = attached.iter().find(|attached| attached.volume_name == name);
+        match found {
+            Some(found) if found.migratable => Ok(Response::new(found.clone())),
+            _ => Err(Status::failed_precondition(format!("volume '{name}' is here alone"))),
+        }
     }
 
     async fn detach_volume(

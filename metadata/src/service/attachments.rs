@@ -35,7 +35,7 @@ use super::incarnations::{fencing_of, life_of};
 use super::layers::{CHAIN_LAYERS_MAX, next_layer};
 use super::nodes::{reclaim_if_unused, require_session};
 use super::paging::page;
-use super::peers::{leave_with, require_no_peers};
+use super::peers::{forget_gone_peers, leave_with, require_no_peers};
 use super::quarantine::count_held;
 use super::registrations::{require_active, require_registered};
 use super::reservations::home_group;
@@ -248,8 +248,9 @@ async fn attach<T: Txn>(
         attachable(txn, request.caller, &request.volume, request.accept_restored).await?;
     let geometry = PoolGeometry::load(txn, record.pool).await?;
     require_registered(txn, node, &geometry).await?;
-    take_over(txn, volume, record.pool).await?;
     require_no_peers(txn, volume, record.pool, "attached to a node alone").await?;
+    take_over(txn, volume, record.pool).await?;
+    forget_gone_peers(txn, volume, record.pool).await?;
     leave_set(txn, volume, &mut record, "volume-attached").await?;
     let epoch = grant(txn, (volume, record), &geometry, (node, granted_at), Vec::new()).await?;
     Ok(Outcome::Attached { volume, epoch })

@@ -18,7 +18,7 @@ use super::Service;
 use super::incarnations::{fencing_of, life_of};
 use super::layers::{begin_head, require_depth_left, seal_head};
 use super::operations::begin_operation;
-use super::peers::require_no_peers;
+use super::peers::{forget_gone_peers, require_no_peers};
 use super::sets::leave_set;
 use super::snapshots::ready_snapshot;
 use super::standing::{Standing, standing};
@@ -75,10 +75,9 @@ async fn rollback_volume<T: Txn>(
     if record.state != VolumeState::Ready {
         return Err(ServiceError::VolumeNotReady { volume, state: record.state });
     }
+    require_no_peers(txn, volume, record.pool, "rolled back").await?;
     match standing(txn, volume).await? {
-        Standing::AtRest => {
-            require_no_peers(txn, volume, record.pool, "rolled back").await?;
-        }
+        Standing::AtRest => forget_gone_peers(txn, volume, record.pool).await?,
         Standing::Held { attachment, .. } => {
             let pool = record.pool;
             let holder = holder_of(txn, pool, &attachment).await?;

@@ -111,20 +111,38 @@ async fn names_of<T: Txn>(txn: &T, peers: &[(PeerKey, PeerRecord)]) -> Result<Na
     Ok(Names(names))
 }
 
-/// Refuses what cannot be done to a volume of which nodes have devices. The caller has seen to an
-/// owner that is gone.
+/// Refuses what cannot be done to a volume of which nodes have devices. Those that are gone are in
+/// nobody's way; [`forget_gone_peers`] forgets them, when the caller has seen to the owner's grant.
 pub(super) async fn require_no_peers<T: Txn>(
     txn: &T,
     volume: VolumeId,
     pool: PoolId,
     wanted: &'static str,
 ) -> Result<(), ServiceError> {
-    let peers = live_peers(txn, volume, pool).await?;
-    if peers.is_empty() {
+    let owner = txn.load(&AttachmentKey { volume }).await?.map(|held| held.node);
+    let mut there = Vec::new();
+    for (key, record) in all_peers(txn, volume).await? {
+        let node = incarnation_of(&key, &record);
+        // Only an owner that is gone may have something under way.
+        let is_owner = owner == Some(node) && !is_free_of(txn, pool, node).await?;
+        if is_owner || is_there(txn, node).await? {
+            there.push((key, record));
+        }
+    }
+    if there.is_empty() {
         return Ok(());
     }
-    let peers = names_of(txn, &peers).await?;
+    let peers = names_of(txn, &there).await?;
     Err(PeerError::Shared { volume, peers, wanted }.into())
+}
+
+/// Forgets the peers that are gone and own nothing.
+pub(super) async fn forget_gone_peers<T: Txn>(
+    txn: &T,
+    volume: VolumeId,
+    pool: PoolId,
+) -> Result<(), ServiceError> {
+    live_peers(txn, volume, pool).await.map(|_| ())
 }
 
 /// The peers of a volume as clients are told, and how often it has changed hands.
@@ -357,7 +375,7 @@ impl Asking<'_> {
     ) -> Result<Asked, ServiceError> {
         let RequestOwnership { volume, caller, .. } = self.request;
         take_over(txn, volume, record.pool).await?;
-        live_peers(txn, volume, record.pool).await?;
+        forget_gone_peers(txn, volume, record.pool).await?;
         leave_set(txn, volume, &mut record, "volume-moved").await?;
         let key = MigrationKey { volume };
         let migration = txn.load_known(&key).await?;

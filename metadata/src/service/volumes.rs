@@ -17,7 +17,7 @@ use super::incarnations::is_free_of;
 use super::layers::{begin_head, owned_extents};
 use super::operations::begin_operation;
 use super::paging::page;
-use super::peers::{peers_view, require_no_peers};
+use super::peers::{forget_gone_peers, peers_view, require_no_peers};
 use super::sets::leave_set;
 use super::watermarks::Admission;
 use super::{Service, foreign_outcome};
@@ -182,11 +182,12 @@ async fn delete_volume<T: Txn>(txn: &T, request: &DeleteVolume) -> Result<Outcom
     if record.state == VolumeState::Deleting {
         return Ok(Outcome::VolumeDeleted(volume, Kept(record)));
     }
+    require_no_peers(txn, volume, record.pool, "deleted").await?;
     if let Some(attachment) = txn.load(&AttachmentKey { volume }).await? {
         require_free(txn, volume, record.pool, &attachment).await?;
         park_journal(txn, volume, &attachment);
     }
-    require_no_peers(txn, volume, record.pool, "deleted").await?;
+    forget_gone_peers(txn, volume, record.pool).await?;
     leave_set(txn, volume, &mut record, "volume-deleted").await?;
     txn.remove(&VolumeNameKey { name: record.name.clone() });
     record.state = VolumeState::Deleting;

@@ -212,10 +212,13 @@ fn a_volume_is_held_alone_or_shared_by_two_and_nothing_else() {
     case.add(case.b).expect("a peer");
     let c = case.world.node("c");
     assert_eq!(kind(case.add(c)), ErrorReason::PeersFull);
-    assert_eq!(kind(case.world.attach(case.volume, c)), ErrorReason::VolumeShared);
-    assert_eq!(kind(case.world.delete(case.volume)), ErrorReason::VolumeShared);
     let snapshot = case.world.cut(case.volume, "s").expect("nobody owns it").id;
-    assert_eq!(kind(case.world.roll_back(case.volume, snapshot)), ErrorReason::VolumeShared);
+    for held in [None, Some(case.owned(case.a))] {
+        assert_eq!(kind(case.world.attach(case.volume, c)), ErrorReason::VolumeShared);
+        assert_eq!(kind(case.world.delete(case.volume)), ErrorReason::VolumeShared);
+        assert_eq!(kind(case.world.roll_back(case.volume, snapshot)), ErrorReason::VolumeShared);
+        held.iter().for_each(|held| case.release(held));
+    }
     assert_eq!(kind(case.ask(c, Waiting)), ErrorReason::PeerNotFound);
     case.leave(case.a).expect("left");
     case.leave(case.a).expect("the same again");

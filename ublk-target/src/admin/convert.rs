@@ -12,6 +12,7 @@ use crate::lun::inspect::{Damage, Inspected, LunState};
 use crate::lun::inventory::LocalLun;
 use crate::lun::signature::Signature;
 use crate::node::{NodeError, View, ViewState};
+use crate::state::record::Sharing;
 use crate::volume::served::ServedVolume;
 
 /// An error as a gRPC status with `ErrorInfo`; a refusal of the metadata service keeps its reason
@@ -64,6 +65,8 @@ pub fn attachment(view: &View) -> v1::LocalAttachment {
         ViewState::Live => v1::AttachmentState::Live,
         ViewState::Poisoned => v1::AttachmentState::Poisoned,
         ViewState::Detaching => v1::AttachmentState::Detaching,
+        ViewState::Waiting => v1::AttachmentState::Waiting,
+        ViewState::Moving => v1::AttachmentState::Moving,
     };
     let record = &view.record;
     let facts = view.served.as_ref().map(|served| &served.facts);
@@ -80,6 +83,8 @@ pub fn attachment(view: &View) -> v1::LocalAttachment {
         problem: view.problem.clone().unwrap_or_default(),
         counters: view.served.as_deref().map(counters),
         grows_at_next_attachment: device.waits_for_attachment,
+        migratable: record.sharing == Sharing::Migratable,
+        waiting_requests: view.waiting.as_ref().map_or(0, |waiting| waiting.held()),
     }
 }
 

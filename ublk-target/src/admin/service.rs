@@ -18,6 +18,7 @@ use crate::node::detach::Force;
 use crate::node::{Node, NodeError};
 use crate::probe;
 use crate::reservation::device::has_reservations;
+use crate::state::record::Sharing;
 
 /// Answers the calls.
 pub struct AdminService {
@@ -148,9 +149,20 @@ impl FsCore for AdminService {
         &self,
         request: Request<v1::AttachVolumeRequest>,
     ) -> Answer<v1::LocalAttachment> {
-        let v1::AttachVolumeRequest { volume: wanted, accept_restored } = request.into_inner();
-        let attached = self.node.attach(volume(wanted)?, accept_restored).await;
+        let v1::AttachVolumeRequest { volume: wanted, accept_restored, migratable } =
+            request.into_inner();
+        let sharing = if migratable { Sharing::Migratable } else { Sharing::Alone };
+        let attached = self.node.attach(volume(wanted)?, sharing, accept_restored).await;
         let slot = attached.map_err(failed)?;
+        Ok(Response::new(convert::attachment(&slot.view())))
+    }
+
+    async fn move_volume(
+        &self,
+        request: Request<v1::MoveVolumeRequest>,
+    ) -> Answer<v1::LocalAttachment> {
+        let volume = volume(request.into_inner().volume)?;
+        let slot = self.node.move_here(&volume).await.map_err(failed)?;
         Ok(Response::new(convert::attachment(&slot.view())))
     }
 

@@ -10,20 +10,23 @@ use lunar_metadata_client::{
     ClientError, ClientTls, EndpointError, MetadataClient, Policy, fresh_request_id,
 };
 use lunar_proto::domain::{
-    Activate, Attach, Attachment, AttachmentSummary, BeginFenceLun, CommitMap, ConfirmRegistration,
-    Detach, DetachMode, EndFenceLun, FENCE_LIST_MAX, FenceAttempt, FenceOrder, FenceProof,
-    IntendRegistrations, Join, Joined, JudgeKeys, LayerPage, LayerSealed, MemberFailed,
-    MemberPaused, MemberReady, NodeNews, NodeState, Pool, PoolReservation, PruneLayer, PrunedParts,
-    READ_LAYER_MAX, RELEASE_EXTENTS_MAX, RELEASE_RUNS_MAX, ReadLayer, ReleaseExtents, Renewed,
-    ReserveExtents, ResumeAttachment, RetireJournal, SealLayer, Selector, SetProgress, Vote,
-    WatchNode, WatermarkLevel,
+    Activate, AddPeer, Attach, Attachment, AttachmentSummary, BeginFenceLun, CommitMap,
+    ConfirmRegistration, Detach, DetachMode, EndFenceLun, FENCE_LIST_MAX, FenceAttempt, FenceOrder,
+    FenceProof, IntendRegistrations, Join, Joined, JudgeKeys, LayerPage, LayerSealed, LeavePeers,
+    MemberFailed, MemberPaused, MemberReady, NodeNews, NodeState, Ownership, OwnershipWish, Pool,
+    PoolReservation, PruneLayer, PrunedParts, READ_LAYER_MAX, RELEASE_EXTENTS_MAX,
+    RELEASE_RUNS_MAX, ReadLayer, ReleaseExtents, ReleaseOwnership, Renewed, RequestOwnership,
+    ReserveExtents, ResumeAttachment, RetireJournal, SealLayer, Selector, SetProgress, Volume,
+    Vote, WatchNode, WatermarkLevel,
 };
 use lunar_types::{
     BootId, Epoch, ExtentRun, Freed, LayerId, LogicalExtent, LunId, Name, NodeIncarnation,
     NodeSession, PoolId, SessionNumber, SnapshotSetId, VolumeId,
 };
 
-use super::{Ballot, Former, Grant, Known, MapCommit, Metadata, MetadataError, Prune, Reply, Seal};
+use super::{
+    Ballot, Former, Grant, Known, MapCommit, Metadata, MetadataError, Prune, Release, Reply, Seal,
+};
 use crate::reserve::extent_count;
 
 /// How long a call goes on trying. What runs in the background tries again after that anyway, and
@@ -230,6 +233,50 @@ impl Metadata for Remote {
         })
     }
 
+    fn add_peer(
+        &self,
+        volume: Selector<VolumeId>,
+        node: NodeIncarnation,
+        accept_restored: bool,
+    ) -> Reply<'_, Volume> {
+        Box::pin(async move {
+            let caller = self.caller(node)?;
+            let understands_layers = true;
+            let request = AddPeer { volume, caller, understands_layers, accept_restored };
+            Ok(self.client.add_peer(&request).await?)
+        })
+    }
+
+    fn request_ownership(
+        &self,
+        volume: VolumeId,
+        node: NodeIncarnation,
+        wish: OwnershipWish,
+        wait: Duration,
+    ) -> Reply<'_, Ownership> {
+        Box::pin(async move {
+            let request = RequestOwnership { volume, caller: self.caller(node)?, wish };
+            Ok(self.client.request_ownership(request, wait).await?)
+        })
+    }
+
+    fn release_ownership(&self, release: Release) -> Reply<'_, ()> {
+        Box::pin(async move {
+            let Release { request, grant, mode, last_commit } = release;
+            let Grant { volume, epoch, node } = grant;
+            let caller = self.caller(node)?;
+            let request = ReleaseOwnership { request, volume, epoch, caller, mode, last_commit };
+            Ok(self.client.release_ownership(&request).await?)
+        })
+    }
+
+    fn leave_peers(&self, volume: VolumeId, node: NodeIncarnation) -> Reply<'_, ()> {
+        Box::pin(async move {
+            let request = LeavePeers { volume, caller: self.caller(node)? };
+            Ok(self.client.leave_peers(request).await?)
+        })
+    }
+
     fn retire_journal(&self, grant: Grant, stale: Epoch) -> Reply<'_, ()> {
         let Grant { volume, epoch, node } = grant;
         Box::pin(async move {
@@ -303,8 +350,9 @@ impl Metadata for Remote {
     fn watch(&self, node: NodeIncarnation, known: Known) -> Reply<'_, NodeNews> {
         let client = self.client.with_policy(Policy::once(CALL_LIMIT));
         Box::pin(async move {
-            let Known { members, structures, fences } = known;
-            let request = WatchNode { caller: self.caller(node)?, structures, members, fences };
+            let Known { members, structures, fences, peers } = known;
+            let caller = self.caller(node)?;
+            let request = WatchNode { caller, structures, members, fences, peers };
             Ok(client.watch_node(&request, WATCH_WAIT).await?)
         })
     }

@@ -5,27 +5,30 @@
 //! to; the next daemon gives the grant back.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use lunar_proto::domain::{Attachment, DetachMode, Selector};
 use lunar_proto::error::ErrorReason;
-use lunar_types::VolumeId;
+use lunar_types::{Epoch, VolumeId};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::migration::{Turn, Waiting};
 use super::slot::{ControlTask, Serving};
 use super::steps::watched;
 use super::{Membership, Node, NodeError, Slot, Stage, ViewState};
 use crate::lun::inspect::with_causes;
 use crate::metadata::{Grant, MetadataError};
+use crate::queue::rest::Rest;
 use crate::queue::server::{DeviceShared, QueueCounters};
 use crate::queue::waker::QueueWaker;
 use crate::reserve::ReserveHolder;
-use crate::state::record::{Phase, Record};
+use crate::state::record::{Phase, Record, Sharing};
 use crate::ublk::params::DeviceShape;
 use crate::ublk::{DeviceId, DeviceInfo, NewDevice, features};
 use crate::volume::control::Control;
 use crate::volume::cut::Heads;
-use crate::volume::device::{self, DeviceError, QueueThreads};
+use crate::volume::device::{self, DeviceError, QueueThreads, QueueWork};
 use crate::volume::grow::{DeviceSize, SharedSize};
 use crate::volume::load::{LoadError, Loaded};
 use crate::volume::served::{ServedVolume, VolumeFacts, grant_of};
@@ -57,26 +60,52 @@ impl Node {
     pub async fn attach(
         self: &Arc<Self>,
         volume: Selector<VolumeId>,
+        sharing: Sharing,
         accept_restored: bool,
     ) -> Result<Arc<Slot>, NodeError> {
         let node = Arc::clone(self);
         // On a task of its own: a caller that goes away must not leave it half done.
-        let attached = tokio::spawn(async move { node.attach_here(volume, accept_restored).await });
+        let attached = tokio::spawn(async move {
+            let member = node.member()?;
+            let attached = node.attach_as(&volume, sharing, accept_restored, &member).await;
+            let Err(NodeError::Metadata { source, .. }) = &attached else { return attached };
+            if source.reason() != Some(ErrorReason::LunNotRegistered) {
+                return attached;
+            }
+            // The pool may be younger than this node's last look for LUNs to register at.
+            if let Err(problem) = node.register_all(&member).await {
+                warn!(%problem, "not known which LUNs there are to register at");
+            }
+            node.attach_as(&volume, sharing, accept_restored, &member).await
+        });
         attached.await.expect("attaching neither panics nor is cancelled")
     }
 
-    async fn attach_here(
-        &self,
-        volume: Selector<VolumeId>,
+    async fn attach_as(
+        self: &Arc<Self>,
+        volume: &Selector<VolumeId>,
+        sharing: Sharing,
         accept_restored: bool,
+        member: &Membership,
     ) -> Result<Arc<Slot>, NodeError> {
-        let member = self.member()?;
-        let granting = self.granting.lock().await;
-        if let Some(slot) = self.slot(&volume) {
-            drop(granting);
-            return served_already(slot).await;
+        match sharing {
+            Sharing::Alone => self.attach_alone(volume, accept_restored, member).await,
+            Sharing::Migratable => self.attach_shared(volume, accept_restored, member).await,
         }
-        let granted = self.grant(&volume, &member, accept_restored).await;
+    }
+
+    async fn attach_alone(
+        &self,
+        volume: &Selector<VolumeId>,
+        accept_restored: bool,
+        member: &Membership,
+    ) -> Result<Arc<Slot>, NodeError> {
+        let granting = self.granting.lock().await;
+        if let Some(slot) = self.slot(volume) {
+            drop(granting);
+            return served_already(slot, Sharing::Alone).await;
+        }
+        let granted = self.grant(volume, member, accept_restored).await;
         if let Err(NodeError::Metadata { source, .. }) = &granted
             && source.is_unavailable()
         {
@@ -90,7 +119,7 @@ impl Node {
         let mut stage = Arc::clone(&slot.gate).lock_owned().await;
         self.add_slot(&slot);
         drop(granting);
-        match self.bring_up(&slot, record, &attachment, &member).await {
+        match self.bring_up(&slot, record, &attachment, member).await {
             Ok(serving) => {
                 *stage = Stage::Serving(serving);
                 Ok(slot)
@@ -136,12 +165,13 @@ impl Node {
             device: self.next_device()?,
             token: rand::random(),
             phase: Phase::Starting,
+            sharing: Sharing::Alone,
         };
         self.state.save_record(&record)?;
         Ok(record)
     }
 
-    async fn bring_up(
+    pub(super) async fn bring_up(
         &self,
         slot: &Arc<Slot>,
         mut record: Record,
@@ -165,17 +195,19 @@ impl Node {
         let loader = self.loader(member);
         let loaded = watched(&record.name, "load", loader.fresh(attachment)).await;
         let loaded = loaded.map_err(|source| load_error(attachment, source))?;
-        self.desk.exempt(attachment.volume.pool, &loaded.used_extents());
-        let replayed = attachment.stale_journals.iter().map(|stale| stale.epoch).collect();
-        self.note_replayed(record.volume, &replayed)?;
+        self.note_loaded(attachment, &loaded)?;
         let name = record.name.clone();
         let shape = self.device_shape(&loaded);
         let info = watched(&name, "add device", self.add_device(record, shape)).await?;
         let served = serve(loaded, info.queues)?;
         record.phase = Phase::Live;
         self.state.save_record(record)?;
-        let (shared, luns) = (Arc::clone(&served.shared), served.luns.clone());
-        let starting = blocking(move || device::start(&info, &shared, &luns));
+        let work = QueueWork::Serve {
+            shared: Arc::clone(&served.shared),
+            luns: served.luns.clone(),
+            owes: false,
+        };
+        let starting = blocking(move || device::start(&info, &work));
         let queues = watched(&name, "start device", starting).await;
         let queues = queues.map_err(device_error("start", &record.name))?;
         served
@@ -184,6 +216,17 @@ impl Node {
         let device = info.id.block_path();
         info!(volume = record.name, epoch = %record.epoch, device, "attached");
         Ok(self.go_live(slot, record.clone(), served, Some(queues)))
+    }
+
+    /// Takes note of what a load has found in use, and of the journals that it has replayed.
+    pub(super) fn note_loaded(
+        &self,
+        attachment: &Attachment,
+        loaded: &Loaded,
+    ) -> Result<(), NodeError> {
+        self.desk.exempt(attachment.volume.pool, &loaded.used_extents());
+        let replayed = attachment.stale_journals.iter().map(|stale| stale.epoch).collect();
+        Ok(self.note_replayed(attachment.volume.id, &replayed)?)
     }
 
     /// Starts the control side of a volume whose device serves, or is never to serve again.
@@ -210,6 +253,8 @@ impl Node {
             view.problem = None;
             view.record = record.clone();
             view.served = Some(Arc::clone(&served));
+            view.waiting = None;
+            view.turn = Some(Turn::begin(Duration::ZERO));
         });
         Serving { record, served, control, task, queues }
     }
@@ -262,8 +307,12 @@ impl Node {
     /// Takes back what an attachment that failed has done. Nothing was written to the volume.
     pub(super) async fn undo(&self, record: &Record) {
         self.remove_device(record).await;
-        let grant = Grant { volume: record.volume, epoch: record.epoch, node: record.holder };
-        if self.give_back_unused(grant).await == GivenBack::Pending {
+        let given_back = match record.epoch == Epoch::default() {
+            // A peer that has not heard of a grant.
+            true => self.leave_as_peer(record).await,
+            false => self.give_back_unused(grant_of_record(record)).await,
+        };
+        if given_back == GivenBack::Pending {
             let leaving = Record { phase: Phase::Leaving, ..record.clone() };
             if let Err(error) = self.state.save_record(&leaving) {
                 warn!(volume = record.name, %error, "the grant is given back at the next start");
@@ -292,6 +341,10 @@ impl Node {
     pub async fn remove_devices(self: &Arc<Self>) {
         let mut removals = tokio::task::JoinSet::new();
         for slot in self.slots() {
+            if let Some(waiting) = slot.view().waiting {
+                // The driver waits for what is under way, and nobody answers that otherwise.
+                waiting.fail();
+            }
             let (node, record) = (Arc::clone(self), slot.view().record);
             removals.spawn(async move { node.remove_device(&record).await });
         }
@@ -328,7 +381,7 @@ impl Node {
     }
 }
 
-fn given_back(grant: Grant, answer: Result<(), MetadataError>) -> GivenBack {
+pub(super) fn given_back(grant: Grant, answer: Result<(), MetadataError>) -> GivenBack {
     match answer {
         Ok(()) => GivenBack::Done,
         Err(error) if error.is_not_ours() => GivenBack::Done,
@@ -339,12 +392,21 @@ fn given_back(grant: Grant, answer: Result<(), MetadataError>) -> GivenBack {
     }
 }
 
-async fn served_already(slot: Arc<Slot>) -> Result<Arc<Slot>, NodeError> {
+/// A volume that is here already, as what it is asked for.
+pub(super) async fn served_already(
+    slot: Arc<Slot>,
+    sharing: Sharing,
+) -> Result<Arc<Slot>, NodeError> {
     let stage = Arc::clone(&slot.gate).lock_owned().await;
     let volume = slot.name.clone();
     let problem = slot.view().problem.unwrap_or_else(|| "try again".to_owned());
     match &*stage {
-        Stage::Serving(_) => Ok(Arc::clone(&slot)),
+        Stage::Serving(Serving { record, .. }) | Stage::Waiting(Waiting { record, .. })
+            if record.sharing != sharing =>
+        {
+            Err(NodeError::OtherSharing { volume })
+        }
+        Stage::Serving(_) | Stage::Waiting(_) => Ok(Arc::clone(&slot)),
         Stage::Stopped(_) => Err(NodeError::HalfDetached { volume, problem }),
         Stage::Lost(_) => Err(NodeError::NotRecovered { volume, problem }),
         Stage::Vacant => Err(NodeError::NotAttachedHere { volume }),
@@ -378,6 +440,7 @@ pub(crate) fn serve(loaded: Loaded, queues: u16) -> Result<Arc<ServedVolume>, No
         wakers,
         counters: (0..queues).map(|_| QueueCounters::default()).collect(),
         control: tokio::sync::Notify::new(),
+        rest: Rest::new(queues),
     };
     Ok(Arc::new(ServedVolume {
         facts: VolumeFacts::from(attachment),

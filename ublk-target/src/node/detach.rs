@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lunar_proto::domain::{DetachMode, Selector};
-use lunar_types::VolumeId;
+use lunar_types::{Epoch, VolumeId};
 use tokio::sync::OwnedMutexGuard;
 use tracing::{info, warn};
 
@@ -22,7 +22,7 @@ use super::{Node, NodeError, Slot, Stage, ViewState};
 use crate::holders::{HolderSearch, block_device};
 use crate::lun::inspect::with_causes;
 use crate::reserve::runs_of;
-use crate::state::record::{Phase, Record};
+use crate::state::record::{Phase, Record, Sharing};
 use crate::ublk::DeviceId;
 use crate::volume::control::CheckpointError;
 use crate::volume::device::{self, DeviceError, StopMode};
@@ -106,6 +106,16 @@ impl Node {
                         return Err(error);
                     }
                 },
+                Stage::Waiting(waiting) => {
+                    return match self.detach_waiting(slot, waiting, force).await {
+                        Ok(detached) => Ok(detached),
+                        Err((waiting, error)) => {
+                            slot.show(|view| view.problem = Some(error.message()));
+                            *stage = Stage::Waiting(waiting);
+                            Err(error)
+                        }
+                    };
+                }
                 Stage::Lost(record) if force == Force::Yes => {
                     return Ok(self.give_up_lost(slot, &record).await);
                 }
@@ -279,7 +289,7 @@ impl Node {
         Ok(self.return_grant(slot, &record, mode).await)
     }
 
-    async fn delete_device(&self, record: &Record) {
+    pub(super) async fn delete_device(&self, record: &Record) {
         let id = record.device;
         let limit = STOP_LIMIT;
         match tokio::time::timeout(limit, blocking(move || device::delete(id))).await {
@@ -300,7 +310,11 @@ impl Node {
     async fn return_grant(&self, slot: &Arc<Slot>, record: &Record, mode: DetachMode) -> Detached {
         let grant = grant_of_record(record);
         let is_journal_kept = mode == DetachMode::KeepJournal;
-        let given_back = if is_journal_kept {
+        // Of a volume that may have been given away already, being a peer is left to be ended.
+        let is_moving = !matches!(record.phase, Phase::Live | Phase::Stopping | Phase::Leaving);
+        let given_back = if record.sharing == Sharing::Migratable && is_moving {
+            self.leave_as_peer(record).await
+        } else if is_journal_kept {
             self.leave_journal(grant).await
         } else {
             self.give_back_unused(grant).await
@@ -317,7 +331,7 @@ impl Node {
     }
 
     /// Keeps the record of a grant that is still to be given back, and nothing else.
-    fn keep_leaving(&self, record: &Record) {
+    pub(super) fn keep_leaving(&self, record: &Record) {
         let leaving = Record { phase: Phase::Leaving, ..record.clone() };
         if let Err(error) = self.state.save_record(&leaving) {
             warn!(volume = record.name, %error, "the grant is given back at the next start");
@@ -345,7 +359,11 @@ impl Node {
                 if !self.pending_detaches().contains(&record) {
                     continue;
                 }
-                if self.leave_journal(grant_of_record(&record)).await == GivenBack::Done {
+                let given_back = match record.epoch == Epoch::default() {
+                    true => self.leave_as_peer(&record).await,
+                    false => self.leave_journal(grant_of_record(&record)).await,
+                };
+                if given_back == GivenBack::Done {
                     self.forget(&record);
                     info!(volume = record.name, "the metadata service knows of the detachment now");
                 }
@@ -386,7 +404,7 @@ async fn take_gate(slot: &Arc<Slot>, limit: Duration) -> Result<OwnedMutexGuard<
     taken.map_err(|_| NodeError::ChangeHangs { volume, seconds })
 }
 
-fn stop_hangs(record: &Record) -> NodeError {
+pub(super) fn stop_hangs(record: &Record) -> NodeError {
     NodeError::StopHangs {
         volume: record.name.clone(),
         device: record.device.block_path(),
@@ -394,7 +412,7 @@ fn stop_hangs(record: &Record) -> NodeError {
     }
 }
 
-async fn check_unused(record: &Record) -> Result<(), NodeError> {
+pub(super) async fn check_unused(record: &Record) -> Result<(), NodeError> {
     let (id, volume) = (record.device, record.name.clone());
     let found = blocking(move || holders_of(id)).await;
     let device = id.block_path();
@@ -406,7 +424,7 @@ async fn check_unused(record: &Record) -> Result<(), NodeError> {
     Err(NodeError::InUse { volume, device, holders })
 }
 
-fn holders_of(id: DeviceId) -> std::io::Result<Vec<crate::holders::Holder>> {
+pub(super) fn holders_of(id: DeviceId) -> std::io::Result<Vec<crate::holders::Holder>> {
     let Some(number) = block_device(std::path::Path::new(&id.block_path())) else {
         return Ok(Vec::new());
     };

@@ -48,6 +48,37 @@ pub enum NodeError {
         #[source]
         source: std::io::Error,
     },
+    /// It is here in another way than it was asked for.
+    #[error(
+        "volume '{volume}' is attached here already, and the other way: detach it first, then \
+         attach it with --migratable, or without"
+    )]
+    OtherSharing {
+        /// The volume.
+        volume: String,
+    },
+    /// It is not attached so that another node may have it too.
+    #[error(
+        "volume '{volume}' is attached to this node alone, so there is nowhere to move it from: \
+         attach it with --migratable on both nodes"
+    )]
+    NotShared {
+        /// The volume.
+        volume: String,
+    },
+    /// The other node does not give it away.
+    #[error(
+        "volume '{volume}' has not come to this node within {seconds} s; owner: {owner}; \
+         'lunar explain volume {volume}' says what it waits for"
+    )]
+    NotMoved {
+        /// The volume.
+        volume: String,
+        /// Who has it, for people.
+        owner: String,
+        /// How long was waited.
+        seconds: u64,
+    },
     /// A volume of a predecessor is not served yet.
     #[error("volume '{volume}' of before the restart is not served yet: {problem}")]
     NotRecovered {
@@ -180,6 +211,9 @@ impl NodeError {
             Self::InUse { .. } => reason("VOLUME_IN_USE", Code::FailedPrecondition),
             Self::NotRecovered { .. } => reason("NOT_RECOVERED", Code::FailedPrecondition),
             Self::HalfDetached { .. } => reason("HALF_DETACHED", Code::FailedPrecondition),
+            Self::OtherSharing { .. } => reason("ATTACHED_OTHERWISE", Code::FailedPrecondition),
+            Self::NotShared { .. } => reason("NOT_SHARED", Code::FailedPrecondition),
+            Self::NotMoved { .. } => reason("NOT_MOVED", Code::DeadlineExceeded),
             Self::ChangeHangs { .. } => reason("CHANGE_HANGS", Code::DeadlineExceeded),
             Self::StopHangs { .. } => reason("IO_HANGS", Code::DeadlineExceeded),
             Self::Metadata { .. } | Self::Checkpoint(CheckpointError::Unavailable { .. }) => {
@@ -219,6 +253,9 @@ impl NodeError {
             Self::NotAttachedHere { volume }
             | Self::NotRecovered { volume, .. }
             | Self::HalfDetached { volume, .. }
+            | Self::OtherSharing { volume }
+            | Self::NotShared { volume }
+            | Self::NotMoved { volume, .. }
             | Self::StopHangs { volume, .. }
             | Self::ChangeHangs { volume, .. }
             | Self::Load { volume, .. }

@@ -6,6 +6,7 @@
 //! - `structures`: follows what becomes of the chains of its volumes;
 //! - [`recover`]: takes over what a killed predecessor has left;
 //! - [`slot`]: a volume on this node, one change at a time;
+//! - [`migration`]: volumes that another node may have too, given away and taken;
 //! - `register`: keeps the node registered at LUNs with reservations;
 //! - `orders`: cuts others off;
 //! - `news`: hears from the metadata service what there is to do;
@@ -23,6 +24,7 @@ pub mod error;
 mod former;
 mod grow;
 pub mod membership;
+pub mod migration;
 mod news;
 mod orders;
 pub mod recover;
@@ -58,6 +60,7 @@ pub use membership::Membership;
 pub use slot::{Slot, Stage, View, ViewState};
 
 use self::membership::KeptNode;
+use self::migration::Wishes;
 use self::orders::Orders;
 use self::strays::Strays;
 
@@ -84,6 +87,8 @@ pub struct Node {
     stations: Mutex<BTreeMap<LunId, Arc<Station>>>,
     /// Victims that this node is to cut off now.
     orders: Mutex<Orders>,
+    /// What other nodes want of volumes that are owned here.
+    wishes: Mutex<Wishes>,
     /// LUNs have joined a pool.
     luns_joined: tokio::sync::Notify,
     membership: watch::Sender<Option<Membership>>,
@@ -121,6 +126,7 @@ impl Node {
             registering: tokio::sync::Mutex::new(()),
             stations: Mutex::default(),
             orders: Mutex::default(),
+            wishes: Mutex::default(),
             luns_joined: tokio::sync::Notify::new(),
             membership: watch::Sender::new(None),
             kept: Mutex::default(),
@@ -224,6 +230,8 @@ impl Node {
         let slot = self.slot(volume).ok_or_else(absent)?;
         let control = match &*slot.gate.lock().await {
             Stage::Serving(serving) => Arc::clone(&serving.control),
+            // All that was written here is in the map: it was given away.
+            Stage::Waiting(_) => return Ok(()),
             _ => return Err(absent()),
         };
         Ok(control.checkpoint().await?)

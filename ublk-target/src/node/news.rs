@@ -1,5 +1,6 @@
 //! Hears from the metadata service what there is to do for this node: members of open sets, volumes
-//! whose chain or size has changed, and victims that it is to cut off.
+//! whose chain or size has changed, victims that it is to cut off, and volumes that another node
+//! wants.
 //!
 //! Invariants:
 //! - a member is taken up once, however often it is told;
@@ -46,6 +47,8 @@ impl Node {
             }
             self.follow_orders(&news.fences);
             known.fences.clone_from(&news.fences);
+            self.follow_peers(&news.peers, &member).await;
+            known.peers.clone_from(&news.peers);
             known.members = news.members.iter().map(|it| it.member).collect();
             if !self.follow(&news.structures, &mut failed).await {
                 tokio::time::sleep(RETRY).await;

@@ -8,6 +8,9 @@
 //! | live | stopped or gone | committed from the dirty table, then detached |
 //! | stopping | any | stopped for good, committed, detached |
 //! | leaving | none | grant given back |
+//! | waiting | any | has it wait again; a grant that the predecessor did not hear of goes back |
+//! | taking | any | nothing was written: the grant goes back, the device waits again |
+//! | releasing | any | as live if the grant is still this node's; otherwise it waits |
 //!
 //! A volume that cannot be taken over for a reason that may pass (a LUN is away, the metadata
 //! service does not answer) is tried again; its requests wait. Devices without a record of ours
@@ -24,13 +27,14 @@ use tracing::{error, info, warn};
 
 use super::attach::{blocking, device_error, grant_of_record, is_same_grant, load_error, serve};
 use super::detach::Force;
+use super::migration::{Turn, Waiting};
 use super::slot::Serving;
 use super::steps::watched;
 use super::{Membership, Node, NodeError, Slot, Stage, ViewState};
 use crate::state::StateError;
 use crate::state::record::{Phase, Record};
 use crate::ublk::{DeviceInfo, DeviceState};
-use crate::volume::device;
+use crate::volume::device::{self, QueueWork};
 use crate::volume::fsfreeze::Freezer;
 
 const RETRY_MIN: Duration = Duration::from_millis(50);
@@ -58,11 +62,13 @@ impl Laps {
 }
 
 /// How an attempt to take over a volume ended.
-enum Outcome {
+pub(super) enum Outcome {
     /// It is served again.
     Served(Serving),
     /// It is loaded, its device is stopped or gone: it is to be detached.
     Headless(Serving),
+    /// Its device waits: another node owns the volume, or nobody does.
+    Waits(Waiting),
     /// It is not ours any more, or was never used: everything of it was removed.
     Removed,
     /// To be tried again.
@@ -124,7 +130,11 @@ impl Node {
         }
     }
 
-    async fn take_over_until_done(self: &Arc<Self>, slot: &Arc<Slot>, member: Membership) {
+    pub(super) async fn take_over_until_done(
+        self: &Arc<Self>,
+        slot: &Arc<Slot>,
+        member: Membership,
+    ) {
         let mut pause = RETRY_MIN;
         let mut thawing = {
             let record = slot.view().record;
@@ -149,6 +159,11 @@ impl Node {
                         slot.show(|view| view.state = ViewState::Detaching);
                         *stage = Stage::Stopped(serving);
                         break;
+                    }
+                    Outcome::Waits(waiting) => {
+                        self.unwarn(&slot.name);
+                        *stage = Stage::Waiting(waiting);
+                        return;
                     }
                     Outcome::Removed => {
                         *stage = Stage::Vacant;
@@ -178,7 +193,12 @@ impl Node {
         }
     }
 
-    async fn take_over(&self, slot: &Arc<Slot>, record: &Record, member: &Membership) -> Outcome {
+    async fn take_over(
+        self: &Arc<Self>,
+        slot: &Arc<Slot>,
+        record: &Record,
+        member: &Membership,
+    ) -> Outcome {
         let (begun, mut laps) = (Instant::now(), Laps::begin());
         if record.holder != member.node {
             return self.discard(record, "this node has a new incarnation").await;
@@ -187,6 +207,9 @@ impl Node {
             warn!(volume = record.name, "its attachment was not finished: it is undone");
             self.undo(record).await;
             return Outcome::Removed;
+        }
+        if let Some(outcome) = self.recover_move(slot, record).await {
+            return outcome;
         }
         let attachment = match self.metadata.resume_attachment(grant_of_record(record)).await {
             Ok(attachment) if is_same_grant(&attachment, record) => attachment,
@@ -212,7 +235,7 @@ impl Node {
     }
 
     /// Removes what is left of a volume that is not ours any more.
-    async fn discard(&self, record: &Record, why: &str) -> Outcome {
+    pub(super) async fn discard(&self, record: &Record, why: &str) -> Outcome {
         error!(
             volume = record.name, epoch = %record.epoch, device = %record.device, why,
             "a volume of before the restart cannot be taken over: its device is removed, and \
@@ -234,7 +257,7 @@ impl Node {
         let found = blocking(move || device::find(id, token)).await;
         let found = found.map_err(device_error("find", &record.name))?;
         let waiting =
-            found.filter(|info| info.state != DeviceState::Dead && record.phase == Phase::Live);
+            found.filter(|info| info.state != DeviceState::Dead && is_to_serve(record.phase));
         if waiting.is_some() {
             let draining = blocking(move || device::begin_take_over(id));
             let begun = watched(&record.name, "drain the dead daemon's I/O", draining).await;
@@ -272,19 +295,26 @@ impl Node {
         served: Arc<crate::volume::served::ServedVolume>,
     ) -> Result<Outcome, NodeError> {
         let info = *info;
-        let (shared, luns) = (Arc::clone(&served.shared), served.luns.clone());
-        let starting = blocking(move || device::finish_take_over(&info, &shared, &luns));
+        let work = QueueWork::Serve {
+            shared: Arc::clone(&served.shared),
+            luns: served.luns.clone(),
+            owes: true,
+        };
+        let starting = blocking(move || device::finish_take_over(&info, &work));
         let queues = watched(&record.name, "take the device over", starting).await;
         let queues = queues.map_err(device_error("take over", &record.name))?;
         let size = served.facts.size;
-        let serving = self.go_live(slot, record.clone(), served, Some(queues));
+        let record = Record { phase: Phase::Live, ..record.clone() };
+        self.state.save_record(&record)?;
+        let serving = self.go_live(slot, record, served, Some(queues));
+        slot.show(|view| view.turn = Some(Turn::after_kill()));
         self.grow_taken_over(&serving, size).await;
         Ok(Outcome::Served(serving))
     }
 
     /// A device that serves already may be smaller than its volume, if the predecessor was killed
     /// while it grew. A failure is a warning of the node, and the size is news still.
-    async fn grow_taken_over(&self, serving: &Serving, size: VolumeSize) {
+    pub(super) async fn grow_taken_over(&self, serving: &Serving, size: VolumeSize) {
         if self.grow_served(serving, size).await.is_err() {
             // A volume that has grown has had at least this one.
             serving.served.note_structure(StructureNumber::default());
@@ -302,7 +332,7 @@ impl Node {
                 let stats = served.stats();
                 stats.checkpoints > 0 || stats.dirty_extents == 0
             });
-            !is_here || is_committed
+            !is_here || is_committed || view.state == ViewState::Waiting
         };
         if self.has_left_journals() {
             info!("what was reserved before stays unused until left journals are replayed here");
@@ -318,6 +348,12 @@ impl Node {
         }
         self.desk.lift_quarantine(member.node).await;
     }
+}
+
+/// Whether a device of a record is taken over, rather than stopped.
+const fn is_to_serve(phase: Phase) -> bool {
+    // One that was about to be released has everything in the map, and is served on.
+    matches!(phase, Phase::Live | Phase::Releasing)
 }
 
 /// Waits until what a predecessor had frozen is thawed, now that the device serves.

@@ -1,12 +1,16 @@
 //! A volume on this node: the change that is under way, and what others may see of it meanwhile.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use lunar_types::VolumeId;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use super::UNPOISONED;
+use super::migration::{Turn, Waiting};
+use crate::queue::waiting::WaitingShared;
 use crate::state::record::Record;
 use crate::volume::control::Control;
 use crate::volume::device::QueueThreads;
@@ -23,6 +27,10 @@ pub enum ViewState {
     Poisoned,
     /// On its way out, or stuck there.
     Detaching,
+    /// Its device waits: another node owns the volume, or nobody does.
+    Waiting,
+    /// On its way from one node to the other.
+    Moving,
 }
 
 /// What others may see of a volume at any time.
@@ -36,6 +44,10 @@ pub struct View {
     pub record: Record,
     /// The volume itself, while it is loaded.
     pub served: Option<Arc<ServedVolume>>,
+    /// What its queues hold, while its device waits.
+    pub waiting: Option<Arc<WaitingShared>>,
+    /// For how long it stays here when another node wants it.
+    pub turn: Option<Turn>,
 }
 
 /// The task that drives a volume's control side.
@@ -88,6 +100,8 @@ pub enum Stage {
     Stopped(Serving),
     /// A volume of a predecessor that could not be taken over yet.
     Lost(Record),
+    /// A device whose volume another node owns.
+    Waiting(Waiting),
 }
 
 /// A volume on this node.
@@ -98,6 +112,10 @@ pub struct Slot {
     pub name: String,
     /// Held while a change is under way.
     pub gate: Arc<tokio::sync::Mutex<Stage>>,
+    /// A person wants the volume here.
+    pub moved_here: Notify,
+    /// How often in a row the volume was given to this node and could not be served.
+    failures: AtomicU32,
     view: Mutex<View>,
 }
 
@@ -110,13 +128,36 @@ impl Slot {
             problem: None,
             record: record.clone(),
             served: None,
+            waiting: None,
+            turn: None,
         };
         Arc::new(Self {
             volume: record.volume,
             name: record.name.clone(),
             gate: Arc::new(tokio::sync::Mutex::new(stage)),
+            moved_here: Notify::new(),
+            failures: AtomicU32::new(0),
             view: Mutex::new(view),
         })
+    }
+
+    /// Takes down whether the volume could be served when it was given to this node.
+    pub fn note_taken(&self, is_served: bool) {
+        match is_served {
+            true => self.failures.store(0, Ordering::Relaxed),
+            false => {
+                self.failures.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// How long to leave the volume to the other node before it is asked for again.
+    #[must_use]
+    pub fn backoff(&self) -> Duration {
+        match self.failures.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            failures => Duration::from_secs(1 << (failures - 1).min(16)),
+        }
     }
 
     /// What can be seen of it now.

@@ -73,6 +73,17 @@ impl QueueRing {
         !self.backlog.is_empty() || !self.ring.submission().is_empty()
     }
 
+    /// Submits what was pushed without waiting for anything.
+    ///
+    /// # Errors
+    /// When the ring is broken; what the kernel cannot take now goes with the next wait.
+    pub fn submit(&mut self) -> io::Result<()> {
+        match self.ring.submit() {
+            Err(error) if !is_transient(&error) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Submits what was pushed, waits for at least one completion and collects all that are there.
     ///
     /// # Errors

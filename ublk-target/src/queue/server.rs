@@ -5,6 +5,8 @@
 //! - a request is answered when the engine says so, which is never while its LUN I/O is under way;
 //! - all LUN I/O of the queue's requests goes through the ring that knows the character device;
 //! - the thread ends only when it was told to and nothing is under way;
+//! - while the device is to rest, no request goes into the engine, but for those that the engine of
+//!   a process that was killed may have begun: they are run in this epoch (docs/migration.md, M3);
 //! - an I/O that the engine completes at once allocates nothing here.
 //!
 //! A thread that cannot go on ends the process: the driver then keeps every request for the
@@ -17,7 +19,6 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use io_uring::{opcode, types};
 use libublk::sys;
 use lunar_engine::io::{Action, IoError, IoOp, IoRequest, QueueId, RequestId};
 use lunar_engine::volume::{QueueContext, Volume};
@@ -29,13 +30,13 @@ use super::buffers::RequestBuffers;
 use super::commands::{self, Descriptions};
 use super::lun_io::{LunOps, file_of_lun};
 use super::request;
+use super::rest::Rest;
 use super::ring::{Completion, QueueRing};
+use super::wake_read::{WAKE, WakeRead};
 use super::waker::QueueWaker;
 use crate::lun::set::PoolLuns;
 
 const REQUEST: u64 = 1 << 63;
-const WAKE: u64 = 1 << 62;
-const CANCEL: u64 = WAKE | 1;
 /// Files that a ring has room for: the character device and every LUN that a pool can have.
 const FILES: u32 = LunIndex::LIMIT as u32 + 1;
 
@@ -72,9 +73,31 @@ pub struct DeviceShared {
     pub counters: Vec<QueueCounters>,
     /// Wakes the control task.
     pub control: Notify,
+    /// Whether the queues are to rest.
+    pub rest: Rest,
 }
 
 impl DeviceShared {
+    /// Has the queues rest, or go on.
+    pub fn want_rest(&self, is_wanted: bool) {
+        self.rest.want(is_wanted);
+        for waker in &self.wakers {
+            waker.wake();
+        }
+    }
+
+    /// Requests so far, on all queues.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        let of_queue = |queue: &QueueCounters| {
+            [&queue.reads, &queue.writes, &queue.flushes, &queue.discards]
+                .map(|count| count.load(Ordering::Relaxed))
+                .iter()
+                .sum::<u64>()
+        };
+        self.counters.iter().map(of_queue).sum()
+    }
+
     /// Requests to write so far, on all queues.
     #[must_use]
     pub fn writes(&self) -> u64 {
@@ -96,6 +119,8 @@ pub struct QueueParts {
     pub char_device: Arc<File>,
     /// The pool's LUNs, open while the thread runs; more may come.
     pub luns: PoolLuns,
+    /// Whether a process that was killed has left requests that its engine may have begun.
+    pub owes: bool,
 }
 
 /// A queue that is ready to serve.
@@ -108,14 +133,18 @@ pub struct QueueServer {
     lengths: Vec<u32>,
     requests: usize,
     is_woken: bool,
-    is_wake_armed: bool,
+    /// Tags whose next request may be one that was begun before.
+    owed: Vec<bool>,
+    /// Tags whose requests wait for the rest to be called off.
+    set_aside: Vec<u16>,
+    is_resting: bool,
     /// Which LUNs the ring knows.
     registered: Vec<bool>,
     // The ring goes before what it points to.
     ring: QueueRing,
     ops: LunOps,
     buffers: RequestBuffers,
-    wake_word: Box<u64>,
+    wake: WakeRead,
 }
 
 fn add(counter: &AtomicU64, count: u64) {
@@ -141,10 +170,12 @@ impl QueueServer {
             lengths: vec![0; depth],
             requests: 0,
             is_woken: false,
-            is_wake_armed: false,
+            owed: vec![parts.owes; depth],
+            set_aside: Vec::with_capacity(depth),
+            is_resting: false,
             registered: vec![false; usize::from(LunIndex::LIMIT)],
             buffers: RequestBuffers::new(parts.depth, parts.max_io_bytes)?,
-            wake_word: Box::new(0),
+            wake: WakeRead::default(),
             ring,
             parts,
         };
@@ -154,7 +185,8 @@ impl QueueServer {
         for tag in 0..server.parts.depth {
             server.fetch(tag);
         }
-        server.arm_wake();
+        let waker = &server.parts.shared.wakers[usize::from(server.parts.queue)];
+        server.wake.arm(&mut server.ring, waker);
         Ok(server)
     }
 
@@ -172,10 +204,11 @@ impl QueueServer {
                 self.take(completion)?;
                 self.run_actions()?;
             }
+            self.look_at_rest()?;
             self.publish_bytes();
         }
         debug!(queue = self.parts.queue, "queue ended");
-        self.disarm_wake(&mut completions)
+        self.wake.disarm(&mut self.ring, &mut completions)
     }
 
     /// Makes a LUN known to the ring. The kernel lets only the ring's own thread do it, so one that
@@ -215,9 +248,8 @@ impl QueueServer {
             return self.take_request(tag, result);
         }
         if user_data & WAKE != 0 {
-            self.is_wake_armed = false;
-            self.waker().take();
-            self.arm_wake();
+            self.wake
+                .take(&mut self.ring, &self.parts.shared.wakers[usize::from(self.parts.queue)]);
             self.is_woken = true;
             self.ops.retry(&mut self.buffers, &mut self.ring);
             return Ok(());
@@ -238,6 +270,17 @@ impl QueueServer {
                 return Err(io::Error::from_raw_os_error(-errno));
             }
         }
+        let is_owed = std::mem::take(&mut self.owed[usize::from(tag)]);
+        if self.parts.shared.rest.is_wanted() && !is_owed {
+            self.set_aside.push(tag);
+            return Ok(());
+        }
+        self.begin(tag);
+        Ok(())
+    }
+
+    /// Gives the request of a tag to the engine.
+    fn begin(&mut self, tag: u16) {
         self.requests += 1;
         match request::operation(&self.descriptions.get(tag)) {
             Ok(op) if request::buffer_bytes(op) <= self.parts.max_io_bytes => {
@@ -250,6 +293,30 @@ impl QueueServer {
             Ok(_) => self.commit(tag, -libc::EINVAL),
             Err(errno) => self.commit(tag, -errno),
         }
+    }
+
+    /// Says whether the queue is at rest, if it is to rest; otherwise takes up what was set aside.
+    fn look_at_rest(&mut self) -> io::Result<()> {
+        let is_wanted = self.parts.shared.rest.is_wanted();
+        if !is_wanted && !self.is_resting {
+            return Ok(());
+        }
+        self.is_resting = is_wanted;
+        if !is_wanted {
+            self.parts.shared.rest.note(self.parts.queue, false);
+            for tag in std::mem::take(&mut self.set_aside) {
+                self.begin(tag);
+                self.run_actions()?;
+            }
+            return Ok(());
+        }
+        let mut is_at_rest = self.requests == 0 && self.ops.is_idle();
+        if is_at_rest {
+            // Every answer goes to the driver first.
+            self.ring.submit()?;
+            is_at_rest = !self.ring.has_unsubmitted();
+        }
+        self.parts.shared.rest.note(self.parts.queue, is_at_rest);
         Ok(())
     }
 
@@ -327,28 +394,6 @@ impl QueueServer {
         let entry = commands::fetch(self.parts.queue, tag, buffer);
         // SAFETY: the buffer outlives the ring, and nothing else uses it yet.
         unsafe { self.ring.push(entry.user_data(REQUEST | u64::from(tag))) };
-    }
-
-    fn arm_wake(&mut self) {
-        let word: *mut u64 = &raw mut *self.wake_word;
-        let event = types::Fd(self.waker().descriptor());
-        let entry = opcode::Read::new(event, word.cast(), size_of::<u64>() as u32).build();
-        // SAFETY: the word is boxed, outlives the ring and is touched by nobody else.
-        unsafe { self.ring.push(entry.user_data(WAKE)) };
-        self.is_wake_armed = true;
-    }
-
-    /// Ends the read of the wake word, which goes with this queue.
-    fn disarm_wake(&mut self, completions: &mut Vec<Completion>) -> io::Result<()> {
-        let entry = opcode::AsyncCancel::new(WAKE).build().user_data(CANCEL);
-        // SAFETY: a cancellation has no address.
-        unsafe { self.ring.push(entry) };
-        while self.is_wake_armed {
-            self.ring.wait(completions)?;
-            let is_wake = |done: Completion| done.user_data == WAKE;
-            self.is_wake_armed = !completions.drain(..).any(is_wake);
-        }
-        Ok(())
     }
 
     fn publish_bytes(&self) {

@@ -27,6 +27,24 @@ pub enum Phase {
     Stopping,
     /// Nothing is left here but to tell the metadata service that the journal is for others.
     Leaving,
+    /// The device is there, the volume is another node's or nobody's: there is no epoch.
+    Waiting,
+    /// Granted to a device that waits: nothing was written under this epoch yet.
+    Taking,
+    /// Everything is in the map and nothing is under way: the metadata service is being told that
+    /// the volume is given away.
+    Releasing,
+}
+
+/// Whether another node may have a device of the volume too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sharing {
+    /// None.
+    #[default]
+    Alone,
+    /// One other, for a live migration.
+    Migratable,
 }
 
 /// An attachment, as it is kept.
@@ -36,7 +54,7 @@ pub struct Record {
     pub volume: VolumeId,
     /// Its name, for people.
     pub name: String,
-    /// The epoch that it is held under.
+    /// The epoch that it is held under; 0 while it is not.
     pub epoch: Epoch,
     /// The incarnation that holds it.
     pub holder: NodeIncarnation,
@@ -46,6 +64,8 @@ pub struct Record {
     pub token: u64,
     /// How far it has come.
     pub phase: Phase,
+    /// Who else may have a device of it.
+    pub sharing: Sharing,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -59,6 +79,8 @@ struct RecordFile {
     device: u32,
     token: u64,
     phase: Phase,
+    #[serde(default)]
+    sharing: Sharing,
 }
 
 impl From<&Record> for RecordFile {
@@ -72,6 +94,7 @@ impl From<&Record> for RecordFile {
             device: record.device.get(),
             token: record.token,
             phase: record.phase,
+            sharing: record.sharing,
         }
     }
 }
@@ -91,6 +114,7 @@ impl TryFrom<RecordFile> for Record {
             device: DeviceId::new(file.device),
             token: file.token,
             phase: file.phase,
+            sharing: file.sharing,
         })
     }
 }
@@ -155,6 +179,7 @@ pub(super) mod tests {
             device: DeviceId::new(3),
             token: u64::MAX - 1,
             phase,
+            sharing: Sharing::Alone,
         }
     }
 

@@ -17,6 +17,8 @@ use tracing::{debug, error, info, warn};
 
 use crate::lun::set::PoolLuns;
 use crate::queue::server::{DeviceShared, QueueParts, QueueServer};
+use crate::queue::waiting::{WaitingQueue, WaitingShared};
+use crate::queue::waker::QueueWaker;
 use crate::ublk::params::DeviceShape;
 use crate::ublk::{Control, DeviceId, DeviceInfo, DeviceState, NewDevice, UblkError, features};
 
@@ -80,16 +82,41 @@ pub enum DeviceError {
     },
 }
 
-/// The threads that serve a device.
+/// What the queues of a device do.
+#[derive(Clone)]
+pub enum QueueWork {
+    /// They serve its volume.
+    Serve {
+        /// What they share.
+        shared: Arc<DeviceShared>,
+        /// The LUNs of its pool.
+        luns: PoolLuns,
+        /// Whether a process that was killed has left requests that its engine may have begun.
+        owes: bool,
+    },
+    /// They hold its requests while another node owns the volume.
+    Wait(Arc<WaitingShared>),
+}
+
+impl QueueWork {
+    fn wakers(&self) -> &[QueueWaker] {
+        match self {
+            Self::Serve { shared, .. } => &shared.wakers,
+            Self::Wait(shared) => &shared.wakers,
+        }
+    }
+}
+
+/// The threads of a device's queues.
 pub struct QueueThreads {
-    shared: Arc<DeviceShared>,
+    work: QueueWork,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl QueueThreads {
     /// Has the threads end once nothing is under way, and waits for them. It blocks.
     pub fn stop(self) {
-        for waker in &self.shared.wakers {
+        for waker in self.work.wakers() {
             waker.stop();
         }
         for thread in self.threads {
@@ -128,13 +155,9 @@ fn check_features(info: &DeviceInfo) -> Result<(), DeviceError> {
 ///
 /// # Errors
 /// When a queue cannot be made or the driver refuses.
-pub fn start(
-    info: &DeviceInfo,
-    shared: &Arc<DeviceShared>,
-    luns: &PoolLuns,
-) -> Result<QueueThreads, DeviceError> {
+pub fn start(info: &DeviceInfo, work: &QueueWork) -> Result<QueueThreads, DeviceError> {
     let mut control = Control::open()?;
-    let threads = start_queues(&mut control, info, shared, luns)?;
+    let threads = start_queues(&mut control, info, work)?;
     match control.start(info.id) {
         Ok(()) => Ok(threads),
         Err(error) => {
@@ -144,8 +167,9 @@ pub fn start(
     }
 }
 
-/// Begins to take over a device whose daemon is gone. It blocks until everything that the dead
-/// daemon had under way on its rings has ended: only then are journal and dirty table at rest.
+/// Begins to take over a device whose queues have ended, with their process or in this one. It
+/// blocks until everything that was under way on their rings has ended: only then are journal and
+/// dirty table at rest.
 ///
 /// # Errors
 /// When the driver refuses, or I/O of the dead daemon hangs.
@@ -157,13 +181,9 @@ pub fn begin_take_over(id: DeviceId) -> Result<(), DeviceError> {
 ///
 /// # Errors
 /// When a queue cannot be made or the driver refuses.
-pub fn finish_take_over(
-    info: &DeviceInfo,
-    shared: &Arc<DeviceShared>,
-    luns: &PoolLuns,
-) -> Result<QueueThreads, DeviceError> {
+pub fn finish_take_over(info: &DeviceInfo, work: &QueueWork) -> Result<QueueThreads, DeviceError> {
     let mut control = Control::open()?;
-    let threads = start_queues(&mut control, info, shared, luns)?;
+    let threads = start_queues(&mut control, info, work)?;
     match control.end_recovery(info.id) {
         Ok(()) => Ok(threads),
         Err(error) => {
@@ -208,24 +228,18 @@ fn open_char_device(id: DeviceId) -> Result<File, DeviceError> {
 fn start_queues(
     control: &mut Control,
     info: &DeviceInfo,
-    shared: &Arc<DeviceShared>,
-    luns: &PoolLuns,
+    work: &QueueWork,
 ) -> Result<QueueThreads, DeviceError> {
     let char_device = Arc::new(open_char_device(info.id)?);
     let (ready, made) = mpsc::channel();
-    let mut all = QueueThreads { shared: Arc::clone(shared), threads: Vec::new() };
+    let mut all = QueueThreads { work: work.clone(), threads: Vec::new() };
     let mut failure = None;
     for queue in 0..info.queues {
         let start = QueueStart {
-            parts: QueueParts {
-                shared: Arc::clone(shared),
-                queue,
-                depth: info.queue_depth,
-                max_io_bytes: info.max_io_bytes,
-                char_device: Arc::clone(&char_device),
-                luns: luns.clone(),
-            },
-            device: info.id,
+            work: work.clone(),
+            info: *info,
+            queue,
+            char_device: Arc::clone(&char_device),
             processors: control.queue_processors(info.id, queue).unwrap_or_default(),
         };
         let ready = ready.clone();
@@ -237,7 +251,7 @@ fn start_queues(
             Err(source) => failure = failure.or(Some((queue, source))),
         }
     }
-    drop(ready);
+    drop((ready, char_device));
     for (queue, result) in made {
         failure = failure.or(result.err().map(|source| (queue, source)));
     }
@@ -251,17 +265,34 @@ fn start_queues(
 }
 
 struct QueueStart {
-    parts: QueueParts,
-    device: DeviceId,
+    work: QueueWork,
+    info: DeviceInfo,
+    queue: u16,
+    char_device: Arc<File>,
     processors: Vec<usize>,
+}
+
+/// A queue that was made.
+enum Queue {
+    Serving(Box<QueueServer>),
+    Waiting(Box<WaitingQueue>),
+}
+
+impl Queue {
+    fn run(&mut self) -> io::Result<()> {
+        match self {
+            Self::Serving(queue) => queue.run(),
+            Self::Waiting(queue) => queue.run(),
+        }
+    }
 }
 
 impl QueueStart {
     /// Tells through `ready` whether the queue is made, then serves.
     fn run(self, ready: mpsc::Sender<(u16, io::Result<()>)>) {
-        let queue = self.parts.queue;
+        let (queue, device) = (self.queue, self.info.id);
         bind_to(&self.processors);
-        let mut server = match QueueServer::new(self.parts) {
+        let mut server = match self.make() {
             Ok(server) => server,
             Err(error) => {
                 ready.send((queue, Err(error))).expect("the starter waits");
@@ -272,10 +303,29 @@ impl QueueStart {
         // The starter waits until every sender is gone.
         drop(ready);
         if let Err(problem) = server.run() {
-            error!(device = %self.device, queue, %problem, "a queue is broken: fs-core ends, and \
+            error!(%device, queue, %problem, "a queue is broken: fs-core ends, and \
                    its successor takes the requests over");
             std::process::abort();
         }
+    }
+}
+
+impl QueueStart {
+    fn make(self) -> io::Result<Queue> {
+        let Self { work, info, queue, char_device, .. } = self;
+        let (depth, max_io_bytes) = (info.queue_depth, info.max_io_bytes);
+        Ok(match work {
+            QueueWork::Serve { shared, luns, owes } => {
+                let parts =
+                    QueueParts { shared, queue, depth, max_io_bytes, char_device, luns, owes };
+                Queue::Serving(Box::new(QueueServer::new(parts)?))
+            }
+            QueueWork::Wait(shared) => {
+                let at = (queue, depth);
+                let made = WaitingQueue::new(shared, at, max_io_bytes, &char_device)?;
+                Queue::Waiting(Box::new(made))
+            }
+        })
     }
 }
 

@@ -16,7 +16,7 @@ use lunar_types::{Name, RequestId, VolumeId};
 use tokio::time::sleep;
 
 use super::super::{Context, unless};
-use crate::daemon::Daemon;
+use crate::daemon::{AttachAs, Daemon};
 use crate::error::{CliError, Exit};
 use crate::progress::Waiting;
 
@@ -113,7 +113,7 @@ impl Here {
     /// Attaches a volume and gives its device.
     pub(super) async fn attach(&self, volume: &Volume) -> Result<PathBuf, CliError> {
         let _waiting = Waiting::on(&format!("attaching volume '{}'", volume.name));
-        let attachment = self.daemon.attach(&Selector::Id(volume.id), false).await?;
+        let attachment = self.daemon.attach(&Selector::Id(volume.id), AttachAs::default()).await?;
         Ok(PathBuf::from(attachment.device_path))
     }
 

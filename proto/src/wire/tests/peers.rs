@@ -49,7 +49,7 @@ fn what_peers_say_survives_the_wire() {
 
 #[test]
 fn who_owns_a_volume_survives_the_wire() {
-    let holder = super::volume().holder.expect("it has one");
+    let holder = volume().holder.expect("it has one");
     survives::<_, v1::RequestOwnershipResponse>(Ownership::Waiting(holder));
     survives::<_, v1::RequestOwnershipResponse>(Ownership::Unowned);
     survives::<_, v1::RequestOwnershipResponse>(Ownership::Owned(Box::new(attachment())));

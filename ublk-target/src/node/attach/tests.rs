@@ -45,6 +45,7 @@ pub(crate) fn record() -> Record {
         device: DeviceId::new(900_000),
         token: 1,
         phase: Phase::Starting,
+        sharing: Sharing::Alone,
     }
 }
 
@@ -65,7 +66,7 @@ async fn a_grant_with_stale_journals_is_given_back_with_them() {
 #[tokio::test]
 async fn a_process_that_was_taken_over_stops_as_for_a_lost_lease() {
     let (_dir, metadata, node) = node();
-    let soon = std::time::Duration::from_millis(1);
+    let soon = Duration::from_millis(1);
     let timers = LeaseTimers { renew: soon, ..LeaseTimers::DEFAULT };
     let renewed = Renewed { state: NodeState::Active, timers, lun_generation: 1 };
     let reasons =

@@ -80,6 +80,7 @@ async fn case() -> Case {
         device: DeviceId::new(900_001),
         token: 1,
         phase: Phase::Live,
+        sharing: crate::state::record::Sharing::Alone,
     };
     let freezer = Freezer::new(Arc::clone(&world.loader.state), record);
     world.metadata.expect_ready([Ok(progress(SetState::Pausing))]);

@@ -98,6 +98,8 @@ pub(crate) fn attachment(epoch: u64, journal_at: u64) -> Attachment {
         restored: false,
         holder: None,
         mapped_extents: 0,
+        peers: Vec::new(),
+        moves: 0,
     };
     Attachment {
         volume,

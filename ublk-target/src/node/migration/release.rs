@@ -1,0 +1,195 @@
+//! Giving a volume away: from a device that serves to one that waits.
+//!
+//! Order: nobody has mounted the device → what is dirty is committed, while it serves → its queues
+//! take nothing more into the engine, and what was there is answered → all is committed and flushed
+//! → the queues end, the driver has every request → record says `releasing` → the service is told
+//! → record says `waiting`, the dirty table goes → queues that wait.
+//!
+//! Up to the end of the queues a failure lets the device serve as before. After that the volume is
+//! recovered as from a kill, by its record.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lunar_metadata_client::fresh_request_id;
+use lunar_proto::domain::DetachMode;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::super::attach::{blocking, grant_of_record};
+use super::super::detach::holders_of;
+use super::super::slot::Serving;
+use super::super::{Node, Slot, Stage, ViewState};
+use super::waiting::Waiting;
+use crate::holders::Holder;
+use crate::lun::inspect::with_causes;
+use crate::metadata::{MetadataError, Release};
+use crate::reserve::runs_of;
+use crate::state::record::{Phase, Record, Sharing};
+use crate::volume::control::Control;
+
+/// How long requests in the engine may take to be answered. The device serves on after that.
+const REST_LIMIT: Duration = Duration::from_secs(30);
+/// How long the last commits may take, while nothing is served.
+const SETTLE_LIMIT: Duration = Duration::from_secs(10);
+const RETRY_MIN: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// What became of a try to give a volume away.
+pub(super) enum Given {
+    /// It is not this node's any more, or nobody knows yet.
+    Away,
+    /// It serves on.
+    Kept(String),
+    /// It was not served here.
+    NotServed,
+}
+
+enum Released {
+    Waits(Waiting),
+    Serves(Box<Serving>, String),
+    Lost(Record, String),
+}
+
+impl Node {
+    /// Gives a volume away that is served here.
+    pub(super) async fn give_away_once(self: &Arc<Self>, slot: &Arc<Slot>) -> Given {
+        let mut stage = Arc::clone(&slot.gate).lock_owned().await;
+        let serving = match std::mem::replace(&mut *stage, Stage::Vacant) {
+            Stage::Serving(serving) if serving.record.sharing == Sharing::Migratable => serving,
+            other => {
+                *stage = other;
+                return Given::NotServed;
+            }
+        };
+        match self.release(slot, serving).await {
+            Released::Waits(waiting) => {
+                *stage = Stage::Waiting(waiting);
+                Given::Away
+            }
+            Released::Serves(serving, why) => {
+                *stage = Stage::Serving(*serving);
+                Given::Kept(why)
+            }
+            Released::Lost(record, why) => {
+                warn!(volume = slot.name, why, "the move is carried on as after a kill");
+                self.lose(slot, &mut stage, record, why);
+                Given::Away
+            }
+        }
+    }
+
+    async fn release(self: &Arc<Self>, slot: &Arc<Slot>, serving: Serving) -> Released {
+        let begun = Instant::now();
+        if let Err(why) = come_to_rest(&serving).await {
+            serving.served.shared.want_rest(false);
+            return Released::Serves(Box::new(serving), why);
+        }
+        slot.show(|view| view.state = ViewState::Moving);
+        let Serving { record, served, control, mut task, queues } = serving;
+        if let Some(queues) = queues {
+            blocking(move || queues.stop()).await;
+        }
+        task.stop().await;
+        control.rest().await;
+        // A request that was owed may have come after the last commit.
+        if served.stats().dirty_extents > 0 || served.shared.volume.poison().is_some() {
+            let why = "requests of before a kill came late".to_owned();
+            return Released::Lost(record, why);
+        }
+        let mut spare = served.shared.volume.take_reserve(usize::MAX);
+        spare.append(&mut served.shared.volume.take_returned());
+        // If it fails the extents stay reserved until the next start: nothing is lost.
+        let _ = self.desk.release(record.holder, served.facts.pool, runs_of(spare)).await;
+        let last_commit = served.heads.lock().expect("a panic ends the process").last_commit;
+        slot.show(|view| view.served = None);
+        drop((control, task, served));
+        let releasing = Record { phase: Phase::Releasing, ..record.clone() };
+        if let Err(error) = self.state.save_record(&releasing) {
+            return Released::Lost(record, with_causes(&error));
+        }
+        let (request, grant) = (fresh_request_id(), grant_of_record(&record));
+        let release = Release { request, grant, mode: DetachMode::Clean, last_commit };
+        if let Err(problem) = self.tell_released(release).await {
+            return Released::Lost(releasing, problem.to_string());
+        }
+        let elapsed_ms = begun.elapsed().as_millis();
+        info!(volume = record.name, epoch = %record.epoch, elapsed_ms, "released");
+        match self.wait_again(slot, &releasing).await {
+            Ok(waiting) => Released::Waits(waiting),
+            Err(error) => {
+                let waits = Record { phase: Phase::Waiting, ..releasing };
+                Released::Lost(waits, error.message())
+            }
+        }
+    }
+
+    /// Tells the service of a release until it answers. Nothing else may happen to the volume
+    /// meanwhile: whether it is still this node's is not known.
+    pub(super) async fn tell_released(&self, release: Release) -> Result<(), MetadataError> {
+        let mut pause = RETRY_MIN;
+        loop {
+            match self.metadata.release_ownership(release).await {
+                Err(problem) if problem.is_unavailable() => {
+                    let volume = release.grant.volume;
+                    warn!(%volume, %problem, "not known whether the volume was given away");
+                }
+                answer => return answer,
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+    }
+}
+
+/// Brings a device to rest whose volume is in the map wholly then; on an error it serves on.
+async fn come_to_rest(serving: &Serving) -> Result<(), String> {
+    check_poison(serving)?;
+    require_unmounted(&serving.record).await?;
+    // While it serves: what is left for the rest is little.
+    checkpoint(&serving.control).await?;
+    let shared = &serving.served.shared;
+    shared.want_rest(true);
+    let rested = tokio::time::timeout(REST_LIMIT, shared.rest.is_there()).await;
+    rested.map_err(|_| "its requests have not ended: a LUN or the pool keeps them".to_owned())?;
+    check_poison(serving)?;
+    let control = Arc::clone(&serving.control);
+    // On a task of its own: a commit or a round that is cut off would go on without us.
+    let settling = tokio::spawn(async move { control.settle().await });
+    match tokio::time::timeout(SETTLE_LIMIT, settling).await {
+        Ok(settled) => settled
+            .expect("settling neither panics nor is cancelled")
+            .map_err(|error| with_causes(&error)),
+        Err(_) => Err("its last changes were not committed in time".to_owned()),
+    }
+}
+
+async fn checkpoint(control: &Arc<Control>) -> Result<(), String> {
+    control.checkpoint().await.map_err(|error| with_causes(&error))
+}
+
+/// One that takes no more writes keeps what it has: a flush that was set aside would be answered on
+/// the other node, for writes that are lost.
+fn check_poison(serving: &Serving) -> Result<(), String> {
+    match serving.served.shared.volume.poison() {
+        Some(why) => Err(format!("it takes no more writes ({why}): detach it here")),
+        None => Ok(()),
+    }
+}
+
+/// The page cache of a file system knows nothing of another node's writes, and its late writes
+/// would undo them.
+async fn require_unmounted(record: &Record) -> Result<(), String> {
+    let id = record.device;
+    let found = blocking(move || holders_of(id)).await;
+    let found = found.map_err(|error| format!("who uses its device is not known: {error}"))?;
+    let stacked: Vec<_> = found
+        .into_iter()
+        .filter(|holder| !matches!(holder, Holder::Process { .. }))
+        .map(|holder| holder.to_string())
+        .collect();
+    match stacked.is_empty() {
+        true => Ok(()),
+        false => Err(format!("{} is {}", id.block_path(), stacked.join(", "))),
+    }
+}

@@ -1,0 +1,113 @@
+//! What other nodes want of the volumes that are owned here, each followed until it is not wanted
+//! any more.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use lunar_proto::domain::{KnownPeer, OwnershipWish, Selector};
+use lunar_types::VolumeId;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::super::{Membership, Node, Slot, UNPOISONED};
+use super::release::Given;
+use crate::state::record::Sharing;
+
+/// Between two looks at a turn.
+const LOOK: Duration = Duration::from_millis(5);
+/// Before a volume that could not be given away is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What others want.
+#[derive(Default)]
+pub(in super::super) struct Wishes {
+    /// As it was told last.
+    wanted: BTreeMap<VolumeId, OwnershipWish>,
+    /// Those that a task is at.
+    taken: BTreeSet<VolumeId>,
+}
+
+impl Node {
+    /// Takes up what the other peers want, and gives up what no slot here knows of.
+    pub(in super::super) async fn follow_peers(
+        self: &Arc<Self>,
+        peers: &[KnownPeer],
+        member: &Membership,
+    ) {
+        let fresh: Vec<VolumeId> = {
+            let mut wishes = self.wishes.lock().expect(UNPOISONED);
+            let is_wanted = |peer: &&KnownPeer| peer.wish != OwnershipWish::None;
+            wishes.wanted =
+                peers.iter().filter(is_wanted).map(|peer| (peer.volume, peer.wish)).collect();
+            let fresh = wishes.wanted.keys().filter(|volume| !wishes.taken.contains(volume));
+            let fresh: Vec<_> = fresh.copied().collect();
+            wishes.taken.extend(&fresh);
+            fresh
+        };
+        for volume in fresh {
+            let node = Arc::clone(self);
+            tokio::spawn(async move { node.give_away(volume).await });
+        }
+        for volume in peers.iter().map(|peer| peer.volume) {
+            if self.slot(&Selector::Id(volume)).is_none() {
+                self.leave_stray(volume, member).await;
+            }
+        }
+        self.look_for_deserted(peers).await;
+    }
+
+    fn wish_for(&self, volume: VolumeId) -> Option<OwnershipWish> {
+        self.wishes.lock().expect(UNPOISONED).wanted.get(&volume).copied()
+    }
+
+    async fn give_away(self: Arc<Self>, volume: VolumeId) {
+        let mut told = None;
+        while let Some(wish) = self.wish_for(volume) {
+            let Some(slot) = self.slot(&Selector::Id(volume)) else { break };
+            if !is_turn_over(&slot, wish) {
+                tokio::time::sleep(LOOK).await;
+                continue;
+            }
+            match self.give_away_once(&slot).await {
+                Given::Away => info!(volume = slot.name, "given to the other node"),
+                Given::NotServed => {}
+                Given::Kept(why) => {
+                    if told.as_ref() != Some(&why) {
+                        warn!(volume = slot.name, why, "another node wants it, and it stays here");
+                        let warning = format!("volume '{}' is not given away: {why}", slot.name);
+                        self.warn(&about(&slot), warning);
+                        told = Some(why);
+                    }
+                    tokio::time::sleep(RETRY).await;
+                    continue;
+                }
+            }
+            self.unwarn(&about(&slot));
+            break;
+        }
+        self.wishes.lock().expect(UNPOISONED).taken.remove(&volume);
+    }
+
+    /// Looks whether a volume whose device waits here is still shared with this node: a person may
+    /// have taken it off.
+    async fn look_for_deserted(self: &Arc<Self>, peers: &[KnownPeer]) {
+        let known: BTreeSet<VolumeId> = peers.iter().map(|peer| peer.volume).collect();
+        for slot in self.slots() {
+            if !known.contains(&slot.volume) && slot.view().record.sharing == Sharing::Migratable {
+                self.end_if_deserted(&slot).await;
+            }
+        }
+    }
+}
+
+fn is_turn_over(slot: &Slot, wish: OwnershipWish) -> bool {
+    let view = slot.view();
+    let (Some(served), Some(turn)) = (view.served, view.turn) else { return true };
+    turn.is_over(Instant::now(), served.shared.requests(), wish == OwnershipWish::Urgent)
+}
+
+/// What a warning about a volume that is not given away is filed under.
+fn about(slot: &Slot) -> String {
+    format!("move of volume '{}'", slot.name)
+}
