@@ -5,7 +5,8 @@
 //! - [`disk`]: LUNs with a volatile cache, and what they may do to what was written;
 //! - [`oracle`]: what a volume may show;
 //! - [`run`]: whole runs, and what a failing one prints;
-//! - [`sweep`]: every crash state of short sequences of operations.
+//! - [`sweep`]: every crash state of short sequences of operations;
+//! - [`search`]: every state of the protocols [`fencing`] and [`migration`].
 //!
 //! Invariant: a seed decides everything. There is no thread, clock or hash order in a run, so the
 //! command that a failure prints repeats it. The crash model and what is not modelled:
@@ -30,6 +31,7 @@ mod grow;
 pub mod guest;
 mod io;
 mod journal_faults;
+pub mod migration;
 mod operator;
 pub mod oracle;
 pub mod planted;
@@ -37,6 +39,7 @@ mod prune;
 mod recovery;
 pub mod run;
 pub mod scenario;
+pub mod search;
 pub mod seeds;
 mod service;
 mod snapshots;

@@ -4,8 +4,8 @@
 
 use std::cell::Cell;
 
-use lunar_sim::fencing::search::search;
 use lunar_sim::fencing::{Fault, Life, Protocol, World};
+use lunar_sim::search::search;
 
 const MOST: usize = 10_000_000;
 

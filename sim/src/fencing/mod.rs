@@ -5,7 +5,6 @@
 //! occur either; the wait D of a fencer that finds a key gone is taken to be long enough.
 
 mod protocol;
-pub mod search;
 mod world;
 
 pub use protocol::{Fault, Protocol, Step};

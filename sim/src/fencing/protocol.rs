@@ -1,7 +1,7 @@
 //! What may happen, by whom, and the one promise: no write of an epoch that is over takes effect.
 
-use super::search::Model;
 use super::world::{Daemon, Fence, LUNS, Life, NODES, Registration, Row, Stage, Task, Thaw, World};
+use crate::search::Model;
 
 /// More grants are not looked at.
 const EPOCHS: u8 = 3;
