@@ -114,6 +114,8 @@ pub struct Slot {
     pub gate: Arc<tokio::sync::Mutex<Stage>>,
     /// A person wants the volume here.
     pub moved_here: Notify,
+    /// The service speaks to this node as to the volume's owner.
+    pub is_said_to_own: Notify,
     /// How often in a row the volume was given to this node and could not be served.
     failures: AtomicU32,
     view: Mutex<View>,
@@ -136,6 +138,7 @@ impl Slot {
             name: record.name.clone(),
             gate: Arc::new(tokio::sync::Mutex::new(stage)),
             moved_here: Notify::new(),
+            is_said_to_own: Notify::new(),
             failures: AtomicU32::new(0),
             view: Mutex::new(view),
         })

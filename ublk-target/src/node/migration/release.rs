@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lunar_metadata_client::fresh_request_id;
-use lunar_proto::domain::DetachMode;
+use lunar_proto::domain::{DetachMode, OwnershipWish};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -41,7 +41,11 @@ pub(super) enum Given {
     Away,
     /// It serves on.
     Kept(String),
-    /// It was not served here.
+    /// Its turn is not over.
+    NotYet,
+    /// Its device waits: this node has not heard that it owns the volume, or does not own it.
+    Waits,
+    /// It is not served here.
     NotServed,
 }
 
@@ -52,14 +56,25 @@ enum Released {
 }
 
 impl Node {
-    /// Gives a volume away that is served here.
-    pub(super) async fn give_away_once(self: &Arc<Self>, slot: &Arc<Slot>) -> Given {
+    /// Gives a volume away that is served here, if its turn is over.
+    pub(super) async fn give_away_once(
+        self: &Arc<Self>,
+        slot: &Arc<Slot>,
+        wish: OwnershipWish,
+    ) -> Given {
         let mut stage = Arc::clone(&slot.gate).lock_owned().await;
         let serving = match std::mem::replace(&mut *stage, Stage::Vacant) {
-            Stage::Serving(serving) if serving.record.sharing == Sharing::Migratable => serving,
+            Stage::Serving(serving) if serving.record.sharing == Sharing::Migratable => {
+                if !is_turn_over(slot, &serving, wish) {
+                    *stage = Stage::Serving(serving);
+                    return Given::NotYet;
+                }
+                serving
+            }
             other => {
+                let is_waiting = matches!(other, Stage::Waiting(_));
                 *stage = other;
-                return Given::NotServed;
+                return if is_waiting { Given::Waits } else { Given::NotServed };
             }
         };
         match self.release(slot, serving).await {
@@ -140,6 +155,12 @@ impl Node {
             pause = (pause * 2).min(RETRY_MAX);
         }
     }
+}
+
+fn is_turn_over(slot: &Slot, serving: &Serving, wish: OwnershipWish) -> bool {
+    let requests = serving.served.shared.requests();
+    let is_urgent = wish == OwnershipWish::Urgent;
+    slot.view().turn.is_none_or(|turn| turn.is_over(Instant::now(), requests, is_urgent))
 }
 
 /// Brings a device to rest whose volume is in the map wholly then; on an error it serves on.

@@ -109,7 +109,8 @@ async fn a_volume_that_takes_no_more_writes_is_kept() {
     serving.record.sharing = Sharing::Migratable;
     serving.control.give_up("a flush failed");
     *slot.gate.lock().await = Stage::Serving(serving);
-    let Given::Kept(why) = node.give_away_once(&slot).await else { panic!("it is kept") };
+    let wish = OwnershipWish::Urgent;
+    let Given::Kept(why) = node.give_away_once(&slot, wish).await else { panic!("it is kept") };
     assert!(why.contains("a flush failed"), "{why}");
     assert!(matches!(*slot.gate.lock().await, Stage::Serving(_)));
     assert!(metadata.said().is_empty(), "nobody was told anything");
@@ -120,7 +121,8 @@ async fn a_volume_that_a_node_has_alone_is_not_given_away() {
     let (_dir, _metadata, node) = joined();
     let (_world, slot, serving) = serving(&node).await;
     *slot.gate.lock().await = Stage::Serving(serving);
-    assert!(matches!(node.give_away_once(&slot).await, Given::NotServed));
+    let wish = OwnershipWish::Urgent;
+    assert!(matches!(node.give_away_once(&slot, wish).await, Given::NotServed));
     assert!(matches!(*slot.gate.lock().await, Stage::Serving(_)));
 }
 

@@ -23,6 +23,15 @@ const RETRY: Duration = Duration::from_secs(1);
 /// The longest pause of a node that was given the volume and could not serve it.
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
 
+/// What became of asking for a volume.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// The device waits no more.
+    Ended,
+    /// It was not asked for, and is not this node's.
+    NotOwned,
+}
+
 /// A device that waits.
 pub struct Waiting {
     /// What is kept of it.
@@ -89,18 +98,32 @@ impl Node {
         Ok(Waiting { record, info, shared, queues, task })
     }
 
-    /// Waits until the volume is wanted here, then asks until it is this node's.
+    /// Waits until the volume is wanted here, then asks until it is this node's: who has asked once
+    /// may have been given it, whatever he wants since.
     async fn want(self: &Arc<Self>, slot: &Arc<Slot>, shared: &Arc<WaitingShared>) {
-        let backoff = slot.backoff().min(BACKOFF_MAX);
-        let mut wish = tokio::select! {
-            () = async { tokio::time::sleep(backoff).await; shared.is_asked().await } => {
-                OwnershipWish::Waiting
-            }
-            () = slot.moved_here.notified() => OwnershipWish::Urgent,
-        };
-        let Ok(member) = self.member() else { return };
+        let mut pause = slot.backoff().min(BACKOFF_MAX);
         loop {
-            let asked = self.metadata.request_ownership(slot.volume, member.node, wish, WAIT);
+            let asked = async {
+                tokio::time::sleep(std::mem::take(&mut pause)).await;
+                shared.is_asked().await;
+            };
+            let wish = tokio::select! {
+                () = asked => OwnershipWish::Waiting,
+                () = slot.moved_here.notified() => OwnershipWish::Urgent,
+                () = slot.is_said_to_own.notified() => OwnershipWish::None,
+            };
+            if self.ask_for(slot, wish).await == Asked::Ended {
+                return;
+            }
+        }
+    }
+
+    /// Asks for the volume until it is this node's, or whether it is, until that is known.
+    async fn ask_for(self: &Arc<Self>, slot: &Arc<Slot>, mut wish: OwnershipWish) -> Asked {
+        let Ok(member) = self.member() else { return Asked::Ended };
+        loop {
+            let wait = if wish == OwnershipWish::None { Duration::ZERO } else { WAIT };
+            let asked = self.metadata.request_ownership(slot.volume, member.node, wish, wait);
             let answer = tokio::select! {
                 answer = asked => answer,
                 () = slot.moved_here.notified() => {
@@ -111,26 +134,31 @@ impl Node {
             self.note_link(&answer);
             let problem = match answer {
                 Ok(Ownership::Owned(attachment)) => {
-                    return self.take_owned(slot, &attachment).await;
+                    self.take_owned(slot, &attachment).await;
+                    return Asked::Ended;
                 }
+                Ok(_) if wish == OwnershipWish::None => return Asked::NotOwned,
                 Ok(Ownership::Waiting(owner)) => {
                     let name = owner.node_name;
-                    Some(format!("node '{name}' owns it under epoch {}", owner.epoch))
+                    format!("node '{name}' owns it under epoch {}", owner.epoch)
                 }
-                Ok(Ownership::Unowned) => Some("the other node gets it first".to_owned()),
-                Err(error) if is_no_peer(error.reason()) => return self.desert(slot).await,
+                Ok(Ownership::Unowned) => "the other node gets it first".to_owned(),
+                Err(error) if is_no_peer(error.reason()) => {
+                    self.desert(slot);
+                    return Asked::Ended;
+                }
                 Err(error) => {
                     warn!(volume = slot.name, %error, "not asked for yet");
                     tokio::time::sleep(RETRY).await;
-                    Some(error.to_string())
+                    error.to_string()
                 }
             };
-            slot.show(|view| view.problem = problem);
+            slot.show(|view| view.problem = Some(problem));
         }
     }
 
     /// Ends a device that waits for a volume of which this node is no peer any more.
-    async fn desert(self: &Arc<Self>, slot: &Arc<Slot>) {
+    fn desert(self: &Arc<Self>, slot: &Arc<Slot>) {
         let node = Arc::clone(self);
         let slot = Arc::clone(slot);
         // On a task of its own: it ends the one that asks.
@@ -153,7 +181,7 @@ impl Node {
         let look = OwnershipWish::None;
         let asked = self.metadata.request_ownership(slot.volume, member.node, look, Duration::ZERO);
         if matches!(asked.await, Err(error) if is_no_peer(error.reason())) {
-            self.desert(slot).await;
+            self.desert(slot);
         }
     }
 

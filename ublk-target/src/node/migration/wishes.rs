@@ -8,7 +8,7 @@ use std::time::Duration;
 use lunar_proto::domain::{KnownPeer, OwnershipWish, Selector};
 use lunar_types::VolumeId;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::info;
 
 use super::super::{Membership, Node, Slot, UNPOISONED};
 use super::release::Given;
@@ -61,32 +61,49 @@ impl Node {
         self.wishes.lock().expect(UNPOISONED).wanted.get(&volume).copied()
     }
 
+    /// Nothing is known of what the others want any more, until it is told again.
+    fn forget_wish(&self, volume: VolumeId) {
+        let mut wishes = self.wishes.lock().expect(UNPOISONED);
+        wishes.wanted.remove(&volume);
+        wishes.taken.remove(&volume);
+    }
+
     async fn give_away(self: Arc<Self>, volume: VolumeId) {
-        let mut told = None;
+        let (mut told, mut waits_since) = (None, None);
         while let Some(wish) = self.wish_for(volume) {
             let Some(slot) = self.slot(&Selector::Id(volume)) else { break };
-            if !is_turn_over(&slot, wish) {
-                tokio::time::sleep(LOOK).await;
-                continue;
-            }
-            match self.give_away_once(&slot).await {
-                Given::Away => info!(volume = slot.name, "given to the other node"),
-                Given::NotServed => {}
+            let pause = match self.give_away_once(&slot, wish).await {
+                Given::Away => {
+                    info!(volume = slot.name, "given to the other node");
+                    break;
+                }
+                Given::NotServed => break,
+                Given::NotYet => LOOK,
+                Given::Waits => {
+                    // Who waits for the answer is about to hear it. Otherwise it was granted by a
+                    // call of which nobody here waits for the answer any more.
+                    let since = *waits_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= RETRY {
+                        slot.is_said_to_own.notify_one();
+                        waits_since = None;
+                    }
+                    LOOK
+                }
                 Given::Kept(why) => {
                     if told.as_ref() != Some(&why) {
-                        warn!(volume = slot.name, why, "another node wants it, and it stays here");
                         let warning = format!("volume '{}' is not given away: {why}", slot.name);
                         self.warn(&about(&slot), warning);
                         told = Some(why);
                     }
-                    tokio::time::sleep(RETRY).await;
-                    continue;
+                    RETRY
                 }
-            }
-            self.unwarn(&about(&slot));
-            break;
+            };
+            tokio::time::sleep(pause).await;
         }
-        self.wishes.lock().expect(UNPOISONED).taken.remove(&volume);
+        if let Some(slot) = self.slot(&Selector::Id(volume)) {
+            self.unwarn(&about(&slot));
+        }
+        self.forget_wish(volume);
     }
 
     /// Looks whether a volume whose device waits here is still shared with this node: a person may
@@ -99,12 +116,6 @@ impl Node {
             }
         }
     }
-}
-
-fn is_turn_over(slot: &Slot, wish: OwnershipWish) -> bool {
-    let view = slot.view();
-    let (Some(served), Some(turn)) = (view.served, view.turn) else { return true };
-    turn.is_over(Instant::now(), served.shared.requests(), wish == OwnershipWish::Urgent)
 }
 
 /// What a warning about a volume that is not given away is filed under.
