@@ -14,9 +14,7 @@
 //! Numbers are little-endian; the volume has the order of a UUID. Every sector differs from that of
 //! any other write, so a block that is made of two writes fails its checksum.
 
-use std::fmt;
-
-use lunar_types::{BlockIndex, Epoch, VolumeId};
+use lunar_types::{BlockIndex, Epoch, VolumeId, counter_id};
 
 /// Bytes of a stamped block.
 pub const STAMPED_BYTES: usize = 4096;
@@ -26,29 +24,11 @@ const CRC_AT: usize = STAMPED_BYTES - 4;
 /// Words of the head: magic, volume (two), block, sequence, epoch.
 const HEAD: usize = 6;
 
-/// Which write of a load it is: rises with every write to the volume, whoever owns it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Sequence(u64);
-
-impl Sequence {
-    /// Wraps the raw number.
-    #[must_use]
-    pub const fn new(raw: u64) -> Self {
-        Self(raw)
-    }
-
-    /// The raw number.
-    #[must_use]
-    pub const fn get(self) -> u64 {
-        self.0
-    }
-}
-
-impl fmt::Display for Sequence {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
+counter_id!(
+    /// Which write of a load it is: rises with every write to the volume, whoever owns it.
+    Sequence,
+    u64
+);
 
 /// What a block says of itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
