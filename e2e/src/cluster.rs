@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lunar_lab::{InitiatorTimeouts, Lab, LunSpec, Node, Signal, TargetSpec};
+use lunar_types::{Epoch, VolumeId};
 use serde_json::Value;
 
 use crate::machine::{Background, Machine, MachineError};
@@ -26,6 +27,34 @@ pub struct ClusterSpec {
     pub luns: usize,
     /// Where the programs are.
     pub programs: PathBuf,
+}
+
+/// A volume on a node, as `lunar` tells of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Attached {
+    /// Which volume.
+    pub volume: VolumeId,
+    /// Of its grant to the node.
+    pub epoch: Epoch,
+    /// Its device there.
+    pub device: String,
+}
+
+impl Attached {
+    /// From the JSON of an attachment.
+    ///
+    /// # Errors
+    /// When something is missing there.
+    pub fn of(shown: &Value) -> Result<Self, MachineError> {
+        let text = |field: &str| shown.get(field).and_then(Value::as_str);
+        let volume = text("volume_id").and_then(|id| id.parse().ok());
+        let epoch = shown.get("epoch").and_then(Value::as_u64).map(Epoch::new);
+        let device = text("device_path").map(str::to_owned);
+        match (volume, epoch, device) {
+            (Some(volume), Some(epoch), Some(device)) => Ok(Self { volume, epoch, device }),
+            _ => Err(MachineError::Unexpected(format!("no attachment in {shown}"))),
+        }
+    }
 }
 
 /// A running cluster.
@@ -327,6 +356,14 @@ impl Cluster {
         })
     }
 
+    /// Attaches a volume to a node.
+    ///
+    /// # Errors
+    /// When it cannot be.
+    pub fn attach(&self, node: usize, volume: &str, how: &str) -> Result<Attached, MachineError> {
+        Attached::of(&self.json(node, &format!("volume attach {volume} {how}"))?)
+    }
+
     /// The error, with what every daemon has logged.
     #[must_use]
     pub fn with_logs(&self, error: MachineError) -> MachineError {
@@ -363,6 +400,17 @@ fn cluster_id(report: &str) -> Result<String, MachineError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_attachment_is_read_from_what_lunar_shows() {
+        let id = "6fa1c2d4-0b7e-4a52-9f57-3d1f0c6c2a10";
+        let shown = format!(r#"{{"volume_id": "{id}", "epoch": 2, "device_path": "/dev/ublkb0"}}"#);
+        let shown: Value = serde_json::from_str(&shown).expect("valid");
+        let attached = Attached::of(&shown).expect("all is there");
+        assert_eq!((attached.volume.to_string().as_str(), attached.epoch.get()), (id, 2));
+        assert_eq!(attached.device, "/dev/ublkb0");
+        assert!(Attached::of(&Value::Null).is_err());
+    }
 
     #[test]
     fn the_cluster_is_found_in_the_report_of_the_doctor() {

@@ -6,7 +6,9 @@
 //! - [`cluster`]: several nodes, a metadata service and a target with reservations;
 //! - [`takeover`]: a node is lost in some way, another takes its volume over, and nothing is stale;
 //! - [`lost_node`]: the same as a person wants to see it;
-//! - [`recorder`]: the load whose every block says what it is;
+//! - [`stamp`]: what each block of a load says of itself;
+//! - [`load`]: a load that can be repeated, and what a device may show of it;
+//! - [`recorder`]: that load as a program on a machine;
 //! - [`log_writes`]: what a power cut could have left of a recorded device at any moment;
 //! - [`main_job`]: the main job, step by step; both the demo and a test.
 //!
@@ -14,6 +16,7 @@
 //! programs only.
 
 pub mod cluster;
+pub mod load;
 pub mod log_writes;
 pub mod lost_node;
 pub mod machine;
@@ -21,4 +24,5 @@ pub mod main_job;
 pub mod product;
 pub mod recorder;
 pub mod session;
+pub mod stamp;
 pub mod takeover;

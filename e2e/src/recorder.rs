@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use lunar_lab::{Job, Node, Outcome};
+use lunar_types::{Epoch, VolumeId};
 
 use crate::machine::MachineError;
 use crate::session::Session;
@@ -22,10 +23,21 @@ pub struct Rounds {
 /// A recorder's writes, which follow from its seed.
 #[derive(Clone, Copy, Debug)]
 pub struct Recorder {
-    /// Where they follow from.
-    pub seed: u64,
-    /// Blocks that are written to.
-    pub blocks: u64,
+    seed: u64,
+    blocks: u64,
+    /// What the blocks say of the volume and the grant under which it is written.
+    granted: Option<(VolumeId, Epoch)>,
+}
+
+/// Rounds of the next owner of a volume, all of them flushed.
+#[derive(Clone, Copy, Debug)]
+pub struct HeirRounds {
+    /// Of its grant.
+    pub epoch: Epoch,
+    /// Its first round.
+    pub first: u64,
+    /// Its last round.
+    pub last: u64,
 }
 
 /// A recorder that writes.
@@ -34,8 +46,30 @@ pub struct Writer {
 }
 
 impl Recorder {
+    /// A load of this many blocks, which say no epoch, and a volume that follows from the seed.
+    #[must_use]
+    pub const fn new(seed: u64, blocks: u64) -> Self {
+        Self { seed, blocks, granted: None }
+    }
+
+    /// The same load on this volume, under this grant.
+    #[must_use]
+    pub const fn granted(self, volume: VolumeId, epoch: Epoch) -> Self {
+        Self { granted: Some((volume, epoch)), ..self }
+    }
+
     fn words(self, device: &str, mode: &str) -> String {
-        format!("flush-recorder {device} --seed {} --blocks {} {mode}", self.seed, self.blocks)
+        let granted = self.granted.map_or_else(String::new, |(volume, epoch)| {
+            format!(" --volume {volume} --epoch {epoch}")
+        });
+        let Self { seed, blocks, .. } = self;
+        format!("flush-recorder {device} --seed {seed} --blocks {blocks}{granted} {mode}")
+    }
+
+    /// The command that writes so many rounds from this one on.
+    #[must_use]
+    pub fn writing(self, device: &str, first: u64, rounds: u64) -> String {
+        self.words(device, &format!("write --first {first} --rounds {rounds}"))
     }
 
     /// Writes to the device until it is killed; reads this many blocks back after each flush.
@@ -54,6 +88,13 @@ impl Recorder {
     pub fn verification(self, device: &str, rounds: Rounds) -> String {
         let Rounds { at_least, at_most } = rounds;
         self.words(device, &format!("verify --flushed {at_least} --ahead {}", at_most - at_least))
+    }
+
+    /// The command that compares a device with what it may show after the volume was taken over.
+    #[must_use]
+    pub fn verification_of_both(self, device: &str, rounds: Rounds, heir: HeirRounds) -> String {
+        let HeirRounds { epoch, first, last } = heir;
+        format!("{} --heir {epoch}:{first}:{last}", self.verification(device, rounds))
     }
 
     /// Compares a device with what it may show.
@@ -127,5 +168,31 @@ impl Writer {
         self.job.kill(lunar_lab::Signal::SIGKILL).expect("it is running");
         self.job.wait(limit).expect("it ends");
         self.rounds()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_recorder_is_told_what_its_blocks_say() {
+        let plain = Recorder::new(7, 500);
+        assert_eq!(
+            plain.verification("/dev/x", Rounds { at_least: 9, at_most: 11 }),
+            "flush-recorder /dev/x --seed 7 --blocks 500 verify --flushed 9 --ahead 2"
+        );
+        let granted = plain.granted(VolumeId::from_u128(1), Epoch::new(4));
+        let told = "flush-recorder /dev/x --seed 7 --blocks 500 \
+                    --volume 00000000-0000-0000-0000-000000000001 --epoch 4";
+        assert_eq!(
+            granted.writing("/dev/x", 1000, 3),
+            format!("{told} write --first 1000 --rounds 3")
+        );
+        let heir = HeirRounds { epoch: Epoch::new(5), first: 1000, last: 1002 };
+        assert_eq!(
+            granted.verification_of_both("/dev/x", Rounds { at_least: 9, at_most: 11 }, heir),
+            format!("{told} verify --flushed 9 --ahead 2 --heir 5:1000:1002")
+        );
     }
 }

@@ -5,21 +5,30 @@
 //! How stale writes are found: the target's own record of commands, by its own clock. Whatever it
 //! has done for the old owner's machine, and not ended before the first write that it took from the
 //! new owner's, is stale. That machine writes nothing before its grant, and the grant comes after
-//! the end of the fence. The blocks of the load say which volume, block and write they are, so what
-//! a stale write would have left is found too.
+//! the end of the fence.
+//!
+//! What a stale write has left is found too: the new owner writes over a part of the blocks, under
+//! its own epoch, before the lost node comes back, and every block says of which volume, block,
+//! write and epoch it is ([`crate::load`]).
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
 use lunar_lab::{Network, Outcome, Signal, TargetCommand, TargetMark};
+use lunar_types::VolumeId;
+use serde_json::Value;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Attached, Cluster};
 use crate::machine::{Machine, MachineError};
-use crate::recorder::{BLOCKS, Recorder, Rounds, Writer};
+use crate::recorder::{BLOCKS, HeirRounds, Recorder, Rounds, Writer};
 use crate::session::LIMIT;
 
 /// Rounds that are flushed before the node is lost.
 const ROUNDS: u64 = 15;
+/// The first round of the new owner: more than the lost one can come to.
+const HEIR_FIRST: u64 = 1_000_000;
+/// Rounds of the new owner.
+const HEIR_ROUNDS: u64 = 20;
 const WAIT: Duration = Duration::from_secs(60);
 /// More than the command that takes over waits.
 const TAKEOVER_LIMIT: Duration = Duration::from_secs(180);
@@ -71,7 +80,7 @@ pub struct Takeover {
     /// How the node was lost.
     pub fault: Fault,
     /// From the last renewal that can have been heard, or from the operator's command, to the first
-    /// write that the new owner completed.
+    /// writes that the new owner flushed.
     pub took: Duration,
     /// Writes of the old owner that the target did after the new one had begun.
     pub stale: usize,
@@ -116,6 +125,30 @@ impl Plan {
         let victim = usize::from(number % 2 == 1);
         Self { number, fault, victim, heir: 1 - victim }
     }
+
+    fn volume(&self) -> String {
+        format!("v{}", self.number)
+    }
+}
+
+/// Attaches the volume to the heir, which then writes its first round; prints the attachment.
+/// Attaches again if the heir's own daemon was killed meanwhile.
+fn takeover_script(plan: Plan, volume: VolumeId) -> String {
+    let how = if plan.fault.is_silent() { "--wait 120" } else { "--force --wait 120" };
+    let field = |name: &str| {
+        format!("$(sed -n 's/.*\"{name}\": \"\\?\\([^\",]*\\).*/\\1/p' <<< \"$shown\")")
+    };
+    // The shell fills in the grant, which nobody knows before.
+    format!(
+        "for try in 1 2 3 4 5; do shown=$(lunar -o json volume attach {} {how}) && break; \
+         sleep 2; done; echo \"$shown\"; device={}; epoch={}; \
+         flush-recorder $device --seed {} --blocks {BLOCKS} --volume {volume} --epoch $epoch \
+         write --first {HEIR_FIRST} --rounds 1 > /dev/null",
+        plan.volume(),
+        field("device_path"),
+        field("epoch"),
+        plan.number,
+    )
 }
 
 /// A takeover on a cluster.
@@ -176,27 +209,27 @@ pub fn take_over_and_over(
 }
 
 impl Cycle<'_> {
-    fn volume(&self) -> String {
-        format!("v{}", self.plan.number)
-    }
-
-    const fn recorder(&self) -> Recorder {
-        Recorder { seed: self.plan.number, blocks: BLOCKS }
+    /// The load under this grant.
+    const fn recorder(&self, attached: &Attached) -> Recorder {
+        Recorder::new(self.plan.number, BLOCKS).granted(attached.volume, attached.epoch)
     }
 
     fn run(&mut self, meanwhile: &mut Meanwhile<'_>) -> Result<Takeover, MachineError> {
-        let volume = self.volume();
+        let volume = self.plan.volume();
         let create = format!("lunar volume create {volume} --pool tank --size 256MiB");
         self.cluster.run(self.plan.victim, &create)?;
-        let device = self.attach(self.plan.victim, "--wait 60")?;
-        let writer = self.recorder().start(self.cluster.node(self.plan.victim), &device, 0);
+        let lost = self.cluster.attach(self.plan.victim, &volume, "--wait 60")?;
+        let recorder = self.recorder(&lost);
+        let writer = recorder.start(self.cluster.node(self.plan.victim), &lost.device, 0);
         writer.wait_for(ROUNDS + self.plan.number % 7, WAIT);
         let (mark, joined) =
             (self.cluster.lab().target().mark()?, self.cluster.times_let_in(self.plan.victim));
-        let took = self.lose_and_take_over(meanwhile)?;
+        let (took, heir) = self.lose_and_take_over(&lost, meanwhile)?;
+        let writing = self.recorder(&heir).writing(&heir.device, HEIR_FIRST + 1, HEIR_ROUNDS - 1);
+        self.cluster.run(self.plan.heir, &writing)?;
         self.bring_back(&writer, joined)?;
         let rounds = writer.rounds();
-        self.verify(rounds)?;
+        self.verify(&lost, &heir, rounds)?;
         let (stale, refused) = self.judge(mark)?;
         let detach = format!("lunar volume detach {volume} && lunar volume delete {volume}");
         self.cluster.run(self.plan.heir, &detach)?;
@@ -204,20 +237,13 @@ impl Cycle<'_> {
         Ok(Takeover { fault: self.plan.fault, took, stale, refused, flushed: rounds.at_least })
     }
 
-    fn attach(&self, node: usize, how: &str) -> Result<String, MachineError> {
-        let shown = self.cluster.json(node, &format!("volume attach {} {how}", self.volume()))?;
-        let device = shown.get("device_path").and_then(serde_json::Value::as_str);
-        device
-            .map(str::to_owned)
-            .ok_or_else(|| MachineError::Unexpected(format!("no device in {shown}")))
-    }
-
-    /// Gives how long it took until the heir had completed a write.
+    /// Gives how long it took until the heir had completed a round of writes, and its attachment.
     #[allow(clippy::disallowed_methods, reason = "measures real machines on a real clock")]
     fn lose_and_take_over(
         &mut self,
+        lost: &Attached,
         meanwhile: &mut Meanwhile<'_>,
-    ) -> Result<Duration, MachineError> {
+    ) -> Result<(Duration, Attached), MachineError> {
         let victim = self.plan.victim;
         let before = Instant::now();
         match self.plan.fault {
@@ -227,16 +253,7 @@ impl Cycle<'_> {
             Fault::NoMetadata => self.cluster.node(victim).partition(Network::Control)?,
             Fault::NoStorage => self.cluster.node(victim).partition(Network::Storage)?,
         }
-        let how = if self.plan.fault.is_silent() { "--wait 120" } else { "--force --wait 120" };
-        // Again if the heir's own daemon was killed meanwhile.
-        let script = format!(
-            "for try in 1 2 3 4 5; do shown=$(lunar -o json volume attach {} {how}) && break; \
-             sleep 2; done; device=$(sed -n 's/.*\"device_path\": \"\\(.*\\)\".*/\\1/p' \
-             <<< \"$shown\"); head -c 4096 /dev/urandom | dd of=$device bs=4096 seek={} \
-             iflag=fullblock oflag=direct,dsync status=none",
-            self.volume(),
-            BLOCKS + 100
-        );
+        let script = takeover_script(self.plan, lost.volume);
         let heir = self.cluster.node(self.plan.heir);
         let taking_over = heir.script(&Cluster::as_operator(&script)).spawn()?;
         meanwhile(self.cluster)?;
@@ -249,7 +266,11 @@ impl Cycle<'_> {
             }
         }
         let heard_before = if self.plan.fault.is_silent() { RENEW } else { Duration::ZERO };
-        Ok(before.elapsed() + heard_before)
+        let took = before.elapsed() + heard_before;
+        let shown = taking_over.stdout();
+        let shown = serde_json::from_str(&shown)
+            .map_err(|error| MachineError::Unexpected(format!("{error}: {shown}")))?;
+        Ok((took, Attached::of(&shown)?))
     }
 
     /// The lost node comes back, finds that it is not the owner any more, and joins again.
@@ -272,13 +293,18 @@ impl Cycle<'_> {
         Ok(())
     }
 
-    fn verify(&self, rounds: Rounds) -> Result<(), MachineError> {
-        let shown = self.cluster.json(self.plan.heir, &format!("volume show {}", self.volume()))?;
-        let device = shown.pointer("/attachment/device_path").and_then(serde_json::Value::as_str);
-        let device = device.ok_or_else(|| {
-            MachineError::Unexpected(format!("it is not attached to the heir: {shown}"))
-        })?;
-        let script = self.recorder().verification(device, rounds);
+    /// Everything flushed is there, of both owners, and each block fits its owner's epoch.
+    fn verify(&self, lost: &Attached, heir: &Attached, rounds: Rounds) -> Result<(), MachineError> {
+        let shown =
+            self.cluster.json(self.plan.heir, &format!("volume show {}", self.plan.volume()))?;
+        let owner = Attached::of(shown.get("attachment").unwrap_or(&Value::Null))?;
+        if owner != *heir || owner.volume != lost.volume || owner.epoch <= lost.epoch {
+            let text = format!("{owner:?} is there, after {lost:?} and {heir:?}");
+            return Err(MachineError::Unexpected(text));
+        }
+        let (epoch, last) = (owner.epoch, HEIR_FIRST + HEIR_ROUNDS - 1);
+        let heir = HeirRounds { epoch, first: HEIR_FIRST, last };
+        let script = self.recorder(lost).verification_of_both(&owner.device, rounds, heir);
         Machine::sh(self.cluster.node(self.plan.heir), &script, LIMIT)?.expect_code(0)?;
         Ok(())
     }
@@ -315,9 +341,52 @@ pub fn summary(takeovers: &[Takeover]) -> String {
     let seconds = |at: Option<&Duration>| at.map_or(0.0, Duration::as_secs_f64);
     format!(
         "{} takeovers: median {:.1} s, maximum {:.1} s (from the last heartbeat to the new owner's \
-         first completed write)\nstale writes: {stale}",
+         first flushed writes)\nstale writes: {stale}",
         took.len(),
         seconds(took.get(took.len() / 2)),
         seconds(took.last()),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::process::Command;
+
+    use super::*;
+
+    /// With programs that say what they were called with instead of the real ones.
+    #[test]
+    fn the_heir_writes_under_the_epoch_that_it_was_told() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let program = |name: &str, script: &str| {
+            let path = directory.path().join(name);
+            fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("written");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("executable");
+        };
+        let volume = VolumeId::from_u128(7);
+        let shown = format!(
+            "{{\n  \"volume_id\": \"{volume}\",\n  \"epoch\": 12,\n  \"device_path\": \
+             \"/dev/ublkb3\",\n  \"size_bytes\": 4096\n}}"
+        );
+        let told = directory.path().join("told");
+        let tell = format!("echo \"$0 $*\" >> {}", told.display());
+        program("lunar", &format!("{tell}; cat <<'END'\n{shown}\nEND"));
+        program("flush-recorder", &format!("{tell}; echo flushed"));
+        let path = format!("{}:/usr/bin:/bin", directory.path().display());
+        let script = takeover_script(Plan::by_turns(4, Fault::NoStorage), volume);
+        let mut shell = Command::new("bash");
+        let ran = shell.args(["-euo", "pipefail", "-c", &script]).env("PATH", path).output();
+        let ran = ran.expect("bash runs");
+        assert!(ran.status.success(), "{ran:?}");
+        let shown = serde_json::from_slice(&ran.stdout).expect("the attachment and nothing else");
+        let attached = Attached::of(&shown).expect("an attachment");
+        assert_eq!((attached.epoch.get(), attached.device.as_str()), (12, "/dev/ublkb3"));
+        let told = fs::read_to_string(told).expect("both were called");
+        assert!(told.contains("-o json volume attach v4 --force --wait 120\n"), "{told}");
+        let recorder = Recorder::new(4, BLOCKS).granted(volume, attached.epoch);
+        let writing = recorder.writing(&attached.device, HEIR_FIRST, 1);
+        assert!(told.contains(&writing), "{told}");
+    }
 }

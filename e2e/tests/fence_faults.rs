@@ -108,17 +108,15 @@ fn under_load(
 ) -> Result<(), MachineError> {
     let shown = cluster.run(2, &format!("lunar volume create {volume} --pool tank --size 256MiB"));
     shown?;
-    let attached = cluster.json(2, &format!("volume attach {volume}"))?;
-    let device = attached.get("device_path").and_then(serde_json::Value::as_str);
-    let device = device.ok_or_else(|| unexpected(format!("no device in {attached}")))?;
-    let recorder = Recorder { seed: 77, blocks: BLOCKS };
-    let writer = recorder.start(cluster.node(2), device, 4);
+    let attached = cluster.attach(2, volume, "")?;
+    let recorder = Recorder::new(77, BLOCKS).granted(attached.volume, attached.epoch);
+    let writer = recorder.start(cluster.node(2), &attached.device, 4);
     writer.wait_for(10, LIMIT);
     happens()?;
     writer.must_run();
     writer.wait_for(writer.flushed() + 10, LIMIT);
     let rounds = writer.stop(LIMIT);
-    cluster.node(2).sh(&recorder.verification(device, rounds))?;
+    cluster.node(2).sh(&recorder.verification(&attached.device, rounds))?;
     cluster.run(2, &format!("lunar volume detach {volume} && lunar volume delete {volume}"))?;
     Ok(())
 }

@@ -25,7 +25,7 @@ const SEED: u64 = 1;
 /// The longest time between the begin of a change and the kill.
 const DELAY_MAX_MS: u64 = 700;
 const LIMIT: Duration = Duration::from_secs(120);
-const RECORDER: Recorder = Recorder { seed: 3, blocks: 8_000 };
+const RECORDER: Recorder = Recorder::new(3, 8_000);
 const FIRST_BYTES: u64 = 256 * MIB;
 const STEP_BYTES: u64 = 32 * MIB;
 /// Blocks that the recorder reads back after each flush.

@@ -32,7 +32,7 @@ struct Cycle<'l> {
 
 impl Cycle<'_> {
     const fn recorder(&self) -> Recorder {
-        Recorder { seed: self.number, blocks: BLOCKS }
+        Recorder::new(self.number, BLOCKS)
     }
 
     /// Writes until the power goes; gives the last round that was flushed, and the snapshot.

@@ -12,7 +12,7 @@ use lunar_e2e::session::Session;
 use lunar_lab::LunSpec;
 use support::{GIB, lab, make_pool, must, product, session, volume};
 
-const RECORDER: Recorder = Recorder { seed: 7, blocks: BLOCKS };
+const RECORDER: Recorder = Recorder::new(7, BLOCKS);
 const SNAPSHOTS: u64 = 6;
 const LIMIT: Duration = Duration::from_secs(120);
 

@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use uuid::Uuid;
 
+use crate::counter_id;
+
 /// A text that should have been a UUID is not one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -111,34 +113,6 @@ uuid_id!(
     RequestId,
     "request"
 );
-
-macro_rules! counter_id {
-    ($(#[$doc:meta])* $name:ident, $repr:ty) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
-        pub struct $name($repr);
-
-        impl $name {
-            /// Wraps the raw number.
-            #[must_use]
-            pub const fn new(raw: $repr) -> Self {
-                Self(raw)
-            }
-
-            /// The raw number.
-            #[must_use]
-            pub const fn get(self) -> $repr {
-                self.0
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.fmt(f)
-            }
-        }
-    };
-}
 
 counter_id!(
     /// A layer of extent maps; unique in the cluster, never used twice. 0 is no layer.

@@ -9,6 +9,7 @@
 //! stored values in `metadata`; each of them converts explicitly.
 
 mod address;
+mod counter_id;
 mod freed;
 mod geometry;
 mod ids;

@@ -14,8 +14,8 @@ use crate::args::{InitArgs, IssueArgs, PkiCommand, RevokeArgs, RotateArgs};
 use crate::error::{CliError, Exit};
 use crate::pki::{AUTHORITY, Existing, PkiDir, PkiError};
 use crate::views::pki::{CertificateList, CertificateView, RevokedList};
+use crate::views::time::DAY;
 
-const DAY: i64 = 86_400;
 /// Clocks of other hosts may be behind by so much.
 const CLOCK_ROOM: i64 = 300;
 

@@ -9,6 +9,7 @@ use lunar_proto::v1;
 use super::Check;
 use super::host::{CAP_IPC_LOCK, CAP_SYS_ADMIN, HostFacts, MemoryLock, UblkDriver};
 use crate::error::CliError;
+use crate::views::time::DAY;
 
 /// From when on the end of a certificate is a remark.
 const CERTIFICATE_WARN_DAYS: i64 = 14;
@@ -139,7 +140,6 @@ fn tools(facts: &HostFacts) -> Check {
 #[must_use]
 pub fn of_certificate(path: &Path, own: &Result<CertFacts, String>, now: i64) -> Check {
     const NAME: &str = "certificate";
-    const DAY: i64 = 86_400;
     let own = match own {
         Ok(own) => own,
         Err(problem) => {

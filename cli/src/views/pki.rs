@@ -5,10 +5,8 @@ use lunar_proto::domain::RevokedCertificate;
 use serde::Serialize;
 
 use super::NONE;
-use super::time::utc;
+use super::time::{DAY, utc};
 use crate::output::{Report, table};
-
-const DAY: i64 = 86_400;
 
 /// A certificate in a file.
 #[derive(Serialize, Debug)]

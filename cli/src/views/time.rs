@@ -1,13 +1,15 @@
 //! Points in time as people read them.
 
-const DAY: u64 = 86_400;
+/// Seconds of a day. Signed, because what is over has a negative time left.
+pub(crate) const DAY: i64 = 86_400;
 
 /// Seconds since 1970-01-01 UTC as `2026-01-31 12:00:00Z`.
 ///
 /// The date is computed as in Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms",
 /// `civil_from_days`: years that begin in March, eras of 400 years.
 pub(crate) fn utc(unix_seconds: u64) -> String {
-    let (days, second) = (unix_seconds / DAY, unix_seconds % DAY);
+    let day = DAY.unsigned_abs();
+    let (days, second) = (unix_seconds / day, unix_seconds % day);
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
     let year_of_era =

@@ -2,8 +2,8 @@
 //! verifies a device against what it said.
 //!
 //! The writes follow from the seed alone, so that after a power cut the seed and the last line
-//! that arrived are enough to know what must be there: each block holds the newest flushed value
-//! or one that was written later, whole.
+//! that arrived are enough to know what must be there. `lunar_e2e::load` says what a device may
+//! show, `lunar_e2e::stamp` what a block says of itself.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -11,13 +11,15 @@ use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::process::ExitCode;
+use std::str::FromStr;
 
 use clap::{Parser, Subcommand};
+use lunar_e2e::load::{Expected, Load, Tenure};
+use lunar_e2e::stamp::{STAMPED_BYTES, Stamp};
+use lunar_types::{BlockIndex, Epoch, VolumeId};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-const BLOCK: usize = 4096;
-const MAGIC: u64 = 0x4c55_4e41_5246_4c55;
 const O_DIRECT: i32 = 0o40000;
 
 #[derive(Parser)]
@@ -31,6 +33,12 @@ struct Arguments {
     /// Blocks of the device that are used.
     #[arg(long, default_value_t = 65536)]
     blocks: u64,
+    /// The volume, as the blocks name it; made of the seed if it is not given.
+    #[arg(long)]
+    volume: Option<VolumeId>,
+    /// Epoch of the grant under which the volume is written.
+    #[arg(long, default_value_t = 0)]
+    epoch: u64,
     #[command(subcommand)]
     command: Command,
 }
@@ -39,6 +47,9 @@ struct Arguments {
 enum Command {
     /// Write until stopped; prints "flushed N" after each flush.
     Write {
+        /// The first round.
+        #[arg(long, default_value_t = 1)]
+        first: u64,
         /// Rounds to write at the most.
         #[arg(long, default_value_t = u64::MAX)]
         rounds: u64,
@@ -54,7 +65,25 @@ enum Command {
         /// Rounds that may have been begun beyond it.
         #[arg(long, default_value_t = 200)]
         ahead: u64,
+        /// What the next owner has flushed: its epoch, its first and its last round.
+        #[arg(long, value_name = "EPOCH:FIRST:LAST")]
+        heir: Option<Heir>,
     },
+}
+
+/// What the next owner of the volume has written.
+#[derive(Clone, Copy)]
+struct Heir(Tenure);
+
+impl FromStr for Heir {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let numbers: Result<Vec<u64>, _> = text.split(':').map(str::parse).collect();
+        let wrong = || format!("'{text}' is not EPOCH:FIRST:LAST");
+        let [epoch, first, last] = numbers.map_err(|_| wrong())?[..] else { return Err(wrong()) };
+        Ok(Self(Tenure { epoch: Epoch::new(epoch), first, flushed: last, begun: last }))
+    }
 }
 
 /// Blocks that are verified with one read: a request each would be most of the time.
@@ -62,47 +91,17 @@ const BATCH: usize = 32;
 
 /// A block in memory that O_DIRECT takes.
 #[repr(C, align(4096))]
-struct Block([u8; BLOCK]);
+struct Block([u8; STAMPED_BYTES]);
 
 /// Blocks that are read at once.
 #[repr(C, align(4096))]
-struct Blocks([u8; BATCH * BLOCK]);
+struct Blocks([[u8; STAMPED_BYTES]; BATCH]);
 
-/// One write: where, and its number.
-#[derive(Clone, Copy)]
-struct Stamp {
-    block: u64,
-    number: u64,
-}
-
-impl Stamp {
-    fn fill(self, seed: u64, into: &mut Block) {
-        let words = [MAGIC, seed, self.block, self.number];
-        for (n, chunk) in into.0.chunks_exact_mut(8).enumerate() {
-            let word = words[n % 4].rotate_left((n / 4) as u32 % 64);
-            chunk.copy_from_slice(&word.to_le_bytes());
-        }
+impl Arguments {
+    fn load(&self) -> Load {
+        let volume = self.volume.unwrap_or_else(|| VolumeId::from_u128(self.seed.into()));
+        Load { volume, seed: self.seed, blocks: self.blocks }
     }
-
-    /// The stamp of a block, if every byte of it belongs to one write.
-    fn read(seed: u64, from: &[u8]) -> Option<Self> {
-        let word = |n: usize| {
-            let bytes = from.get(n * 8..n * 8 + 8)?;
-            Some(u64::from_le_bytes(bytes.try_into().ok()?))
-        };
-        let stamp = Self { block: word(2)?, number: word(3)? };
-        let mut expected = Block([0; BLOCK]);
-        stamp.fill(seed, &mut expected);
-        (expected.0 == from).then_some(stamp)
-    }
-}
-
-/// The writes of a round; they follow from the seed and the round.
-fn round_writes(seed: u64, round: u64, blocks: u64) -> Vec<Stamp> {
-    let mut random = ChaCha8Rng::seed_from_u64(seed ^ round.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    let count = random.random_range(1..=24_u64);
-    let number = |n: u64| round * 32 + n;
-    (0..count).map(|n| Stamp { block: random.random_range(0..blocks), number: number(n) }).collect()
 }
 
 fn open(device: &str, write: bool) -> Result<File, Box<dyn Error>> {
@@ -111,28 +110,35 @@ fn open(device: &str, write: bool) -> Result<File, Box<dyn Error>> {
     Ok(options.open(device).map_err(|error| format!("cannot open {device}: {error}"))?)
 }
 
-fn write(arguments: &Arguments, rounds: u64, reread: usize) -> Result<(), Box<dyn Error>> {
+fn offset(block: BlockIndex) -> u64 {
+    block.get() * STAMPED_BYTES as u64
+}
+
+/// Writes so many rounds from this one on.
+fn write(
+    arguments: &Arguments,
+    (first, rounds): (u64, u64),
+    reread: usize,
+) -> Result<(), Box<dyn Error>> {
     let device = open(&arguments.device, true)?;
-    let mut block = Block([0; BLOCK]);
+    let (load, epoch) = (arguments.load(), Epoch::new(arguments.epoch));
+    let mut block = Block([0; STAMPED_BYTES]);
     let mut written = Written::default();
-    for round in 1..=rounds {
-        for stamp in round_writes(arguments.seed, round, arguments.blocks) {
-            stamp.fill(arguments.seed, &mut block);
-            device.write_all_at(&block.0, stamp.block * BLOCK as u64)?;
+    for round in first..first.saturating_add(rounds) {
+        for stamp in load.stamps(round, epoch) {
+            stamp.fill(&mut block.0);
+            device.write_all_at(&block.0, offset(stamp.block))?;
             written.note(stamp);
         }
         device.sync_data()?;
         writeln!(std::io::stdout(), "flushed {round}")?;
         std::io::stdout().flush()?;
         for stamp in written.some(arguments.seed ^ round, reread) {
-            device.read_exact_at(&mut block.0, stamp.block * BLOCK as u64)?;
-            let found = Stamp::read(arguments.seed, &block.0);
-            if found.is_none_or(|found| (found.block, found.number) != (stamp.block, stamp.number))
-            {
-                let (at, number) = (stamp.block, stamp.number);
-                let found = found.map(|found| (found.block, found.number));
-                let said = format!("after round {round} block {at} holds {found:?}");
-                return Err(format!("{said}, but write {number} was the last one to it").into());
+            device.read_exact_at(&mut block.0, offset(stamp.block))?;
+            let found = Stamp::read(&block.0);
+            if found != Ok(Some(stamp)) {
+                let said = format!("after round {round} a block holds {found:?}");
+                return Err(format!("{said}, but {stamp:?} was the last write to it").into());
             }
         }
     }
@@ -142,13 +148,13 @@ fn write(arguments: &Arguments, rounds: u64, reread: usize) -> Result<(), Box<dy
 /// What was written so far: the newest write of each block.
 #[derive(Default)]
 struct Written {
-    newest: HashMap<u64, u64>,
-    blocks: Vec<u64>,
+    newest: HashMap<BlockIndex, Stamp>,
+    blocks: Vec<BlockIndex>,
 }
 
 impl Written {
     fn note(&mut self, stamp: Stamp) {
-        if self.newest.insert(stamp.block, stamp.number).is_none() {
+        if self.newest.insert(stamp.block, stamp).is_none() {
             self.blocks.push(stamp.block);
         }
     }
@@ -156,70 +162,23 @@ impl Written {
     /// The newest writes of some blocks.
     fn some(&self, seed: u64, count: usize) -> impl Iterator<Item = Stamp> {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
-        (0..count).map(move |_| {
-            let block = self.blocks[random.random_range(0..self.blocks.len())];
-            Stamp { block, number: self.newest[&block] }
-        })
+        (0..count)
+            .map(move |_| self.newest[&self.blocks[random.random_range(0..self.blocks.len())]])
     }
 }
 
-/// What blocks may hold.
-struct Expected {
-    newest_flushed: HashMap<u64, u64>,
-    later: HashMap<u64, Vec<u64>>,
-}
-
-impl Expected {
-    fn new(arguments: &Arguments, flushed: u64, ahead: u64) -> Self {
-        let mut newest_flushed: HashMap<u64, u64> = HashMap::new();
-        let mut later: HashMap<u64, Vec<u64>> = HashMap::new();
-        for round in 1..=flushed + ahead {
-            for stamp in round_writes(arguments.seed, round, arguments.blocks) {
-                if round <= flushed {
-                    newest_flushed.insert(stamp.block, stamp.number);
-                } else {
-                    later.entry(stamp.block).or_default().push(stamp.number);
-                }
-            }
-        }
-        Self { newest_flushed, later }
-    }
-
-    fn check(&self, seed: u64, at: u64, block: &[u8]) -> Result<(), String> {
-        let later = self.later.get(&at).map_or(&[][..], Vec::as_slice);
-        let expected = self.newest_flushed.get(&at).copied();
-        let is_blank = block.iter().all(|byte| *byte == 0);
-        let found = if is_blank { None } else { Stamp::read(seed, block) };
-        let holds = match found {
-            None => is_blank && expected.is_none(),
-            Some(stamp) => {
-                let is_known = Some(stamp.number) == expected || later.contains(&stamp.number);
-                stamp.block == at && is_known
-            }
-        };
-        if holds {
-            return Ok(());
-        }
-        let found = found.map(|stamp| (stamp.block, stamp.number));
-        Err(format!(
-            "block {at} holds {found:?} (blank: {is_blank}, first bytes {:02x?}), but write \
-             {expected:?} was flushed and {later:?} came later",
-            &block[..32]
-        ))
-    }
-}
-
-fn verify(arguments: &Arguments, flushed: u64, ahead: u64) -> Result<(), Box<dyn Error>> {
-    let expected = Expected::new(arguments, flushed, ahead);
+fn verify(arguments: &Arguments, tenures: &[Tenure]) -> Result<(), Box<dyn Error>> {
+    let expected = Expected::new(arguments.load(), tenures);
     let device = open(&arguments.device, false)?;
-    let mut batch = Box::new(Blocks([0; BATCH * BLOCK]));
+    let mut batch = Box::new(Blocks([[0; STAMPED_BYTES]; BATCH]));
     let mut at = 0;
     while at < arguments.blocks {
-        let count = (arguments.blocks - at).min(BATCH as u64);
-        let bytes = &mut batch.0[..count as usize * BLOCK];
-        device.read_exact_at(bytes, at * BLOCK as u64)?;
-        for block in bytes.chunks_exact(BLOCK) {
-            expected.check(arguments.seed, at, block)?;
+        let count = (arguments.blocks - at).min(BATCH as u64) as usize;
+        let blocks = &mut batch.0[..count];
+        device.read_exact_at(blocks.as_flattened_mut(), offset(BlockIndex::new(at)))?;
+        for block in blocks {
+            let checked = expected.check(BlockIndex::new(at), block);
+            checked.map_err(|wrong| format!("block {at}: {wrong}"))?;
             at += 1;
         }
     }
@@ -227,18 +186,81 @@ fn verify(arguments: &Arguments, flushed: u64, ahead: u64) -> Result<(), Box<dyn
     Ok(())
 }
 
+fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+    match arguments.command {
+        Command::Write { first, rounds, reread } => write(arguments, (first, rounds), reread),
+        Command::Verify { flushed, ahead, heir } => {
+            let (epoch, begun) = (Epoch::new(arguments.epoch), flushed + ahead);
+            let own = Tenure { epoch, first: 1, flushed, begun };
+            let tenures: Vec<Tenure> = [own].into_iter().chain(heir.map(|heir| heir.0)).collect();
+            verify(arguments, &tenures)
+        }
+    }
+}
+
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let done = match arguments.command {
-        Command::Write { rounds, reread } => write(&arguments, rounds, reread),
-        Command::Verify { flushed, ahead } => verify(&arguments, flushed, ahead),
-    };
-    match done {
+    match run(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // A closed standard error leaves the exit code to tell.
             let _ = writeln!(std::io::stderr(), "{error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::NamedTempFile;
+
+    use super::*;
+
+    const VOLUME: &str = "6fa1c2d4-0b7e-4a52-9f57-3d1f0c6c2a10";
+
+    /// A file on which direct I/O works.
+    fn device() -> NamedTempFile {
+        let file = NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR")).expect("a file");
+        file.as_file().set_len(500 * STAMPED_BYTES as u64).expect("sized");
+        file
+    }
+
+    fn recorder(device: &NamedTempFile, epoch: u64, mode: &str) -> Result<(), String> {
+        let path = device.path().display();
+        let words = format!(
+            "flush-recorder {path} --seed 5 --blocks 500 --volume {VOLUME} --epoch {epoch} {mode}"
+        );
+        let arguments = Arguments::try_parse_from(words.split(' ')).map_err(|e| e.to_string())?;
+        run(&arguments).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_two_owners_wrote_is_there_and_a_late_write_of_the_first_is_found() {
+        let device = device();
+        recorder(&device, 3, "write --rounds 40 --reread 4").expect("written");
+        recorder(&device, 3, "verify --flushed 40 --ahead 0").expect("it is there");
+        recorder(&device, 3, "verify --flushed 39 --ahead 1").expect("the last may be there");
+        let missing = recorder(&device, 3, "verify --flushed 41 --ahead 0").expect_err("it is not");
+        assert!(missing.contains("was flushed"), "{missing}");
+        recorder(&device, 4, "write --first 1000 --rounds 20").expect("written");
+        let both = "verify --flushed 40 --ahead 2 --heir 4:1000:1019";
+        recorder(&device, 3, both).expect("both are there");
+        let stale = recorder(&device, 3, "verify --flushed 40 --ahead 2").expect_err("epoch 4");
+        assert!(stale.contains("but the last owner has epoch 3"), "{stale}");
+        // All that the first owner has under way arrives late.
+        recorder(&device, 3, "write --rounds 40").expect("written");
+        let late = recorder(&device, 3, both).expect_err("newer writes were flushed");
+        assert!(late.contains("was flushed"), "{late}");
+    }
+
+    #[test]
+    fn a_load_that_was_told_no_volume_has_one_of_its_own_and_an_heir_needs_three_numbers() {
+        let device = device();
+        let path = device.path().display().to_string();
+        let words = |mode: &str| format!("flush-recorder {path} --seed 5 --blocks 500 {mode}");
+        let parsed = |mode: &str| Arguments::try_parse_from(words(mode).split(' '));
+        run(&parsed("write --rounds 3").expect("valid")).expect("written");
+        run(&parsed("verify --flushed 3").expect("valid")).expect("it is there");
+        assert!(recorder(&device, 0, "verify --flushed 3").is_err(), "of another volume");
+        assert!(parsed("verify --flushed 3 --heir 1:2").is_err());
     }
 }

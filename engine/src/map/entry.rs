@@ -1,6 +1,6 @@
 //! One word a logical extent: what a request needs on the common path.
 
-use lunar_types::{ExtentAddress, LunIndex, PhysicalExtent};
+use lunar_types::{ExtentAddress, LunIndex, PhysicalExtent, counter_id};
 
 use super::SplitIndex;
 
@@ -10,23 +10,11 @@ const KIND_SPLIT: u64 = 2;
 const GENERATION_SHIFT: u32 = 46;
 const LUN_SHIFT: u32 = 36;
 
-/// Counts the layers of an attached volume from its bottom; the head has the greatest.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Generation(u16);
-
-impl Generation {
-    /// Wraps the raw number.
-    #[must_use]
-    pub const fn new(raw: u16) -> Self {
-        Self(raw)
-    }
-
-    /// The raw number.
-    #[must_use]
-    pub const fn get(self) -> u16 {
-        self.0
-    }
-}
+counter_id!(
+    /// Counts the layers of an attached volume from its bottom; the head has the greatest.
+    Generation,
+    u16
+);
 
 /// What one word says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -5,23 +5,27 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lunar_proto::domain::NodeState;
-use lunar_types::{Incarnation, LunId, NodeId, NodeIncarnation};
+use lunar_proto::domain::{FenceLunState, NodeState};
+use lunar_types::{LunId, NodeIncarnation};
 
+use super::holders::{self, Registrations};
 use super::inventory::{Inventory, walk_table};
 use super::report::{FindingKind, Report};
 use crate::error::ServiceError;
 use crate::keyspace::{FenceLunKey, LunRegistrationKey, NodeRegistrationKey};
 use crate::store::Txn;
 
+/// The LUNs of fences, and how far each is.
+type FenceRows = BTreeMap<(NodeIncarnation, LunId), FenceLunState>;
+
 pub(super) async fn check<T: Txn>(
     txn: &T,
     all: &Inventory,
     report: &mut Report<'_>,
 ) -> Result<(), ServiceError> {
-    let (mut at_luns, mut of_nodes) = (BTreeMap::new(), BTreeSet::new());
+    let (mut at_luns, mut of_nodes) = (Registrations::new(), BTreeSet::new());
     walk_table(txn, |key: LunRegistrationKey, record| {
-        at_luns.insert((key.lun, key.node), record.incarnation);
+        at_luns.insert((key.lun, key.node), record);
     })
     .await?;
     walk_table(txn, |key: NodeRegistrationKey, _| {
@@ -30,25 +34,26 @@ pub(super) async fn check<T: Txn>(
     })
     .await?;
     check_registrations(all, &at_luns, &of_nodes, report);
-    let mut rows = BTreeSet::new();
-    walk_table(txn, |key: FenceLunKey, _| {
-        rows.insert((NodeIncarnation { node: key.node, incarnation: key.incarnation }, key.lun));
+    let mut rows = FenceRows::new();
+    walk_table(txn, |key: FenceLunKey, row| {
+        let victim = NodeIncarnation { node: key.node, incarnation: key.incarnation };
+        rows.insert((victim, key.lun), row.state);
     })
     .await?;
     check_fences(all, report);
     check_rows(all, &rows, &of_nodes, report);
-    Ok(())
+    holders::check(txn, all, &at_luns, report).await
 }
 
 fn check_registrations(
     all: &Inventory,
-    at_luns: &BTreeMap<(LunId, NodeId), Incarnation>,
+    at_luns: &Registrations,
     of_nodes: &BTreeSet<(NodeIncarnation, LunId)>,
     report: &mut Report<'_>,
 ) {
     let known: BTreeSet<LunId> = all.luns.values().map(|lun| lun.id).collect();
-    for ((lun, node), incarnation) in at_luns {
-        let of = NodeIncarnation { node: *node, incarnation: *incarnation };
+    for ((lun, node), registered) in at_luns {
+        let of = NodeIncarnation { node: *node, incarnation: registered.incarnation };
         let facts: &[(&str, &dyn ToString)] = &[("lun", lun), ("node", &of)];
         if !all.knows(of) {
             let message = format!("{of} is registered at LUN {lun}: that incarnation never was");
@@ -68,7 +73,7 @@ fn check_registrations(
         let held = at_luns.get(&(*lun, of.node));
         // A fence keeps its victim's list, whatever its node has done since.
         let is_fenced = all.fences.contains_key(of);
-        if !is_fenced && held.is_none_or(|held| *held < of.incarnation) {
+        if !is_fenced && held.is_none_or(|held| held.incarnation < of.incarnation) {
             let message = format!("the registrations of {of} name LUN {lun}, where it has none");
             let facts: &[(&str, &dyn ToString)] = &[("lun", lun), ("node", of)];
             report.find(FindingKind::RegistrationMismatch, message, facts);
@@ -111,22 +116,31 @@ fn check_fences(all: &Inventory, report: &mut Report<'_>) {
     }
 }
 
-/// The rows of a fence are all LUNs where the victim was registered, and no row is without a fence.
+/// The rows of a fence are all LUNs where the victim was registered, all of them are done when it
+/// is complete, and no row is without a fence.
 fn check_rows(
     all: &Inventory,
-    rows: &BTreeSet<(NodeIncarnation, LunId)>,
+    rows: &FenceRows,
     of_nodes: &BTreeSet<(NodeIncarnation, LunId)>,
     report: &mut Report<'_>,
 ) {
-    for (victim, lun) in rows {
-        if !all.fences.contains_key(victim) {
+    for ((victim, lun), state) in rows {
+        let facts: &[(&str, &dyn ToString)] = &[("lun", lun), ("node", victim)];
+        let Some(fence) = all.fences.get(victim) else {
             let message = format!("{victim} is to be cut off from LUN {lun} without a fence");
-            let facts: &[(&str, &dyn ToString)] = &[("lun", lun), ("node", victim)];
+            report.find(FindingKind::FenceMismatch, message, facts);
+            continue;
+        };
+        if fence.is_complete && !matches!(state, FenceLunState::Done(_)) {
+            let message = format!(
+                "the fence of {victim} is complete, and nobody has proven that it is cut off from \
+                 LUN {lun}: certify that the machine is off, or start it again"
+            );
             report.find(FindingKind::FenceMismatch, message, facts);
         }
     }
     for (of, lun) in of_nodes {
-        if all.fences.contains_key(of) && !rows.contains(&(*of, *lun)) {
+        if all.fences.contains_key(of) && !rows.contains_key(&(*of, *lun)) {
             let message = format!("the fence of {of} leaves LUN {lun} out, where it may write");
             let facts: &[(&str, &dyn ToString)] = &[("lun", lun), ("node", of)];
             report.find(FindingKind::FenceMismatch, message, facts);

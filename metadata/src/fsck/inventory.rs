@@ -159,6 +159,11 @@ impl Inventory {
         matches!(self.life(node), Some(Life::Live | Life::Fencing { .. }))
     }
 
+    /// Whether the incarnation is its node's newest, and nobody cuts it off.
+    pub(super) fn is_unfenced(&self, node: NodeIncarnation) -> bool {
+        self.life(node) == Some(Life::Live)
+    }
+
     /// Whether what the incarnation held in a pool may be given away.
     pub(super) fn is_free(&self, pool: PoolId, node: NodeIncarnation) -> bool {
         let fencing = self.pools.get(&pool).map(|pool| pool.fencing);

@@ -12,6 +12,7 @@
 //! digest of its findings, and no more.
 
 mod fencing;
+mod holders;
 mod inventory;
 mod layers;
 mod merging;

@@ -97,9 +97,11 @@ kinds! {
     CommitNumberInvalid = "commit-number-invalid",
     /// Something belongs to an incarnation that never was.
     IncarnationUnknown = "incarnation-unknown",
-    /// A registration and its node's list disagree, or it is at a LUN that is in no pool.
+    /// A registration and its node's list disagree, it is at a LUN that is in no pool, or a holder
+    /// has none where it may write.
     RegistrationMismatch = "registration-mismatch",
-    /// A fence and the state of its victim disagree, or it does not speak of every LUN.
+    /// A fence and the state of its victim disagree, it does not speak of every LUN, or it is
+    /// complete without a proof.
     FenceMismatch = "fence-mismatch",
     /// A peer and its node's list disagree, or a volume is shared that has no peers, too many, or
     /// an owner who is none.

@@ -1,7 +1,7 @@
 //! The records of registrations, fences and the audit, and records of before there were any.
 
 use lunar_proto::domain::{FenceLunState, FenceProof, PoolFencing, Watermarks};
-use lunar_types::{Incarnation, Name, NodeIncarnation};
+use lunar_types::{Incarnation, Name, NodeIncarnation, counter_id};
 
 use super::encoding::{DecodeError, Field, Record, invalid, take_bytes};
 use super::records::{AttachmentRecord, NodeRecord, PoolRecord, records};
@@ -53,23 +53,11 @@ records! {
     }
 }
 
-/// The number of an entry of the audit.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct AuditNumber(u64);
-
-impl AuditNumber {
-    /// Wraps the raw number.
-    #[must_use]
-    pub const fn new(raw: u64) -> Self {
-        Self(raw)
-    }
-
-    /// The raw number.
-    #[must_use]
-    pub const fn get(self) -> u64 {
-        self.0
-    }
-}
+counter_id!(
+    /// The number of an entry of the audit.
+    AuditNumber,
+    u64
+);
 
 /// Text for people.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

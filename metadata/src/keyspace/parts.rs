@@ -4,7 +4,7 @@ use foundationdb_tuple::{TuplePack, TupleUnpack};
 use lunar_proto::domain::{BackupNumber, OperationId};
 use lunar_types::{
     Epoch, Incarnation, LayerId, LogicalExtent, LunId, LunIndex, Name, NodeId, PoolId, RequestId,
-    SnapshotId, SnapshotSetId, VolumeId,
+    SnapshotId, SnapshotSetId, VolumeId, counter_id,
 };
 use uuid::Uuid;
 
@@ -88,23 +88,11 @@ impl Part for Name {
     }
 }
 
-/// Which batch of requests is remembered together and forgotten together.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Generation(u64);
-
-impl Generation {
-    /// Wraps the raw number.
-    #[must_use]
-    pub const fn new(raw: u64) -> Self {
-        Self(raw)
-    }
-
-    /// The raw number.
-    #[must_use]
-    pub const fn get(self) -> u64 {
-        self.0
-    }
-}
+counter_id!(
+    /// Which batch of requests is remembered together and forgotten together.
+    Generation,
+    u64
+);
 
 /// The numbers that rise.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -3,8 +3,12 @@
 use std::time::Duration;
 
 use lunar_metadata::error::ServiceError;
+use lunar_metadata::keyspace::{
+    FenceLunKey, FenceLunRecord, KeyedTxn, LunRegistrationKey, RegistrationRecord,
+};
 use lunar_metadata::seams::block_on;
 use lunar_metadata::service::Actor;
+use lunar_metadata::store::{MetaStore, RedbStore, StoreError};
 use lunar_proto::domain::*;
 use lunar_proto::error::ErrorReason;
 use lunar_types::*;
@@ -135,6 +139,23 @@ impl Case {
             reason: "the plug is out".to_owned(),
         };
         block_on(self.world.service.certify_powered_off(&certify, ADA))
+    }
+
+    /// Changes the store behind the service's back.
+    fn damage(&self, change: impl Fn(&<RedbStore as MetaStore>::Txn) + Send + Sync) {
+        let change = &change;
+        let done = self.world.service.store().transact(|txn| async move {
+            change(&txn);
+            Ok::<_, StoreError>(())
+        });
+        block_on(done).expect("damaged");
+    }
+
+    /// What the check says of registrations and fences, which is all that it finds.
+    fn mismatches(&self, kind: &str) -> Vec<String> {
+        let findings = self.world.findings();
+        assert!(findings.iter().all(|it| it.kind == kind), "{findings:#?}");
+        findings.into_iter().map(|it| it.message).collect()
     }
 
     fn judge(&self, caller: NodeSession, seen: &[NodeIncarnation]) -> Vec<NodeIncarnation> {
@@ -469,4 +490,71 @@ fn a_fence_that_nobody_can_carry_out_says_what_it_waits_for() {
     case.carry_out(b);
     case.pass(9, &[b]);
     assert!(fences().items.is_empty());
+}
+
+#[test]
+fn the_check_finds_a_complete_fence_that_left_a_lun_open() {
+    let case = Case::new();
+    let (a, b) = (case.node("a"), case.node("b"));
+    case.pass(15, &[b]);
+    case.carry_out(b);
+    assert_eq!(case.state("a"), NodeState::Fenced);
+    case.world.assert_clean();
+    let NodeIncarnation { node, incarnation } = a.node;
+    let lun = case.luns()[1];
+    for state in [FenceLunState::Open, FenceLunState::Begun { fencer: b.node, attempt: 1 }] {
+        let row = FenceLunRecord { was_confirmed: true, state, attempts: 1 };
+        case.damage(|txn| txn.put(&FenceLunKey { node, incarnation, lun }, &row));
+        let [found] = &case.mismatches("fence-mismatch")[..] else { panic!("one finding") };
+        assert!(found.contains(&format!("cut off from LUN {lun}")), "{found}");
+    }
+}
+
+#[test]
+fn the_check_finds_a_holder_that_is_not_confirmed_where_it_may_write() {
+    let case = Case::new();
+    let a = case.node("a");
+    let held = case.world.attach(case.volume, a).expect("granted");
+    let journal = held.journal[0].first().lun;
+    case.world.assert_clean();
+    let at = |lun: LunId| LunRegistrationKey { lun, node: a.node.node };
+    let intended = RegistrationRecord { incarnation: a.node.incarnation, paths: 0 };
+    let [first, second] = case.luns()[..] else { panic!("two LUNs") };
+    let (own, other) = if journal == LunIndex::new(0) { (first, second) } else { (second, first) };
+    let unconfirm = |lun: LunId| case.damage(|txn| txn.put(&at(lun), &intended));
+    let only_finding = |lun: LunId, why: &str| {
+        let [found] = &case.mismatches("registration-mismatch")[..] else { panic!("one finding") };
+        assert!(found.contains(&format!("LUN {lun}, {why}")), "{found}");
+    };
+    unconfirm(other);
+    case.world.assert_clean();
+    unconfirm(own);
+    assert_eq!(case.mismatches("registration-mismatch").len(), 2, "it is confirmed nowhere");
+    case.confirm(a, other).expect("confirmed");
+    only_finding(own, "where its journal is");
+    let extent = case.world.extents(a, case.pool.id, 1)[0];
+    assert_ne!(extent.lun, journal, "it gets none where it is not confirmed");
+    case.confirm(a, own).expect("confirmed");
+    unconfirm(other);
+    only_finding(other, "where it has reserved extents");
+    case.confirm(a, other).expect("confirmed");
+    case.world.commit(&held, vec![solid(0, extent)]).expect("mapped");
+    unconfirm(other);
+    only_finding(other, "where blocks of the volume are");
+}
+
+#[test]
+fn a_holder_need_not_be_confirmed_at_a_lun_that_joins_its_pool() {
+    let case = Case::new();
+    let a = case.node("a");
+    case.world.attach(case.volume, a).expect("granted");
+    let (request, pool) = (case.world.request(), Selector::Id(case.pool.id));
+    let added = LunId::from_u128(77);
+    let add = AddLuns { request, pool, luns: vec![lun(77, 12 * MIB)] };
+    block_on(case.world.service.add_luns(&add)).expect("added");
+    case.world.assert_clean();
+    case.intend(a, &[added]).expect("intended");
+    case.world.assert_clean();
+    case.confirm(a, added).expect("confirmed");
+    case.world.assert_clean();
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use lunar_types::{ClusterId, LayerId, NodeIncarnation, VolumeId};
+use lunar_types::{ClusterId, LayerId, NodeIncarnation, VolumeId, counter_id};
 
 use crate::error::Facts;
 
@@ -18,53 +18,16 @@ pub struct Cluster {
     pub service_version: String,
 }
 
-/// A long operation; rises with every new one.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct OperationId(u64);
-
-impl OperationId {
-    /// Wraps the raw number.
-    #[must_use]
-    pub const fn new(raw: u64) -> Self {
-        Self(raw)
-    }
-
-    /// The raw number.
-    #[must_use]
-    pub const fn get(self) -> u64 {
-        self.0
-    }
-}
-
-impl fmt::Display for OperationId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// Which backup of the metadata: they are numbered from 1 in the order in which they began.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct BackupNumber(u64);
-
-impl BackupNumber {
-    /// Wraps the raw number.
-    #[must_use]
-    pub const fn new(raw: u64) -> Self {
-        Self(raw)
-    }
-
-    /// The raw number.
-    #[must_use]
-    pub const fn get(self) -> u64 {
-        self.0
-    }
-}
-
-impl fmt::Display for BackupNumber {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
+counter_id!(
+    /// A long operation; rises with every new one.
+    OperationId,
+    u64
+);
+counter_id!(
+    /// Which backup of the metadata: they are numbered from 1 in the order in which they began.
+    BackupNumber,
+    u64
+);
 
 /// A backup of the metadata, as the service knows of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

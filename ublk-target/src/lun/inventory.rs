@@ -17,7 +17,6 @@ use std::path::{Path, PathBuf};
 use lunar_types::{ClusterId, LunId};
 
 use super::inspect::{Inspected, LunState, inspect, read_label};
-use super::open::{self, Access, OpenError};
 use crate::holders::block_device;
 
 const SKIPPED_PREFIXES: [&str; 7] = ["ublkb", "ram", "zram", "sr", "fd", "nbd", "mtdblock"];
@@ -165,28 +164,8 @@ pub fn find_luns(
     Ok(merge_paths(found))
 }
 
-/// The devices of these LUNs that somebody on this host has claimed, or something that he had under
-/// way still does.
-///
-/// # Errors
-/// When sysfs cannot be read.
-pub fn claimed_luns(search: &Search, luns: &BTreeSet<LunId>) -> io::Result<Vec<PathBuf>> {
-    if luns.is_empty() {
-        return Ok(Vec::new());
-    }
-    let found = find_luns(search, None, Depth::Labels)?;
-    let of_these = found
-        .into_iter()
-        .filter(|found| found.inspected.label().is_some_and(|label| luns.contains(&label.lun)));
-    Ok(of_these.map(|found| found.inspected.path).filter(|path| is_claimed(path)).collect())
-}
-
-fn is_claimed(path: &Path) -> bool {
-    matches!(open::open(path, Access::Claim), Err(OpenError::Claimed { .. }))
-}
-
 /// Drops further names of a device that is in the list; a name that was given stays.
-fn distinct_devices(
+pub(super) fn distinct_devices(
     mut paths: Vec<PathBuf>,
     given: &[PathBuf],
     number_of: impl Fn(&Path) -> Option<u64>,
