@@ -25,6 +25,8 @@ pub struct ClusterSpec {
     pub nodes: usize,
     /// LUNs of the target.
     pub luns: usize,
+    /// Processors of each machine, and so queues of each device.
+    pub cpus: u32,
     /// Where the programs are.
     pub programs: PathBuf,
 }
@@ -83,7 +85,7 @@ impl Cluster {
         };
         let lab = Lab::builder()
             .nodes(spec.nodes)
-            .cpus(1)
+            .cpus(spec.cpus)
             .machine(META)
             .target(TargetSpec::new(luns).timeouts(timeouts))
             .programs(&spec.programs)
@@ -247,6 +249,15 @@ impl Cluster {
     /// # Errors
     /// When it does not come up.
     pub fn start_fs_core(&mut self, node: usize) -> Result<(), MachineError> {
+        self.spawn_fs_core(node)?;
+        self.lets_requests_in(node, 1)
+    }
+
+    /// Starts fs-core on a node, and waits for nothing.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn_fs_core(&mut self, node: usize) -> Result<(), MachineError> {
         let argv = [
             "fs-core",
             "serve",
@@ -260,7 +271,7 @@ impl Cluster {
             &format!("{TLS}/node.key"),
         ];
         self.fs_cores[node] = Some(self.lab.node(node).start(&argv)?);
-        self.lets_requests_in(node, 1)
+        Ok(())
     }
 
     /// Waits until the daemon of a node has said so often that it lets requests in: it says so once

@@ -162,15 +162,23 @@ struct Cycle<'c> {
 /// # Errors
 /// When a step fails.
 pub fn make_pool(cluster: &Cluster) -> Result<(), MachineError> {
-    let count = cluster.lab().target().luns().len();
-    let paths: Result<Vec<String>, _> =
-        (0..count).map(|lun| cluster.node(0).lun_path(lun)).collect();
+    // Reservations are the default here, so nothing is said of fencing.
+    make_pool_of(cluster, "tank", 0..cluster.lab().target().luns().len())
+}
+
+/// Makes a pool of some LUNs of the target; its name may have options behind it.
+///
+/// # Errors
+/// When a step fails.
+pub fn make_pool_of(
+    cluster: &Cluster,
+    name: &str,
+    luns: std::ops::Range<usize>,
+) -> Result<(), MachineError> {
+    let paths: Result<Vec<String>, _> = luns.map(|lun| cluster.node(0).lun_path(lun)).collect();
     let paths = paths?;
     let labels: String = paths.iter().map(|path| format!("lunar lun label {path} && ")).collect();
-    // Reservations are the default here, so nothing is said of fencing.
-    cluster.run(0, &format!("{labels} lunar pool create tank {}", paths.join(" ")))?;
-    // Nodes that had joined before there was a pool with reservations register now.
-    cluster.run(0, "lunar pool status tank").map(drop)
+    cluster.run(0, &format!("{labels} lunar pool create {name} {}", paths.join(" "))).map(drop)
 }
 
 /// Loses a node and has another one take over, while something else happens.

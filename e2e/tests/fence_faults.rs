@@ -9,7 +9,7 @@ use lunar_e2e::cluster::{Cluster, ClusterSpec};
 use lunar_e2e::machine::MachineError;
 use lunar_e2e::recorder::{BLOCKS, Recorder};
 use lunar_e2e::session::wait_until;
-use lunar_e2e::takeover::{Fault, Meanwhile, Plan, make_pool, take_over};
+use lunar_e2e::takeover::{Fault, Meanwhile, Plan, make_pool_of, take_over};
 use lunar_lab::Signal;
 use support::{programs, say};
 
@@ -20,16 +20,17 @@ const REFUSED: i32 = 4;
 /// One cluster serves all claims: to boot it takes longer than most of them.
 #[test]
 fn fences_end_whatever_dies_meanwhile_and_bad_luns_are_named() {
-    let spec = ClusterSpec { nodes: 3, luns: 2, programs: programs() };
+    let spec = ClusterSpec { nodes: 3, luns: 3, cpus: 1, programs: programs() };
     let mut cluster = Cluster::start(&spec).unwrap_or_else(|error| panic!("{error}"));
-    let done = make_pool(&cluster)
+    let done = make_pool_of(&cluster, "tank", 0..2)
         .and_then(|()| a_second_host_with_the_name_of_a_node_is_refused(&cluster))
         .and_then(|()| keys_of_somebody_else_are_named_and_left_alone(&cluster))
         .and_then(|()| a_reservation_that_vanished_is_made_again_and_io_goes_on(&cluster))
         .and_then(|()| a_target_that_starts_again_fences_nobody(&cluster))
         .and_then(|()| the_metadata_service_dies_at_every_step(&mut cluster))
         .and_then(|()| the_fencer_dies_in_the_middle(&mut cluster))
-        .and_then(|()| clocks_that_step_change_nothing(&mut cluster));
+        .and_then(|()| clocks_that_step_change_nothing(&mut cluster))
+        .and_then(|()| writes_of_a_killed_daemon_keep_its_node_out(&mut cluster));
     done.map_err(|error| cluster.with_logs(error)).unwrap_or_else(|error| panic!("{error}"));
 }
 
@@ -98,6 +99,34 @@ fn clocks_that_step_change_nothing(cluster: &mut Cluster) -> Result<(), MachineE
         cluster.meta().sh("date -s '-30 minutes' > /dev/null")?;
         Ok(())
     })
+}
+
+/// Killed while it stops a device with a write at a LUN without reservations that does not answer:
+/// the node stays out while the write may arrive, and comes back by itself when it has.
+fn writes_of_a_killed_daemon_keep_its_node_out(cluster: &mut Cluster) -> Result<(), MachineError> {
+    make_pool_of(cluster, "bare --fencing none", 2..3)?;
+    cluster.run(2, "lunar volume create loose --pool bare --size 64MiB")?;
+    let attached = cluster.attach(2, "loose", "")?;
+    let recorder = Recorder::new(78, 1000).granted(attached.volume, attached.epoch);
+    let writer = recorder.start(cluster.node(2), &attached.device, 0);
+    writer.wait_for(5, LIMIT);
+    cluster.lab().target().hold_lun(2)?;
+    let name = cluster.node(2).name().to_owned();
+    cluster.run(0, &format!("sleep 2; lunar node fence {name} --reason test"))?;
+    wait_until("node 2 hears that it is fenced", LIMIT, || {
+        Ok(cluster.log_of(2).contains("this node was fenced"))
+    })?;
+    // It is stopping the device by now, which does not end before the write has.
+    cluster.run(0, &format!("sleep 3; lunar node unfence {name}"))?;
+    cluster.signal_fs_core(2, Signal::SIGKILL)?;
+    cluster.spawn_fs_core(2)?;
+    cluster.run(0, "sleep 8")?;
+    require(cluster.times_let_in(2) == 0, || "it is in while its write is under way".to_owned())?;
+    cluster.lab().target().release_lun(2)?;
+    cluster.lets_requests_in(2, 1)?;
+    say("the write had ended, and node 2 was back");
+    cluster.run(2, "lunar volume attach loose && lunar volume detach loose")?;
+    cluster.run(2, "lunar volume delete loose").map(drop)
 }
 
 /// A load on node 2, which has to go on.

@@ -10,6 +10,7 @@ use lunar_metadata_client::{CertFacts, ClientTls};
 use lunar_ublk_target::config::{Config, ConfigError, HostFacts, Settings};
 use lunar_ublk_target::daemon::Ended;
 use lunar_ublk_target::lun::inspect::with_causes;
+use lunar_ublk_target::ublk::stop_helper::{self, StopMode};
 use lunar_ublk_target::volume::fsfreeze::helper;
 use lunar_ublk_target::{daemon, metadata, process};
 use tracing::{error, info};
@@ -32,6 +33,14 @@ enum Command {
     FsfreezeHelper {
         /// What to do, as JSON
         order: String,
+    },
+    /// What fs-core starts to stop a device.
+    #[command(hide = true)]
+    StopHelper {
+        /// The number of the device
+        device: u32,
+        /// Whether it is stopped although it is open: if-unused or always
+        mode: StopMode,
     },
 }
 
@@ -58,6 +67,7 @@ fn main() -> ExitCode {
             log_to_stderr("info");
             helper::run(&order)
         }
+        Command::StopHelper { device, mode } => stop_helper::run(device, mode),
     }
 }
 

@@ -27,6 +27,8 @@ use crate::sys;
 
 /// The device of the ublk driver's control commands.
 pub const UBLK_CONTROL: &str = "/dev/ublk-control";
+/// This very program, also when its file was replaced since.
+pub const PROGRAM: &str = "/proc/self/exe";
 const OOM_SCORE_ADJ: i32 = -1000;
 
 /// What [`prepare`] could and could not do.
@@ -203,7 +205,7 @@ pub fn require_ublk() -> Result<(), ProcessError> {
 pub fn start_anew() -> io::Error {
     let mut arguments = std::env::args_os();
     let name = arguments.next().unwrap_or_default();
-    Command::new("/proc/self/exe").arg0(name).args(arguments).exec()
+    Command::new(PROGRAM).arg0(name).args(arguments).exec()
 }
 
 /// `uname -r`.

@@ -8,5 +8,6 @@
 pub mod control;
 pub mod features;
 pub mod params;
+pub mod stop_helper;
 
 pub use control::{Control, DeviceId, DeviceInfo, DeviceState, NewDevice, UblkError};

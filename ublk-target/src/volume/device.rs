@@ -20,7 +20,10 @@ use crate::queue::server::{DeviceShared, QueueParts, QueueServer};
 use crate::queue::waiting::{WaitingQueue, WaitingShared};
 use crate::queue::waker::QueueWaker;
 use crate::ublk::params::DeviceShape;
-use crate::ublk::{Control, DeviceId, DeviceInfo, DeviceState, NewDevice, UblkError, features};
+pub use crate::ublk::stop_helper::StopMode;
+use crate::ublk::{
+    Control, DeviceId, DeviceInfo, DeviceState, NewDevice, UblkError, features, stop_helper,
+};
 
 /// How long udev or devtmpfs may take to make a device node.
 const NODE_LIMIT: Duration = Duration::from_secs(5);
@@ -341,15 +344,6 @@ fn bind_to(processors: &[usize]) {
     }
 }
 
-/// How a device is stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StopMode {
-    /// Only if nobody has it open, as far as the driver can tell.
-    IfUnused,
-    /// Whoever uses it gets errors.
-    Always,
-}
-
 /// Stops a device: its block device is gone afterwards. It blocks until requests under way have
 /// ended.
 ///
@@ -359,12 +353,8 @@ pub fn stop(id: DeviceId, mode: StopMode) -> Result<(), DeviceError> {
     let mut control = Control::open()?;
     let can_ask =
         control.features().unwrap_or(0) & u64::from(libublk::sys::UBLK_F_SAFE_STOP_DEV) != 0;
-    let stopped = if mode == StopMode::IfUnused && can_ask {
-        control.stop_if_unused(id)
-    } else {
-        control.stop(id)
-    };
-    match stopped {
+    let mode = if can_ask { mode } else { StopMode::Always };
+    match stop_helper::stop(id, mode) {
         Ok(()) => Ok(()),
         // An earlier attempt whose caller had lost patience may have succeeded meanwhile.
         Err(_) if is_stopped(&mut control, id) => Ok(()),
@@ -399,7 +389,7 @@ pub fn delete(id: DeviceId) -> Result<(), DeviceError> {
 /// When the driver refuses.
 pub fn remove(id: DeviceId) -> Result<(), DeviceError> {
     let mut control = Control::open()?;
-    if let Err(error) = control.stop(id) {
+    if let Err(error) = stop_helper::stop(id, StopMode::Always) {
         warn!(device = %id, %error, "the device was not stopped before it is deleted");
     }
     let is_gone = |error: &UblkError| matches!(error.errno(), Some(libc::ENODEV | libc::ENOENT));

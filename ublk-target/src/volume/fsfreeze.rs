@@ -15,7 +15,6 @@
 mod find;
 pub mod helper;
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -26,6 +25,7 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use self::helper::{Order, Reply, Task};
+use crate::process::PROGRAM;
 use crate::state::StateDir;
 use crate::state::record::Record;
 
@@ -209,7 +209,7 @@ impl Helper {
     fn start(order: &Order) -> Result<Self, FsfreezeError> {
         let failed = |why: String| FsfreezeError::Failed { why };
         let order = serde_json::to_string(order).map_err(|error| failed(error.to_string()))?;
-        let mut command = Command::new(program());
+        let mut command = Command::new(PROGRAM);
         command.arg("fsfreeze-helper").arg(order).process_group(0);
         command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
         let child = command.spawn();
@@ -233,9 +233,4 @@ impl Helper {
         };
         Reply::Failed { why: format!("the process that freezes file systems has failed: {why}") }
     }
-}
-
-/// This very program, also when its file was replaced since.
-fn program() -> PathBuf {
-    "/proc/self/exe".into()
 }
