@@ -1,5 +1,7 @@
 //! A volume that two nodes have, as at a live migration: real ublk devices, real reservations.
 
+#![allow(clippy::disallowed_methods, reason = "tells a person how long a move took")]
+
 mod support;
 
 use std::time::{Duration, Instant};
@@ -21,7 +23,7 @@ const TOKEN: u64 = 100;
 /// One cluster serves all claims: to boot it takes longer than most of them.
 #[test]
 fn a_volume_on_two_nodes_is_one_volume() {
-    let spec = ClusterSpec { nodes: 2, luns: 2, programs: programs() };
+    let spec = ClusterSpec { nodes: 2, luns: 2, cpus: 2, programs: programs() };
     let mut cluster = Cluster::start(&spec).unwrap_or_else(|error| panic!("{error}"));
     let done = run(&mut cluster);
     done.map_err(|error| cluster.with_logs(error)).unwrap_or_else(|error| panic!("{error}"));
@@ -195,22 +197,36 @@ fn a_token_goes_to_and_fro(cluster: &Cluster, devices: &[String; 2]) -> Result<(
     require(moved >= until, || format!("{moved} moves for {until} tokens"))
 }
 
+/// On each processor, so through each queue: every one of them has to rest before a move.
 fn both_sides_write_without_pause(
     cluster: &Cluster,
     devices: &[String; 2],
 ) -> Result<(), MachineError> {
     let before = moves(cluster)?;
-    let sides = [counter(cluster, 0, &devices[0], "")?, counter(cluster, 1, &devices[1], "")?];
-    for side in &sides {
+    let mut sides = Vec::new();
+    for (node, device) in devices.iter().enumerate() {
+        for cpu in [0, 1] {
+            let (own, other) = (cpu * 2 + node, cpu * 2 + 1 - node);
+            let words = format!(
+                "taskset -c {cpu} peer-recorder {device} count --own {own} --other {other}"
+            );
+            let words: Vec<&str> = words.split_whitespace().collect();
+            sides.push((own, cluster.node(node).spawn(&words)?));
+        }
+    }
+    for (_, side) in &sides {
         goes_on("both write without pause", side, 200)?;
     }
-    let rounds = [kill(&sides[0])?, kill(&sides[1])?];
+    let mut rounds = Vec::new();
+    for (block, side) in &sides {
+        rounds.push((*block as u64, kill(side)?));
+    }
     let moved = moves(cluster)? - before;
-    say(&format!("without pause: {} and {} rounds, {moved} moves", rounds[0], rounds[1]));
-    for node in [0, 1] {
-        for (block, round) in (0..).zip(rounds) {
-            let found = value(cluster, node, &devices[node], block)?;
-            require(found == round || found == round + 1, || {
+    say(&format!("without pause, by block: {rounds:?} rounds, {moved} moves"));
+    for (node, device) in devices.iter().enumerate() {
+        for (block, round) in &rounds {
+            let found = value(cluster, node, device, *block)?;
+            require(found == *round || found == round + 1, || {
                 format!("node {node} reads {found} in block {block}, of round {round}")
             })?;
         }

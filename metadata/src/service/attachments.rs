@@ -81,24 +81,23 @@ pub(super) fn park_journal<T: Txn>(txn: &T, volume: VolumeId, attachment: &Attac
 
 /// Ends an attachment whose journal may have to be replayed. One that was never confirmed, with an
 /// older one still to be replayed, has nothing to replay: a holder formats its ring when all older
-/// ones are retired, and writes to it when it is confirmed. It is freed, or every try to attach a
-/// volume whose journals cannot be replayed would leave another one.
+/// ones are retired, and writes to it when it is confirmed. The caller gets its extents to free, or
+/// every try to attach a volume whose journals cannot be replayed would leave another one.
 pub(super) async fn leave_journal<T: Txn>(
     txn: &T,
     volume: VolumeId,
-    pool: PoolId,
     attachment: &AttachmentRecord,
-) -> Result<(), ServiceError> {
+) -> Result<Vec<ExtentRun>, ServiceError> {
     let is_confirmed = attachment.checkpoint != JournalSeq::default();
     let oldest = oldest_stale(txn, volume).await?;
     let is_behind = oldest.is_some_and(|(epoch, _)| epoch < attachment.epoch);
     if is_confirmed || !is_behind {
         park_journal(txn, volume, attachment);
-        return Ok(());
+        return Ok(Vec::new());
     }
-    free_extents(txn, pool, &attachment.journal).await?;
     remove_attachment(txn, volume, attachment.node);
-    reclaim_if_unused(txn, attachment.node).await
+    reclaim_if_unused(txn, attachment.node).await?;
+    Ok(attachment.journal.clone())
 }
 
 fn remove_attachment<T: Txn>(txn: &T, volume: VolumeId, node: NodeIncarnation) {
@@ -189,7 +188,8 @@ pub(super) async fn take_over<T: Txn>(
 ) -> Result<(), ServiceError> {
     let Some(attachment) = txn.load(&AttachmentKey { volume }).await? else { return Ok(()) };
     require_free(txn, volume, pool, &attachment).await?;
-    leave_journal(txn, volume, pool, &attachment).await
+    let unused = leave_journal(txn, volume, &attachment).await?;
+    free_extents(txn, pool, &unused).await
 }
 
 /// Refuses what a holder may still write to.
@@ -370,10 +370,7 @@ async fn detach<T: Txn>(txn: &T, request: &Detach) -> Result<(), ServiceError> {
     leave_set(txn, volume, &mut record, "volume-detached").await?;
     let pool = record.pool;
     let journal = match mode {
-        DetachMode::KeepJournal => {
-            leave_journal(txn, volume, pool, &attachment).await?;
-            Vec::new()
-        }
+        DetachMode::KeepJournal => leave_journal(txn, volume, &attachment).await?,
         DetachMode::Clean => {
             end_clean(txn, volume, caller.node, "detach cleanly").await?;
             attachment.journal

@@ -197,7 +197,7 @@ async fn keep_spare<T: Txn>(
     migration: MigrationRecord,
     journal: &[ExtentRun],
 ) -> Result<(), ServiceError> {
-    if !migration.spare_journal.is_empty() {
+    if !migration.spare_journal.is_empty() || journal.is_empty() {
         return free_extents(txn, pool, journal).await;
     }
     txn.put(&key, &MigrationRecord { spare_journal: journal.to_vec(), ..migration });
@@ -210,6 +210,12 @@ async fn add_peer<T: Txn>(txn: &T, request: &AddPeer, now: u64) -> Result<Volume
         attachable(txn, request.caller, &request.volume, request.accept_restored).await?;
     let pool = record.pool;
     require_registered(txn, node, &PoolGeometry::load(txn, pool).await?).await?;
+    if let Some(held) = txn.load(&AttachmentKey { volume }).await?
+        && is_free_of(txn, pool, held.node).await?
+    {
+        // Who is gone counts no more, also if it owned the volume.
+        take_over(txn, volume, pool).await?;
+    }
     let peers = live_peers(txn, volume, pool).await?;
     // Its former incarnation may still own the volume: that is taken over when it asks for it.
     let (former, peers): (Vec<_>, Vec<_>) = peers
@@ -406,20 +412,20 @@ async fn release<T: Txn>(txn: &T, request: &ReleaseOwnership) -> Result<(), Serv
     let (mut record, held) = require_attachment(txn, volume, epoch, caller).await?;
     require_peer(txn, volume, caller).await?;
     leave_set(txn, volume, &mut record, "volume-moved").await?;
-    let (pool, journal) = (record.pool, held.journal.clone());
-    match mode {
-        DetachMode::KeepJournal => leave_journal(txn, volume, pool, &held).await,
+    let unused = match mode {
+        DetachMode::KeepJournal => leave_journal(txn, volume, &held).await?,
         DetachMode::Clean => {
             let (last, given) = (held.last_commit, last_commit);
             if last != given {
                 return Err(ServiceError::CommitOutOfOrder { volume, epoch, last, given });
             }
             end_clean(txn, volume, caller.node, "give the volume away").await?;
-            let key = MigrationKey { volume };
-            let migration = txn.load_known(&key).await?;
-            keep_spare(txn, pool, key, migration, &journal).await
+            held.journal
         }
-    }
+    };
+    let key = MigrationKey { volume };
+    let migration = txn.load_known(&key).await?;
+    keep_spare(txn, record.pool, key, migration, &unused).await
 }
 
 async fn leave<T: Txn>(txn: &T, request: LeavePeers) -> Result<(), ServiceError> {
@@ -452,7 +458,8 @@ async fn take_off<T: Txn>(txn: &T, request: &RemovePeer) -> Result<(), ServiceEr
         if !is_free_of(txn, record.pool, node).await? {
             return Err(PeerError::Owns { volume, node, held: held.epoch }.into());
         }
-        leave_journal(txn, volume, record.pool, &held).await?;
+        let unused = leave_journal(txn, volume, &held).await?;
+        free_extents(txn, record.pool, &unused).await?;
     }
     remove_peer(txn, node, volume);
     end_if_deserted(txn, volume, record.pool).await
@@ -526,13 +533,13 @@ impl<S: MetaStore> Service<S> {
     ) -> Result<Ownership, ServiceError> {
         let RequestOwnership { volume, caller, wish } = request;
         let now = self.seams.clock.now();
-        if wish != OwnershipWish::None {
-            self.wishes.hear(volume, caller.node.node, now);
-        }
         let unix_seconds = self.seams.clock.unix_seconds();
         let asking = &Asking { request, wishes: &self.wishes, now, unix_seconds };
         let ask = |txn: Arc<S::Txn>| async move { asking.ask(&*txn).await };
         let (asked, is_news) = self.store.transact(ask).await?;
+        if wish != OwnershipWish::None {
+            self.wishes.hear(volume, caller.node.node, now);
+        }
         if is_news {
             self.sets_changed();
         }
@@ -570,6 +577,7 @@ impl<S: MetaStore> Service<S> {
     pub async fn leave_peers(&self, request: LeavePeers) -> Result<(), ServiceError> {
         let end = |txn: Arc<S::Txn>| async move { leave(&*txn, request).await };
         self.store.transact(end).await?;
+        self.wishes.forget(request.volume, request.caller.node.node);
         self.sets_changed();
         Ok(())
     }

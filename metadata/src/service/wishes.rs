@@ -16,6 +16,10 @@ const WISH_LIFE: Duration = Duration::from_secs(10);
 /// How long a volume that nobody owns is kept for who has asked for it first.
 const KEPT_FOR: Duration = Duration::from_secs(1);
 
+/// How long anything is remembered of which nobody speaks: a wish that is over by then would live
+/// once more, for as long as any.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
+
 #[derive(Default)]
 struct State {
     heard: BTreeMap<(VolumeId, NodeId), Duration>,
@@ -33,12 +37,17 @@ impl Wishes {
 
     /// A peer wants a volume.
     pub(super) fn hear(&self, volume: VolumeId, node: NodeId, now: Duration) {
-        self.lock().heard.insert((volume, node), now);
+        let mut state = self.lock();
+        // What is as old as that says no more than what is not there, once the store has no wish.
+        state.heard.retain(|_, heard| now.saturating_sub(*heard) < FORGOTTEN_AFTER);
+        state.unowned.retain(|_, since| now.saturating_sub(*since) < FORGOTTEN_AFTER);
+        state.heard.insert((volume, node), now);
     }
 
     /// Whether a peer was heard to want a volume lately.
     pub(super) fn is_fresh(&self, volume: VolumeId, node: NodeId, now: Duration) -> bool {
-        let heard = *self.lock().heard.entry((volume, node)).or_insert(now);
+        let mut state = self.lock();
+        let heard = *state.heard.entry((volume, node)).or_insert(now);
         now.saturating_sub(heard) < WISH_LIFE
     }
 
@@ -51,6 +60,11 @@ impl Wishes {
     pub(super) fn is_kept(&self, volume: VolumeId, now: Duration) -> bool {
         let since = *self.lock().unowned.entry(volume).or_insert(now);
         now.saturating_sub(since) < KEPT_FOR
+    }
+
+    /// A node is no peer of a volume any more.
+    pub(super) fn forget(&self, volume: VolumeId, node: NodeId) {
+        self.lock().heard.remove(&(volume, node));
     }
 
     /// A volume has an owner.

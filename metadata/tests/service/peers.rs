@@ -331,6 +331,41 @@ fn a_release_that_keeps_its_journal_leaves_it_to_the_next_owner() {
     case.check();
 }
 
+/// B could not serve it: its own journal is unused, and stays with the volume.
+#[test]
+fn a_grant_that_came_to_nothing_leaves_a_journal_to_the_next_one_on_a_full_pool() {
+    let case = Case::with_extents(40);
+    case.add(case.a).expect("a peer");
+    case.add(case.b).expect("a peer");
+    let held = case.owned(case.a);
+    let confirm =
+        CommitMap { checkpoint: Some(JournalSeq::new(1)), ..case.world.commit_of(&held, vec![]) };
+    block_on(case.world.service.commit_map(&confirm)).expect("confirmed");
+    case.release_as(&held, DetachMode::KeepJournal).expect("released");
+    let second = case.owned(case.b);
+    while case.world.reserve(case.a, case.pool.id, 1).is_ok() {}
+    assert_eq!(kind(case.release_as(&second, DetachMode::Clean)), ErrorReason::StaleJournals);
+    case.release_as(&second, DetachMode::KeepJournal).expect("given back");
+    case.check();
+    let third = case.owned(case.a);
+    assert_eq!(third.journal, second.journal);
+    assert_eq!(third.stale_journals.len(), 1, "the first one alone");
+    case.check();
+}
+
+#[test]
+fn an_owner_that_is_gone_is_in_no_third_nodes_way() {
+    let case = Case::shared();
+    case.owned(case.a);
+    let c = case.world.node("c");
+    assert_eq!(kind(case.add(c)), ErrorReason::PeersFull);
+    case.world.node("a");
+    case.add(c).expect("a peer in place of the one that is gone");
+    let names: Vec<_> = case.view().peers.iter().map(|peer| peer.node_name.to_string()).collect();
+    assert_eq!(names, ["b", "c"]);
+    case.check();
+}
+
 #[test]
 fn a_call_of_a_killed_daemon_gives_nothing_away() {
     let case = Case::new();

@@ -10,6 +10,7 @@ use std::time::Duration;
 use lunar_proto::domain::{Attachment, DetachMode, Selector};
 use lunar_proto::error::ErrorReason;
 use lunar_types::{Epoch, VolumeId};
+use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -116,10 +117,21 @@ impl Node {
         let record = self.new_record(&attachment);
         let record = record.inspect_err(|_| self.strays.expect(Instant::now()))?;
         let slot = Slot::new(&record, Stage::Vacant);
-        let mut stage = Arc::clone(&slot.gate).lock_owned().await;
+        let stage = Arc::clone(&slot.gate).lock_owned().await;
         self.add_slot(&slot);
         drop(granting);
-        match self.bring_up(&slot, record, &attachment, member).await {
+        let brought = self.bring_up(&slot, record, &attachment, member).await;
+        self.attached(slot, stage, brought)
+    }
+
+    /// What an attachment has come to, for its slot.
+    pub(super) fn attached(
+        &self,
+        slot: Arc<Slot>,
+        mut stage: OwnedMutexGuard<Stage>,
+        brought: Result<Serving, NodeError>,
+    ) -> Result<Arc<Slot>, NodeError> {
+        match brought {
             Ok(serving) => {
                 *stage = Stage::Serving(serving);
                 Ok(slot)

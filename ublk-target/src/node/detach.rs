@@ -76,7 +76,7 @@ impl Node {
     }
 
     async fn detach_slot(
-        &self,
+        self: &Arc<Self>,
         slot: &Arc<Slot>,
         force: Force,
         gate_limit: Duration,
@@ -109,9 +109,12 @@ impl Node {
                 Stage::Waiting(waiting) => {
                     return match self.detach_waiting(slot, waiting, force).await {
                         Ok(detached) => Ok(detached),
-                        Err((waiting, error)) => {
-                            slot.show(|view| view.problem = Some(error.message()));
+                        Err((Ok(waiting), error)) => {
                             *stage = Stage::Waiting(waiting);
+                            Err(error)
+                        }
+                        Err((Err(record), error)) => {
+                            self.lose(slot, &mut stage, record, error.message());
                             Err(error)
                         }
                     };
@@ -310,9 +313,7 @@ impl Node {
     async fn return_grant(&self, slot: &Arc<Slot>, record: &Record, mode: DetachMode) -> Detached {
         let grant = grant_of_record(record);
         let is_journal_kept = mode == DetachMode::KeepJournal;
-        // Of a volume that may have been given away already, being a peer is left to be ended.
-        let is_moving = !matches!(record.phase, Phase::Live | Phase::Stopping | Phase::Leaving);
-        let given_back = if record.sharing == Sharing::Migratable && is_moving {
+        let given_back = if is_moving(record) {
             self.leave_as_peer(record).await
         } else if is_journal_kept {
             self.leave_journal(grant).await
@@ -332,7 +333,9 @@ impl Node {
 
     /// Keeps the record of a grant that is still to be given back, and nothing else.
     pub(super) fn keep_leaving(&self, record: &Record) {
-        let leaving = Record { phase: Phase::Leaving, ..record.clone() };
+        // Of one that was moving nothing is left but to be a peer no more.
+        let epoch = if is_moving(record) { Epoch::default() } else { record.epoch };
+        let leaving = Record { phase: Phase::Leaving, epoch, ..record.clone() };
         if let Err(error) = self.state.save_record(&leaving) {
             warn!(volume = record.name, %error, "the grant is given back at the next start");
         }
@@ -402,6 +405,12 @@ async fn take_gate(slot: &Arc<Slot>, limit: Duration) -> Result<OwnedMutexGuard<
     let taken = tokio::time::timeout(limit, Arc::clone(&slot.gate).lock_owned()).await;
     let (volume, seconds) = (slot.name.clone(), limit.as_secs());
     taken.map_err(|_| NodeError::ChangeHangs { volume, seconds })
+}
+
+/// Whether the volume may have been given away already, or was not served under its epoch.
+fn is_moving(record: &Record) -> bool {
+    let is_settled = matches!(record.phase, Phase::Live | Phase::Stopping | Phase::Leaving);
+    record.sharing == Sharing::Migratable && !is_settled
 }
 
 pub(super) fn stop_hangs(record: &Record) -> NodeError {

@@ -69,6 +69,13 @@ impl Node {
         (*self.membership.borrow()).ok_or_else(|| self.not_joined())
     }
 
+    /// Who this node is, once requests are let in.
+    pub(super) async fn joined(&self) -> Membership {
+        let mut membership = self.membership.subscribe();
+        let member = membership.wait_for(Option::is_some).await.map(|member| *member);
+        member.ok().flatten().expect("the node outlives who asks it, and waits for a member")
+    }
+
     /// The cluster, as far as it is known.
     #[must_use]
     pub fn cluster(&self) -> Option<ClusterId> {

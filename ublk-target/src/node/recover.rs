@@ -282,7 +282,9 @@ impl Node {
             }
             None => {
                 warn!(volume = record.name, device = %id, "its device is gone: it is detached");
-                Ok(Outcome::Headless(self.go_live(slot, record.clone(), served, None)))
+                let stopping = Record { phase: Phase::Stopping, ..record.clone() };
+                self.state.save_record(&stopping)?;
+                Ok(Outcome::Headless(self.go_live(slot, stopping, served, None)))
             }
         }
     }
@@ -298,7 +300,7 @@ impl Node {
         let work = QueueWork::Serve {
             shared: Arc::clone(&served.shared),
             luns: served.luns.clone(),
-            owes: true,
+            owes: slot.owes(),
         };
         let starting = blocking(move || device::finish_take_over(&info, &work));
         let queues = watched(&record.name, "take the device over", starting).await;
@@ -307,7 +309,9 @@ impl Node {
         let record = Record { phase: Phase::Live, ..record.clone() };
         self.state.save_record(&record)?;
         let serving = self.go_live(slot, record, served, Some(queues));
-        slot.show(|view| view.turn = Some(Turn::after_kill()));
+        if slot.owes() {
+            slot.show(|view| view.turn = Some(Turn::after_kill()));
+        }
         self.grow_taken_over(&serving, size).await;
         Ok(Outcome::Served(serving))
     }

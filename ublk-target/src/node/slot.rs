@@ -1,6 +1,6 @@
 //! A volume on this node: the change that is under way, and what others may see of it meanwhile.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::UNPOISONED;
 use super::migration::{Turn, Waiting};
 use crate::queue::waiting::WaitingShared;
 use crate::state::record::Record;
-use crate::volume::control::Control;
+use crate::volume::control::{CheckpointError, Control};
 use crate::volume::device::QueueThreads;
 use crate::volume::served::ServedVolume;
 
@@ -116,6 +116,11 @@ pub struct Slot {
     pub moved_here: Notify,
     /// The service speaks to this node as to the volume's owner.
     pub is_said_to_own: Notify,
+    /// The queues that served its device last were this process's own, and have ended: no request
+    /// of it was begun and not answered.
+    owes_nothing: AtomicBool,
+    /// A commit before a move that took too long: there is one at a time.
+    pub(super) settling: Mutex<Option<JoinHandle<Result<(), CheckpointError>>>>,
     /// How often in a row the volume was given to this node and could not be served.
     failures: AtomicU32,
     view: Mutex<View>,
@@ -139,9 +144,22 @@ impl Slot {
             gate: Arc::new(tokio::sync::Mutex::new(stage)),
             moved_here: Notify::new(),
             is_said_to_own: Notify::new(),
+            owes_nothing: AtomicBool::new(false),
+            settling: Mutex::default(),
             failures: AtomicU32::new(0),
             view: Mutex::new(view),
         })
+    }
+
+    /// The queues of its device have ended in this process, with nothing begun and not answered.
+    pub fn note_ended_here(&self) {
+        self.owes_nothing.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a process that was killed may have left requests that its engine has begun.
+    #[must_use]
+    pub fn owes(&self) -> bool {
+        !self.owes_nothing.load(Ordering::Relaxed)
     }
 
     /// Takes down whether the volume could be served when it was given to this node.

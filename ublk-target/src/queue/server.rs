@@ -298,7 +298,7 @@ impl QueueServer {
     /// Says whether the queue is at rest, if it is to rest; otherwise takes up what was set aside.
     fn look_at_rest(&mut self) -> io::Result<()> {
         let is_wanted = self.parts.shared.rest.is_wanted();
-        if !is_wanted && !self.is_resting {
+        if !is_wanted && !self.is_resting && self.set_aside.is_empty() {
             return Ok(());
         }
         self.is_resting = is_wanted;

@@ -1,7 +1,8 @@
 //! The control task of a volume: reserve, rounds and commits, as the engine asks for them.
 //!
 //! Invariants:
-//! - one piece of work is under way at a time, whoever drives;
+//! - one piece of work is under way at a time, whoever drives; none once the volume is at rest for
+//!   good, because another engine may serve it by then;
 //! - while it is not known whether a head was sealed, nothing is committed ([`super::cut`]);
 //! - commits of the grant are numbered without a gap: until one is answered, the engine asks for
 //!   the same again, and it is sent again under its number and its request id;
@@ -9,6 +10,7 @@
 //!   extents goes on;
 //! - the blocking I/O of a round runs on a thread that may block.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -100,6 +102,8 @@ pub struct Control {
     pub copies: Option<Arc<CopyDesk>>,
     /// How long a snapshot may keep others waiting.
     pub limits: CutLimits,
+    /// Nothing is driven any more.
+    is_over: AtomicBool,
 }
 
 impl Control {
@@ -129,6 +133,7 @@ impl Control {
             pace: Pace::default(),
             copies: None,
             limits: CutLimits::default(),
+            is_over: AtomicBool::new(false),
         }
     }
 
@@ -193,6 +198,10 @@ impl Control {
     /// As [`Control::drive`], for who has the driver's lock. It must not be cut off: the engine
     /// waits for the end of what it has asked for.
     pub(super) async fn drive_locked(&self) -> Progress {
+        if self.is_over.load(Ordering::Relaxed) {
+            let why = "it is not served by this fs-core any more".to_owned();
+            return Progress::Unavailable(MetadataError::Malformed(why));
+        }
         let mut out = Vec::new();
         match self.seal_pending().await {
             Ok(()) => {}
@@ -417,9 +426,11 @@ impl Control {
         }
     }
 
-    /// Waits until neither a round nor a call is under way; call it after the task has ended.
+    /// Waits until neither a round nor a call is under way; nothing is driven afterwards, whoever
+    /// still has this. Call it after the task has ended.
     pub async fn rest(&self) {
         let _driver = self.driver.lock().await;
+        self.is_over.store(true, Ordering::Relaxed);
         let queue = Arc::clone(&self.queue);
         let idle = tokio::task::spawn_blocking(move || {
             drop(queue.lock().expect("a panic ends the process"));

@@ -62,6 +62,7 @@ async fn a_device_that_serves_on_is_recorded_as_live() {
 #[tokio::test]
 async fn a_change_that_hangs_does_not_keep_a_forced_detachment_waiting() {
     let (_dir, _metadata, node) = node();
+    let node = Arc::new(node);
     let slot = Slot::new(&record(), Stage::Vacant);
     node.add_slot(&slot);
     let cut = Arc::clone(&slot.gate).lock_owned().await;

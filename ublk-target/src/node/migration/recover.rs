@@ -6,7 +6,6 @@ use std::time::Duration;
 use lunar_metadata_client::fresh_request_id;
 use lunar_proto::domain::{Attachment, DetachMode, Ownership, OwnershipWish};
 use lunar_proto::error::ErrorReason;
-use lunar_types::CommitNumber;
 use tracing::warn;
 
 use super::super::attach::GivenBack;
@@ -62,13 +61,19 @@ impl Node {
         record: &Record,
         owned: &Attachment,
     ) -> Result<(), NodeError> {
-        let release = Release {
+        let release = |mode| Release {
             request: fresh_request_id(),
             grant: grant_of(owned),
-            mode: DetachMode::KeepJournal,
-            last_commit: CommitNumber::default(),
+            mode,
+            last_commit: owned.last_commit,
         };
-        match self.metadata.release_ownership(release).await {
+        // Its journal is empty, and stays with the volume that way.
+        let mut answer = self.metadata.release_ownership(release(DetachMode::Clean)).await;
+        let has_stale = |error: &MetadataError| error.reason() == Some(ErrorReason::StaleJournals);
+        if answer.as_ref().is_err_and(has_stale) {
+            answer = self.metadata.release_ownership(release(DetachMode::KeepJournal)).await;
+        }
+        match answer {
             Err(error) if !error.is_not_ours() => {
                 let what = format!("give volume '{}' back", record.name);
                 Err(NodeError::Metadata { what, source: error })

@@ -1,51 +1,57 @@
 //! Giving a volume away: from a device that serves to one that waits.
 //!
-//! Order: nobody has mounted the device → what is dirty is committed, while it serves → its queues
-//! take nothing more into the engine, and what was there is answered → all is committed and flushed
-//! → the queues end, the driver has every request → record says `releasing` → the service is told
-//! → record says `waiting`, the dirty table goes → queues that wait.
+//! Order: nobody has mounted the device, the service answers and knows the grant → what is dirty is
+//! committed, while it serves → its queues take nothing more into the engine, and what was there is
+//! answered → all is committed and flushed → the queues end, the driver has every request → what
+//! came in between is committed and flushed → record says `releasing` → the service is told →
+//! record says `waiting`, the dirty table goes → queues that wait.
 //!
 //! Up to the end of the queues a failure lets the device serve as before. After that the volume is
 //! recovered as from a kill, by its record.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lunar_metadata_client::fresh_request_id;
-use lunar_proto::domain::{DetachMode, OwnershipWish};
+use lunar_proto::domain::{DetachMode, Ownership, OwnershipWish};
+use lunar_types::Epoch;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::super::attach::{blocking, grant_of_record};
 use super::super::detach::holders_of;
 use super::super::slot::Serving;
-use super::super::{Node, Slot, Stage, ViewState};
+use super::super::{Node, Slot, Stage, UNPOISONED, ViewState};
 use super::waiting::Waiting;
 use crate::holders::Holder;
 use crate::lun::inspect::with_causes;
 use crate::metadata::{MetadataError, Release};
 use crate::reserve::runs_of;
 use crate::state::record::{Phase, Record, Sharing};
-use crate::volume::control::Control;
+use crate::volume::control::{CheckpointError, Control};
 
-/// How long requests in the engine may take to be answered. The device serves on after that.
-const REST_LIMIT: Duration = Duration::from_secs(30);
-/// How long the last commits may take, while nothing is served.
+/// How long requests in the engine may take to be answered, while those that come wait. The device
+/// serves on after that.
+const REST_LIMIT: Duration = Duration::from_secs(5);
+/// How long the last commits may take.
 const SETTLE_LIMIT: Duration = Duration::from_secs(10);
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(2);
 
 /// What became of a try to give a volume away.
 pub(super) enum Given {
-    /// It is not this node's any more, or nobody knows yet.
+    /// It is not this node's any more.
     Away,
+    /// It is recovered: it may be this node's still.
+    Lost,
     /// It serves on.
     Kept(String),
     /// Its turn is not over.
     NotYet,
     /// Its device waits: this node has not heard that it owns the volume, or does not own it.
     Waits,
-    /// It is not served here.
+    /// It is not served here, or not yet.
     NotServed,
 }
 
@@ -89,14 +95,14 @@ impl Node {
             Released::Lost(record, why) => {
                 warn!(volume = slot.name, why, "the move is carried on as after a kill");
                 self.lose(slot, &mut stage, record, why);
-                Given::Away
+                Given::Lost
             }
         }
     }
 
     async fn release(self: &Arc<Self>, slot: &Arc<Slot>, serving: Serving) -> Released {
         let begun = Instant::now();
-        if let Err(why) = come_to_rest(&serving).await {
+        if let Err(why) = self.come_to_rest(slot, &serving).await {
             serving.served.shared.want_rest(false);
             return Released::Serves(Box::new(serving), why);
         }
@@ -106,16 +112,18 @@ impl Node {
             blocking(move || queues.stop()).await;
         }
         task.stop().await;
+        // Since the last look a copy may have ended, and requests that were owed have come.
+        let settled = settle(slot, &control).await;
         control.rest().await;
-        // A request that was owed may have come after the last commit.
-        if served.stats().dirty_extents > 0 || served.shared.volume.poison().is_some() {
-            let why = "requests of before a kill came late".to_owned();
+        if let Err(why) = settled {
             return Released::Lost(record, why);
+        }
+        if !served.shared.volume.is_clean() {
+            return Released::Lost(record, "something was written after the last flush".to_owned());
         }
         let mut spare = served.shared.volume.take_reserve(usize::MAX);
         spare.append(&mut served.shared.volume.take_returned());
-        // If it fails the extents stay reserved until the next start: nothing is lost.
-        let _ = self.desk.release(record.holder, served.facts.pool, runs_of(spare)).await;
+        let (pool, spare) = (served.facts.pool, runs_of(spare));
         let last_commit = served.heads.lock().expect("a panic ends the process").last_commit;
         slot.show(|view| view.served = None);
         drop((control, task, served));
@@ -130,12 +138,43 @@ impl Node {
         }
         let elapsed_ms = begun.elapsed().as_millis();
         info!(volume = record.name, epoch = %record.epoch, elapsed_ms, "released");
-        match self.wait_again(slot, &releasing).await {
+        let waits = self.wait_again(slot, &releasing).await;
+        // They are the node's, under no epoch. If it fails they stay reserved until the next start.
+        let _ = self.desk.release(record.holder, pool, spare).await;
+        match waits {
             Ok(waiting) => Released::Waits(waiting),
             Err(error) => {
-                let waits = Record { phase: Phase::Waiting, ..releasing };
+                let waits = Record { phase: Phase::Waiting, epoch: Epoch::default(), ..releasing };
                 Released::Lost(waits, error.message())
             }
+        }
+    }
+
+    /// Brings a device to rest whose volume is in the map wholly then; on an error it serves on.
+    async fn come_to_rest(&self, slot: &Slot, serving: &Serving) -> Result<(), String> {
+        check_poison(serving)?;
+        require_unmounted(&serving.record).await?;
+        // While it serves: what is left for the rest is little.
+        commit(slot, &serving.control).await?;
+        self.require_answer(&serving.record).await?;
+        let shared = &serving.served.shared;
+        shared.want_rest(true);
+        let rested = tokio::time::timeout(REST_LIMIT, shared.rest.is_there()).await;
+        rested.map_err(|_| "its requests do not end: a LUN or the pool keeps them".to_owned())?;
+        check_poison(serving)?;
+        require_unmounted(&serving.record).await?;
+        settle(slot, &serving.control).await
+    }
+
+    /// Once the queues have ended, nothing is served before the service has answered.
+    async fn require_answer(&self, record: &Record) -> Result<(), String> {
+        let look = OwnershipWish::None;
+        let asked =
+            self.metadata.request_ownership(record.volume, record.holder, look, Duration::ZERO);
+        match asked.await {
+            Ok(Ownership::Owned(attachment)) if attachment.epoch == record.epoch => Ok(()),
+            Ok(_) => Err("the metadata service knows another owner".to_owned()),
+            Err(problem) => Err(problem.to_string()),
         }
     }
 
@@ -163,30 +202,41 @@ fn is_turn_over(slot: &Slot, serving: &Serving, wish: OwnershipWish) -> bool {
     slot.view().turn.is_none_or(|turn| turn.is_over(Instant::now(), requests, is_urgent))
 }
 
-/// Brings a device to rest whose volume is in the map wholly then; on an error it serves on.
-async fn come_to_rest(serving: &Serving) -> Result<(), String> {
-    check_poison(serving)?;
-    require_unmounted(&serving.record).await?;
-    // While it serves: what is left for the rest is little.
-    checkpoint(&serving.control).await?;
-    let shared = &serving.served.shared;
-    shared.want_rest(true);
-    let rested = tokio::time::timeout(REST_LIMIT, shared.rest.is_there()).await;
-    rested.map_err(|_| "its requests have not ended: a LUN or the pool keeps them".to_owned())?;
-    check_poison(serving)?;
-    let control = Arc::clone(&serving.control);
-    // On a task of its own: a commit or a round that is cut off would go on without us.
-    let settling = tokio::spawn(async move { control.settle().await });
-    match tokio::time::timeout(SETTLE_LIMIT, settling).await {
-        Ok(settled) => settled
-            .expect("settling neither panics nor is cancelled")
-            .map_err(|error| with_causes(&error)),
-        Err(_) => Err("its last changes were not committed in time".to_owned()),
-    }
+/// Has everything committed that was written before the call.
+async fn commit(slot: &Slot, control: &Arc<Control>) -> Result<(), String> {
+    let control = Arc::clone(control);
+    within_limit(slot, async move { control.checkpoint().await }).await
 }
 
-async fn checkpoint(control: &Arc<Control>) -> Result<(), String> {
-    control.checkpoint().await.map_err(|error| with_causes(&error))
+/// Has everything committed and flushed, once no more requests come in.
+async fn settle(slot: &Slot, control: &Arc<Control>) -> Result<(), String> {
+    let control = Arc::clone(control);
+    within_limit(slot, async move { control.settle().await }).await
+}
+
+/// Waits for so long and no longer: a LUN that hangs must not keep the gate of the slot from who
+/// detaches by force. What is under way is not cut off, it would go on without us; so there is one
+/// at a time.
+async fn within_limit(
+    slot: &Slot,
+    work: impl Future<Output = Result<(), CheckpointError>> + Send + 'static,
+) -> Result<(), String> {
+    let slow = || "its last changes were not committed in time".to_owned();
+    let before = slot.settling.lock().expect(UNPOISONED).take();
+    if let Some(before) = before.filter(|before| !before.is_finished()) {
+        *slot.settling.lock().expect(UNPOISONED) = Some(before);
+        return Err(slow());
+    }
+    let mut working = tokio::spawn(work);
+    match tokio::time::timeout(SETTLE_LIMIT, &mut working).await {
+        Ok(settled) => settled
+            .expect("a commit neither panics nor is cancelled")
+            .map_err(|error| with_causes(&error)),
+        Err(_) => {
+            *slot.settling.lock().expect(UNPOISONED) = Some(working);
+            Err(slow())
+        }
+    }
 }
 
 /// One that takes no more writes keeps what it has: a flush that was set aside would be answered on

@@ -12,7 +12,7 @@ use lunar_types::{Epoch, VolumeId};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::super::attach::{GivenBack, blocking, given_back};
+use super::super::attach::{GivenBack, blocking, device_error, given_back};
 use super::super::detach::{Detached, Force};
 use super::super::steps::watched;
 use super::super::{Membership, Node, NodeError, Slot, Stage, ViewState};
@@ -62,7 +62,7 @@ impl Node {
         };
         self.state.save_record(&record)?;
         let slot = Slot::new(&record, Stage::Vacant);
-        let mut stage = Arc::clone(&slot.gate).lock_owned().await;
+        let stage = Arc::clone(&slot.gate).lock_owned().await;
         self.add_slot(&slot);
         drop(granting);
         let brought = match self.first_grant(&slot, member).await {
@@ -75,17 +75,7 @@ impl Node {
                 Err(error)
             }
         };
-        match brought {
-            Ok(serving) => {
-                *stage = Stage::Serving(serving);
-                Ok(slot)
-            }
-            Err(error) => {
-                warn!(volume = slot.name, error = error.message(), "not attached");
-                self.remove_slot(slot.volume);
-                Err(error)
-            }
-        }
+        self.attached(slot, stage, brought)
     }
 
     async fn first_grant(
@@ -138,29 +128,39 @@ impl Node {
         Err(NodeError::NotMoved { volume: slot.name.clone(), owner, seconds: MOVE_LIMIT.as_secs() })
     }
 
-    /// Detaches a volume whose device waits. On an error it waits on, or is on its way out.
+    /// Detaches a volume whose device waits. With a record in the error its queues have ended.
     pub(in super::super) async fn detach_waiting(
         &self,
         slot: &Arc<Slot>,
         waiting: Waiting,
         force: Force,
-    ) -> Result<Detached, (Waiting, NodeError)> {
+    ) -> Result<Detached, (Result<Waiting, Record>, NodeError)> {
         if force == Force::No
             && let Err(error) = super::super::detach::check_unused(&waiting.record).await
         {
-            return Err((waiting, error));
+            return Err((Ok(waiting), error));
         }
         slot.show(|view| view.state = ViewState::Detaching);
-        // The driver waits for what is under way, and nobody answers that otherwise.
-        waiting.shared.fail();
+        let mode = match force {
+            Force::No => StopMode::IfUnused,
+            Force::Yes => StopMode::Always,
+        };
+        if force == Force::Yes || waiting.shared.held() > 0 {
+            // The driver waits for what is under way, and nobody answers that otherwise.
+            waiting.shared.fail();
+        }
         let id = waiting.record.device;
-        let stopping = blocking(move || device::stop(id, StopMode::Always));
+        let stopping = blocking(move || device::stop(id, mode));
         let stopped = match tokio::time::timeout(STOP_LIMIT, stopping).await {
-            Ok(stopped) => stopped.map_err(super::super::attach::device_error("stop", &slot.name)),
+            Ok(stopped) => stopped.map_err(device_error("stop", &slot.name)),
             Err(_) => Err(super::super::detach::stop_hangs(&waiting.record)),
         };
         if let Err(error) = stopped {
-            return Err((waiting, error));
+            // Queues that have begun to fail requests are no use any more.
+            waiting.ask_no_more();
+            let Waiting { record, queues, .. } = waiting;
+            blocking(move || queues.stop()).await;
+            return Err((Err(record), error));
         }
         waiting.ask_no_more();
         let Waiting { record, queues, .. } = waiting;

@@ -48,8 +48,8 @@ impl Node {
         }
     }
 
-    /// Has a volume recovered by its record, as after a kill.
-    pub(super) fn lose(
+    /// Has a volume recovered by its record, as after a kill. Its queues have ended.
+    pub(in super::super) fn lose(
         self: &Arc<Self>,
         slot: &Arc<Slot>,
         stage: &mut OwnedMutexGuard<Stage>,
@@ -64,9 +64,12 @@ impl Node {
             view.waiting = None;
         });
         **stage = Stage::Lost(record);
-        let Ok(member) = self.member() else { return };
+        slot.note_ended_here();
         let (node, slot) = (Arc::clone(self), Arc::clone(slot));
-        tokio::spawn(async move { node.take_over_until_done(&slot, member).await });
+        tokio::spawn(async move {
+            let member = node.joined().await;
+            node.take_over_until_done(&slot, member).await;
+        });
     }
 
     async fn take(
@@ -129,7 +132,7 @@ impl Node {
         attachment: &Attachment,
     ) -> Result<crate::volume::load::Loaded, NodeError> {
         self.state.save_record(taking)?;
-        let member = self.member()?;
+        let member = self.joined().await;
         let loading = self.loader(&member);
         let loaded = watched(&taking.name, "load", loading.fresh(attachment)).await;
         let loaded = loaded.map_err(|source| load_error(attachment, source))?;

@@ -14,7 +14,7 @@ use super::super::{Node, NodeError, Slot, Stage, ViewState};
 use crate::queue::waiting::WaitingShared;
 use crate::state::record::{Phase, Record};
 use crate::ublk::{DeviceInfo, DeviceState};
-use crate::volume::device::{self, DeviceError, QueueThreads, QueueWork};
+use crate::volume::device::{self, DeviceError, QueueThreads, QueueWork, StopMode};
 
 /// How long one call waits at the service.
 const WAIT: Duration = Duration::from_secs(5);
@@ -90,6 +90,7 @@ impl Node {
             view.served = None;
             view.waiting = Some(Arc::clone(&shared));
         });
+        forget_permits(slot).await;
         let task = {
             let (node, slot, shared) = (Arc::clone(self), Arc::clone(slot), Arc::clone(&shared));
             tokio::spawn(async move { node.want(&slot, &shared).await })
@@ -120,10 +121,10 @@ impl Node {
 
     /// Asks for the volume until it is this node's, or whether it is, until that is known.
     async fn ask_for(self: &Arc<Self>, slot: &Arc<Slot>, mut wish: OwnershipWish) -> Asked {
-        let Ok(member) = self.member() else { return Asked::Ended };
+        let holder = slot.view().record.holder;
         loop {
             let wait = if wish == OwnershipWish::None { Duration::ZERO } else { WAIT };
-            let asked = self.metadata.request_ownership(slot.volume, member.node, wish, wait);
+            let asked = self.metadata.request_ownership(slot.volume, holder, wish, wait);
             let answer = tokio::select! {
                 answer = asked => answer,
                 () = slot.moved_here.notified() => {
@@ -176,10 +177,12 @@ impl Node {
 
     /// The same, if the service says so when it is asked.
     pub(super) async fn end_if_deserted(self: &Arc<Self>, slot: &Arc<Slot>) {
-        let is_waiting = slot.view().state == ViewState::Waiting;
-        let (true, Ok(member)) = (is_waiting, self.member()) else { return };
-        let look = OwnershipWish::None;
-        let asked = self.metadata.request_ownership(slot.volume, member.node, look, Duration::ZERO);
+        let view = slot.view();
+        if view.state != ViewState::Waiting {
+            return;
+        }
+        let (look, holder) = (OwnershipWish::None, view.record.holder);
+        let asked = self.metadata.request_ownership(slot.volume, holder, look, Duration::ZERO);
         if matches!(asked.await, Err(error) if is_no_peer(error.reason())) {
             self.desert(slot);
         }
@@ -190,10 +193,26 @@ impl Node {
         waiting.ask_no_more();
         let Waiting { record, shared, queues, .. } = waiting;
         shared.fail();
-        self.remove_device(&record).await;
+        let id = record.device;
+        if let Err(error) = blocking(move || device::stop(id, StopMode::Always)).await {
+            warn!(volume = record.name, %error, "the device was not stopped before it is deleted");
+        }
+        // Deleting may wait for the character device, which they have open.
         blocking(move || queues.stop()).await;
+        self.delete_device(&record).await;
         self.forget(&record);
         self.remove_slot(slot.volume);
+    }
+}
+
+/// What was wanted of the wait before this one is over.
+async fn forget_permits(slot: &Slot) {
+    for permit in [&slot.moved_here, &slot.is_said_to_own] {
+        tokio::select! {
+            biased;
+            () = permit.notified() => {}
+            () = std::future::ready(()) => {}
+        }
     }
 }
 

@@ -18,6 +18,9 @@ use crate::state::record::Sharing;
 const LOOK: Duration = Duration::from_millis(5);
 /// Before a volume that could not be given away is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(16);
+/// Between two looks at a volume that is being taken over.
+const RECOVERING: Duration = Duration::from_millis(100);
 
 /// What others want.
 #[derive(Default)]
@@ -69,7 +72,7 @@ impl Node {
     }
 
     async fn give_away(self: Arc<Self>, volume: VolumeId) {
-        let (mut told, mut waits_since) = (None, None);
+        let (mut told, mut waits_since, mut backoff) = (None, None, RETRY);
         while let Some(wish) = self.wish_for(volume) {
             let Some(slot) = self.slot(&Selector::Id(volume)) else { break };
             let pause = match self.give_away_once(&slot, wish).await {
@@ -77,7 +80,8 @@ impl Node {
                     info!(volume = slot.name, "given to the other node");
                     break;
                 }
-                Given::NotServed => break,
+                Given::NotServed if slot.view().record.sharing == Sharing::Alone => break,
+                Given::NotServed | Given::Lost => RECOVERING,
                 Given::NotYet => LOOK,
                 Given::Waits => {
                     // Who waits for the answer is about to hear it. Otherwise it was granted by a
@@ -95,7 +99,10 @@ impl Node {
                         self.warn(&about(&slot), warning);
                         told = Some(why);
                     }
-                    RETRY
+                    // Each try may keep requests waiting for a while.
+                    let pause = backoff;
+                    backoff = (backoff * 2).min(RETRY_MAX);
+                    pause
                 }
             };
             tokio::time::sleep(pause).await;
