@@ -27,6 +27,8 @@ pub struct ClusterSpec {
     pub luns: usize,
     /// Processors of each machine, and so queues of each device.
     pub cpus: u32,
+    /// Paths from each node to each LUN, 1 or 2. With 2 each LUN is a dm-multipath device.
+    pub paths: usize,
     /// Where the programs are.
     pub programs: PathBuf,
 }
@@ -62,6 +64,7 @@ impl Attached {
 /// A running cluster.
 pub struct Cluster {
     lab: Lab,
+    paths: usize,
     metadata: Option<Box<dyn Background>>,
     fs_cores: Vec<Option<Box<dyn Background>>>,
 }
@@ -78,20 +81,21 @@ impl Cluster {
         let luns = (0..spec.luns).map(|_| LunSpec::new(LUN_BYTES));
         // A path that is silent fails while a takeover is still waited for, and outlasts a target
         // that starts again.
+        // Where there is another one, it fails sooner.
         let timeouts = InitiatorTimeouts {
             noop_interval: Duration::from_secs(2),
             noop_timeout: Duration::from_secs(3),
-            replacement: Duration::from_secs(30),
+            replacement: Duration::from_secs(if spec.paths > 1 { 3 } else { 30 }),
         };
         let lab = Lab::builder()
             .nodes(spec.nodes)
             .cpus(spec.cpus)
             .machine(META)
-            .target(TargetSpec::new(luns).timeouts(timeouts))
+            .target(TargetSpec::new(luns).paths(spec.paths).timeouts(timeouts))
             .programs(&spec.programs)
             .start()?;
         let fs_cores = (0..spec.nodes).map(|_| None).collect();
-        let mut cluster = Self { lab, metadata: None, fs_cores };
+        let mut cluster = Self { lab, paths: spec.paths, metadata: None, fs_cores };
         cluster.make_certificates()?;
         cluster.start_metadata()?;
         for node in 0..spec.nodes {
@@ -154,6 +158,9 @@ impl Cluster {
     pub fn prepare(&self, node: usize) -> Result<(), MachineError> {
         let machine = self.lab.node(node);
         machine.exec_ok(&["modprobe", "ublk_drv"])?;
+        if self.paths > 1 {
+            self.join_paths(node)?;
+        }
         machine.sh(&format!("mkdir -p {TLS}"))?;
         let name = machine.name().to_owned();
         for (from, to) in [
@@ -172,6 +179,34 @@ impl Cluster {
         );
         machine.write_file("/etc/lunar/operator", environment, 0o600)?;
         Ok(())
+    }
+
+    /// Makes one device of the paths to each LUN, as multipathd does.
+    fn join_paths(&self, node: usize) -> Result<(), MachineError> {
+        let mut script = "modprobe -a dm-multipath dm-round-robin".to_owned();
+        for lun in 0..self.lab.target().luns().len() {
+            let paths = self.lab.node(node).lun_paths(lun)?;
+            let devices: Vec<_> = paths.iter().map(|path| path.device.as_str()).collect();
+            let (first, count) = (devices[0], devices.len());
+            let each: String = devices.iter().map(|device| format!(" {device} 1")).collect();
+            script += &format!(
+                "; dmsetup create mp{lun} --uuid mpath-lab{lun} --table \"0 $(blockdev --getsz \
+                 {first}) multipath 0 0 1 1 round-robin 0 {count} 1{each}\"; \
+                 dmsetup mknodes mp{lun}"
+            );
+        }
+        self.lab.node(node).sh(&format!("set -e; {script}")).map(drop).map_err(Into::into)
+    }
+
+    /// The device of a LUN on a node: the one of all its paths.
+    ///
+    /// # Errors
+    /// When the node does not see it.
+    pub fn lun_device(&self, node: usize, lun: usize) -> Result<String, MachineError> {
+        match self.paths {
+            1 => Ok(self.lab.node(node).lun_path(lun)?),
+            _ => Ok(format!("/dev/mapper/mp{lun}")),
+        }
     }
 
     /// Starts the metadata service, over TLS.

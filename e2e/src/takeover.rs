@@ -175,7 +175,7 @@ pub fn make_pool_of(
     name: &str,
     luns: std::ops::Range<usize>,
 ) -> Result<(), MachineError> {
-    let paths: Result<Vec<String>, _> = luns.map(|lun| cluster.node(0).lun_path(lun)).collect();
+    let paths: Result<Vec<String>, _> = luns.map(|lun| cluster.lun_device(0, lun)).collect();
     let paths = paths?;
     let labels: String = paths.iter().map(|path| format!("lunar lun label {path} && ")).collect();
     cluster.run(0, &format!("{labels} lunar pool create {name} {}", paths.join(" "))).map(drop)

@@ -20,7 +20,7 @@ const REFUSED: i32 = 4;
 /// One cluster serves all claims: to boot it takes longer than most of them.
 #[test]
 fn fences_end_whatever_dies_meanwhile_and_bad_luns_are_named() {
-    let spec = ClusterSpec { nodes: 3, luns: 3, cpus: 1, programs: programs() };
+    let spec = ClusterSpec { nodes: 3, luns: 3, cpus: 1, paths: 1, programs: programs() };
     let mut cluster = Cluster::start(&spec).unwrap_or_else(|error| panic!("{error}"));
     let done = make_pool_of(&cluster, "tank", 0..2)
         .and_then(|()| a_second_host_with_the_name_of_a_node_is_refused(&cluster))

@@ -23,7 +23,7 @@ const TOKEN: u64 = 100;
 /// One cluster serves all claims: to boot it takes longer than most of them.
 #[test]
 fn a_volume_on_two_nodes_is_one_volume() {
-    let spec = ClusterSpec { nodes: 2, luns: 2, cpus: 2, programs: programs() };
+    let spec = ClusterSpec { nodes: 2, luns: 2, cpus: 2, paths: 1, programs: programs() };
     let mut cluster = Cluster::start(&spec).unwrap_or_else(|error| panic!("{error}"));
     let done = run(&mut cluster);
     done.map_err(|error| cluster.with_logs(error)).unwrap_or_else(|error| panic!("{error}"));

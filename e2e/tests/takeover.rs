@@ -12,7 +12,7 @@ const CYCLES: u64 = 5;
 
 #[test]
 fn a_volume_of_a_lost_node_is_taken_over_and_nothing_of_it_arrives_later() {
-    let spec = ClusterSpec { nodes: 2, luns: 2, cpus: 1, programs: programs() };
+    let spec = ClusterSpec { nodes: 2, luns: 2, cpus: 1, paths: 1, programs: programs() };
     let mut cluster = Cluster::start(&spec).unwrap_or_else(|error| panic!("{error}"));
     make_pool(&cluster).unwrap_or_else(|error| panic!("{error}"));
     let cycles = setting("LUNAR_FENCE_CYCLES", CYCLES);

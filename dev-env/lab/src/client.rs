@@ -336,6 +336,7 @@ mod tests {
             node: "node0".into(),
             boot_id: "b".into(),
             kernel: "k".into(),
+            uptime_ms: 7,
         };
         Frame::json(Kind::Hello, 0, &hello).unwrap().write_to(&mut guest).unwrap();
         let (client, seen) = AgentClient::greet("node0", host, Duration::from_secs(5)).unwrap();

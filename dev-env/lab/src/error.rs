@@ -94,6 +94,18 @@ pub enum LabError {
         /// Its last lines.
         console: String,
     },
+    /// The kernel of a machine has measured its clock wrongly.
+    #[error(
+        "{node}: its clock is {seconds} s ahead of its age, at every try: the host keeps the \
+         emulator from running while the kernel measures its processor; try again when the host is \
+         idle"
+    )]
+    FastClock {
+        /// The machine.
+        node: String,
+        /// How far ahead.
+        seconds: u64,
+    },
     /// The machine is off.
     #[error("{node} is off: {what} needs it running")]
     NodeOff {

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Version of the frames and payloads; raised with each change of either.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// Bytes of input that may be under way to a job before it has taken them.
 pub const INPUT_WINDOW_BYTES: usize = 256 << 10;
@@ -80,4 +80,6 @@ pub struct Hello {
     pub boot_id: String,
     /// Kernel release.
     pub kernel: String,
+    /// How long the machine has run, by its own clock.
+    pub uptime_ms: u64,
 }

@@ -31,6 +31,8 @@ pub const REALTIME_VARIABLE: &str = "LUNAR_LAB_REALTIME";
 pub(crate) const STALE_CODE: &str = "Oops: int3";
 
 const BOOT_TRIES: u32 = 3;
+/// By how much a machine may seem older than it is.
+const CLOCK_SLACK: Duration = Duration::from_secs(1);
 /// Lines of the console in an error.
 pub(crate) const CONSOLE_LINES: usize = 30;
 
@@ -50,8 +52,9 @@ pub(crate) struct Vm {
 impl Vm {
     /// Starts QEMU and waits until the agent answers.
     ///
-    /// A machine that dies of the emulator's fault (see [`STALE_CODE`]) is started again: nothing
-    /// that is under test runs before the agent does.
+    /// A machine that dies of the emulator's fault (see [`STALE_CODE`]), or whose kernel has
+    /// measured its clock wrongly, is started again: nothing that is under test runs before the
+    /// agent does.
     pub(crate) fn start(machine: &Machine, limit: Duration) -> Result<Self> {
         let mut tries = 1;
         loop {
@@ -62,6 +65,12 @@ impl Vm {
                     say(&format!("{node}: QEMU ran stale code during the boot; booting again"));
                     tries += 1;
                 }
+                Err(LabError::FastClock { node, seconds }) if tries < BOOT_TRIES => {
+                    say(&format!(
+                        "{node}: its clock is {seconds} s ahead of its age; booting again"
+                    ));
+                    tries += 1;
+                }
                 other => return other,
             }
         }
@@ -69,14 +78,17 @@ impl Vm {
 
     fn try_start(machine: &Machine, limit: Duration) -> Result<Self> {
         let console_start = fs::metadata(&machine.files.console_log).map_or(0, |facts| facts.len());
-        let deadline = now() + limit;
+        let began = now();
+        let deadline = began + limit;
         let agent = listen(&machine.files.agent_socket)?;
         let monitor = listen(&machine.files.monitor_socket)?;
         let mut child = spawn_with_this_process(command(machine)?)?;
         let result = greet(machine, &mut child, &agent, &monitor, deadline);
         match result {
             Ok((client, monitor, hello)) => {
-                Ok(Self { child, client, monitor, hello, console_start })
+                let vm = Self { child, client, monitor, hello, console_start };
+                vm.check_clock(now().saturating_duration_since(began))?;
+                Ok(vm)
             }
             Err(error) => {
                 kill(&mut child);
@@ -96,6 +108,18 @@ impl Vm {
                 })
             }
         }
+    }
+
+    /// A kernel that measures its processor while the emulator is kept from running takes every
+    /// tick for many: a second then lasts some milliseconds, and whatever waits there loses
+    /// patience. No machine is older than the time since its start.
+    fn check_clock(&self, age: Duration) -> Result<()> {
+        let ahead = Duration::from_millis(self.hello.uptime_ms).saturating_sub(age);
+        if ahead < CLOCK_SLACK {
+            return Ok(());
+        }
+        let (node, seconds) = (self.hello.node.clone(), ahead.as_secs());
+        Err(LabError::FastClock { node, seconds })
     }
 
     pub(crate) fn client(&self) -> AgentClient {

@@ -62,7 +62,7 @@ fn in_lab() -> Result<(), Box<dyn Error>> {
 
 fn lost_node() -> Result<(), Box<dyn Error>> {
     say("booting two nodes, a target with reservations, and a machine for the metadata …");
-    let spec = ClusterSpec { nodes: 2, luns: 2, cpus: 1, programs: programs()? };
+    let spec = ClusterSpec { nodes: 2, luns: 2, cpus: 1, paths: 1, programs: programs()? };
     let mut cluster = Cluster::start(&spec)?;
     let mut show = |text: &str| {
         // A reader that went away is no reason to stop.

@@ -21,7 +21,8 @@ struct Arguments {
 fn soak(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     let own = std::env::current_exe()?;
     let programs = own.parent().unwrap_or_else(|| Path::new(".")).to_owned();
-    let mut cluster = Cluster::start(&ClusterSpec { nodes: 2, luns: 2, cpus: 1, programs })?;
+    let mut cluster =
+        Cluster::start(&ClusterSpec { nodes: 2, luns: 2, cpus: 1, paths: 1, programs })?;
     let done = make_pool(&cluster)
         .and_then(|()| take_over_and_over(&mut cluster, arguments.cycles, &mut say));
     let takeovers = done.inspect_err(|_| cluster.lab_mut().keep_logs())?;

@@ -14,6 +14,7 @@ use nix::sys::reboot::{RebootMode, reboot};
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Serves until the host closes the channel.
 pub(super) fn run() -> io::Result<()> {
@@ -38,7 +39,15 @@ fn hello() -> Hello {
         node: kernel_parameter(NODE_PARAMETER).unwrap_or_default(),
         boot_id: read("/proc/sys/kernel/random/boot_id"),
         kernel: read("/proc/sys/kernel/osrelease"),
+        uptime_ms: uptime_ms(&read("/proc/uptime")),
     }
+}
+
+/// Of what `/proc/uptime` says: seconds and hundredths, then something else.
+fn uptime_ms(text: &str) -> u64 {
+    let seconds = text.split(' ').next().and_then(|word| word.parse::<f64>().ok());
+    Duration::try_from_secs_f64(seconds.unwrap_or(0.0))
+        .map_or(0, |uptime| u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn handle(frame: Frame, port: &Port, jobs: &Arc<Jobs>) -> io::Result<()> {
@@ -70,4 +79,16 @@ fn power_off() {
     nix::unistd::sync();
     let Err(error) = reboot(RebootMode::RB_POWER_OFF);
     log(&format!("power off: {error}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::uptime_ms;
+
+    #[test]
+    fn an_uptime_is_read_in_milliseconds() {
+        assert_eq!(uptime_ms("12.34 56.78"), 12_340);
+        assert_eq!(uptime_ms(""), 0);
+        assert_eq!(uptime_ms("soon 1"), 0);
+    }
 }
