@@ -49,16 +49,18 @@ pub enum Fault {
     /// It cannot reach the LUNs; it can reach the metadata service, so somebody has to ask for the
     /// takeover.
     NoStorage,
+    /// It cannot reach LUN 1; it can reach the others and the metadata service.
+    OneLun,
 }
 
 impl Fault {
-    /// All of them.
+    /// Those that a run repeats.
     pub const ALL: [Self; 5] =
         [Self::Cut, Self::Pause, Self::Stop, Self::NoMetadata, Self::NoStorage];
 
     /// Whether the service hears by itself that the node is lost.
     const fn is_silent(self) -> bool {
-        !matches!(self, Self::NoStorage)
+        !matches!(self, Self::NoStorage | Self::OneLun)
     }
 }
 
@@ -70,6 +72,7 @@ impl fmt::Display for Fault {
             Self::Stop => "stopped daemon",
             Self::NoMetadata => "no metadata service",
             Self::NoStorage => "no LUNs",
+            Self::OneLun => "one LUN less",
         })
     }
 }
@@ -110,6 +113,8 @@ pub type Meanwhile<'m> = dyn FnMut(&mut Cluster) -> Result<(), MachineError> + '
 pub struct Plan {
     /// Of the load, and of the volume's name; each once.
     pub number: u64,
+    /// Where the volume is.
+    pub pool: &'static str,
     /// How the node is lost.
     pub fault: Fault,
     /// Which node is lost.
@@ -123,7 +128,7 @@ impl Plan {
     #[must_use]
     pub fn by_turns(number: u64, fault: Fault) -> Self {
         let victim = usize::from(number % 2 == 1);
-        Self { number, fault, victim, heir: 1 - victim }
+        Self { number, pool: "tank", fault, victim, heir: 1 - victim }
     }
 
     fn volume(&self) -> String {
@@ -222,9 +227,14 @@ impl Cycle<'_> {
         Recorder::new(self.plan.number, BLOCKS).granted(attached.volume, attached.epoch)
     }
 
+    fn victim_name(&self) -> String {
+        self.cluster.node(self.plan.victim).name().to_owned()
+    }
+
     fn run(&mut self, meanwhile: &mut Meanwhile<'_>) -> Result<Takeover, MachineError> {
         let volume = self.plan.volume();
-        let create = format!("lunar volume create {volume} --pool tank --size 256MiB");
+        let pool = self.plan.pool;
+        let create = format!("lunar volume create {volume} --pool {pool} --size 256MiB");
         self.cluster.run(self.plan.victim, &create)?;
         let lost = self.cluster.attach(self.plan.victim, &volume, "--wait 60")?;
         let recorder = self.recorder(&lost);
@@ -260,6 +270,7 @@ impl Cycle<'_> {
             Fault::Stop => self.cluster.signal_fs_core(victim, Signal::SIGSTOP)?,
             Fault::NoMetadata => self.cluster.node(victim).partition(Network::Control)?,
             Fault::NoStorage => self.cluster.node(victim).partition(Network::Storage)?,
+            Fault::OneLun => self.cluster.lab().target().mask_lun(1, &self.victim_name())?,
         }
         let script = takeover_script(self.plan, lost.volume);
         let heir = self.cluster.node(self.plan.heir);
@@ -290,6 +301,7 @@ impl Cycle<'_> {
             Fault::Stop => self.cluster.signal_fs_core(victim, Signal::SIGCONT)?,
             Fault::NoMetadata => self.cluster.node(victim).heal(Network::Control)?,
             Fault::NoStorage => self.cluster.node(victim).heal(Network::Storage)?,
+            Fault::OneLun => self.cluster.lab().target().unmask_lun(1, &self.victim_name())?,
         }
         writer.must_fail(WAIT)?;
         self.cluster.lets_requests_in(victim, joined + 1)?;

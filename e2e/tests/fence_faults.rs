@@ -20,7 +20,7 @@ const REFUSED: i32 = 4;
 /// One cluster serves all claims: to boot it takes longer than most of them.
 #[test]
 fn fences_end_whatever_dies_meanwhile_and_bad_luns_are_named() {
-    let spec = ClusterSpec { nodes: 3, luns: 3, cpus: 1, paths: 1, programs: programs() };
+    let spec = ClusterSpec { nodes: 3, luns: 4, cpus: 1, paths: 1, programs: programs() };
     let mut cluster = Cluster::start(&spec).unwrap_or_else(|error| panic!("{error}"));
     let done = make_pool_of(&cluster, "tank", 0..2)
         .and_then(|()| a_second_host_with_the_name_of_a_node_is_refused(&cluster))
@@ -30,6 +30,8 @@ fn fences_end_whatever_dies_meanwhile_and_bad_luns_are_named() {
         .and_then(|()| the_metadata_service_dies_at_every_step(&mut cluster))
         .and_then(|()| the_fencer_dies_in_the_middle(&mut cluster))
         .and_then(|()| clocks_that_step_change_nothing(&mut cluster))
+        .and_then(|()| a_node_that_sees_one_lun_less_gives_its_volume_away(&mut cluster))
+        .and_then(|()| a_pool_with_leases_freezes_and_is_taken_over(&mut cluster))
         .and_then(|()| writes_of_a_killed_daemon_keep_its_node_out(&mut cluster));
     done.map_err(|error| cluster.with_logs(error)).unwrap_or_else(|error| panic!("{error}"));
 }
@@ -47,7 +49,16 @@ fn lost(
     (number, what): (u64, &str),
     meanwhile: &mut Meanwhile<'_>,
 ) -> Result<(), MachineError> {
-    let plan = Plan { number, fault: Fault::Cut, victim: 0, heir: 1 };
+    let plan = Plan { number, pool: "tank", fault: Fault::Cut, victim: 0, heir: 1 };
+    taken_over(cluster, plan, what, meanwhile)
+}
+
+fn taken_over(
+    cluster: &mut Cluster,
+    plan: Plan,
+    what: &str,
+    meanwhile: &mut Meanwhile<'_>,
+) -> Result<(), MachineError> {
     let takeover = take_over(cluster, plan, meanwhile)?;
     say(&format!("{what}: {takeover}"));
     require(takeover.stale == 0, || format!("{what}: {} stale writes", takeover.stale))
@@ -99,6 +110,24 @@ fn clocks_that_step_change_nothing(cluster: &mut Cluster) -> Result<(), MachineE
         cluster.meta().sh("date -s '-30 minutes' > /dev/null")?;
         Ok(())
     })
+}
+
+/// Nobody can see the abort of a key that is gone, so the fencer waits instead.
+fn a_node_that_sees_one_lun_less_gives_its_volume_away(
+    cluster: &mut Cluster,
+) -> Result<(), MachineError> {
+    let plan = Plan { number: 400, pool: "tank", fault: Fault::OneLun, victim: 0, heir: 1 };
+    taken_over(cluster, plan, "one LUN of two is masked", &mut |_| Ok(()))
+}
+
+/// The LUNs take whatever comes: that nothing does is the lease's doing.
+fn a_pool_with_leases_freezes_and_is_taken_over(cluster: &mut Cluster) -> Result<(), MachineError> {
+    make_pool_of(cluster, "leased --fencing lease", 3..4)?;
+    for (number, fault) in (500..).zip([Fault::NoMetadata, Fault::Stop, Fault::Cut]) {
+        let plan = Plan { number, pool: "leased", fault, victim: 0, heir: 1 };
+        taken_over(cluster, plan, "a pool with leases", &mut |_| Ok(()))?;
+    }
+    Ok(())
 }
 
 /// Killed while it stops a device with a write at a LUN without reservations that does not answer:

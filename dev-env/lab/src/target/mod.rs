@@ -30,6 +30,7 @@ pub(crate) const MODULES: [&str; 4] =
     ["target_core_mod", "target_core_iblock", "iscsi_target_mod", "dm_mod"];
 
 const TARGET_NAME: &str = "iqn.2024-01.storage.lunar.lab:target";
+const FABRIC: &str = "/sys/kernel/config/target/iscsi";
 const PORT: u16 = 3260;
 const SCRIPT: &str = include_str!("export.sh");
 /// Where it is in the target machine.
@@ -217,6 +218,31 @@ impl Target {
     /// When the machine is off, or device-mapper refuses.
     pub fn release_lun(&self, index: usize) -> Result<()> {
         self.node.exec_ok(&["dmsetup", "resume", self.serial(index)?]).map(|_| ())
+    }
+
+    /// Shows a LUN to a machine no more, as LUN masking does: its commands are refused, and its
+    /// registration there is gone. [`Target::unmask_lun`] shows it again.
+    ///
+    /// # Errors
+    /// When the target is off, or the machine does not see the LUN.
+    pub fn mask_lun(&self, index: usize, machine: &str) -> Result<()> {
+        let script = format!("rm {}", self.mapped_lun(index, machine)?);
+        self.node.sh(&script).map(|_| ())
+    }
+
+    /// Ends [`Target::mask_lun`].
+    ///
+    /// # Errors
+    /// When the target is off, or the machine sees the LUN.
+    pub fn unmask_lun(&self, index: usize, machine: &str) -> Result<()> {
+        let lun = format!("{FABRIC}/{TARGET_NAME}/tpgt_1/lun/lun_{index}");
+        let script = format!("ln -s {lun} {}", self.mapped_lun(index, machine)?);
+        self.node.sh(&script).map(|_| ())
+    }
+
+    fn mapped_lun(&self, index: usize, machine: &str) -> Result<String> {
+        let (serial, client) = (self.serial(index)?, crate::initiator::name_of(machine));
+        Ok(format!("{FABRIC}/{TARGET_NAME}/tpgt_1/acls/{client}/lun_{index}/{serial}"))
     }
 
     fn serial(&self, index: usize) -> Result<&str> {
