@@ -80,6 +80,7 @@ pub struct Hello {
     pub boot_id: String,
     /// Kernel release.
     pub kernel: String,
-    /// How long the machine has run, by its own clock.
+    /// How long the machine has run, by its own clock. Agents of version 1 do not say so.
+    #[serde(default)]
     pub uptime_ms: u64,
 }
