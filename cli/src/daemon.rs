@@ -11,7 +11,7 @@ use std::time::Duration;
 use lunar_proto::domain::Selector;
 use lunar_proto::v1;
 use lunar_proto::v1::fs_core_client::FsCoreClient;
-use lunar_types::VolumeId;
+use lunar_types::{PublicationId, VolumeId};
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
@@ -30,6 +30,8 @@ pub struct AttachAs {
     pub accept_restored: bool,
     /// Another node may have it too.
     pub migratable: bool,
+    /// By whose leave; none: by hand.
+    pub publication: Option<PublicationId>,
 }
 
 /// A connection to fs-core.
@@ -94,10 +96,15 @@ impl Daemon {
     pub async fn attach(
         &self,
         volume: &Selector<VolumeId>,
-        AttachAs { accept_restored, migratable }: AttachAs,
+        AttachAs { accept_restored, migratable, publication }: AttachAs,
     ) -> Answer<v1::LocalAttachment> {
         let wanted = Some(volume.clone().into());
-        let request = work(v1::AttachVolumeRequest { volume: wanted, accept_restored, migratable });
+        let request = work(v1::AttachVolumeRequest {
+            volume: wanted,
+            accept_restored,
+            migratable,
+            publication_id: publication.map_or_else(String::new, |id| id.to_string()),
+        });
         let answer = self.client.clone().attach_volume(request).await;
         open(&format!("attach volume {volume}"), answer)
     }

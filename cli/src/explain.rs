@@ -73,6 +73,7 @@ pub fn of_volume(known: &VolumeFacts) -> Explanation {
         );
     }
     shared_lines(&mut told, volume);
+    published_lines(&mut told, volume);
     let (Some(holder), Some(node)) = (&volume.holder, node) else {
         told.fact("held by", "nobody");
         return told;
@@ -134,6 +135,38 @@ fn shared_lines(told: &mut Explanation, volume: &Volume) {
     }
     if !volume.peers.is_empty() {
         told.fact("changed hands", format!("{} times", volume.moves));
+    }
+}
+
+/// Of a volume that only nodes with leave may attach.
+fn published_lines(told: &mut Explanation, volume: &Volume) {
+    for publication in &volume.publications {
+        let name = &publication.node_name;
+        let since = utc(publication.since);
+        if !publication.recalled {
+            told.fact("published to", format!("{name}, {}, since {since}", publication.mode));
+            continue;
+        }
+        told.fact("published to", format!("{name}, and recalled"));
+        let has_it = volume
+            .holder
+            .as_ref()
+            .is_some_and(|holder| holder.live && holder.node.node == publication.node)
+            || volume.peers.iter().any(|peer| peer.live && peer.node.node == publication.node);
+        match has_it {
+            true => told.waits(
+                format!("'{name}' to detach it, which was told to"),
+                format!(
+                    "nothing, if it passes in some seconds; otherwise the log of fs-core on \
+                     '{name}' says what keeps it there, and 'lunar node fence {name}' takes \
+                     everything from that node"
+                ),
+            ),
+            false => told.waits(
+                format!("whoever unpublishes it of '{name}', which has nothing of it any more"),
+                format!("lunar volume unpublish {} --node {name}", volume.name),
+            ),
+        }
     }
 }
 

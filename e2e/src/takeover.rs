@@ -248,7 +248,8 @@ impl Cycle<'_> {
         self.bring_back(&writer, joined)?;
         let rounds = writer.rounds();
         self.verify(&lost, &heir, rounds)?;
-        let (stale, refused) = self.judge(mark)?;
+        let nodes = (self.plan.victim, self.plan.heir);
+        let (stale, refused) = judge(self.cluster, mark, nodes)?;
         let detach = format!("lunar volume detach {volume} && lunar volume delete {volume}");
         self.cluster.run(self.plan.heir, &detach)?;
         self.cluster.run(self.plan.heir, "lunar fsck")?;
@@ -328,28 +329,35 @@ impl Cycle<'_> {
         Machine::sh(self.cluster.node(self.plan.heir), &script, LIMIT)?.expect_code(0)?;
         Ok(())
     }
+}
 
-    /// How many writes of the old owner were stale, and how many the target has refused.
-    fn judge(&self, mark: TargetMark) -> Result<(usize, usize), MachineError> {
-        let writes = self.cluster.lab().target().writes_since(mark)?;
-        let of = |node: usize| {
-            let name = self.cluster.node(node).name().to_owned();
-            writes.iter().filter(move |write| write.machine() == name)
-        };
-        let begun = of(self.plan.heir).map(|write| write.time).min();
-        let begun = begun.ok_or_else(|| {
-            MachineError::Unexpected("the record has no write of the new owner".to_owned())
-        })?;
-        let is_stale = |write: &&TargetCommand| {
-            write.is_done() && write.end.as_ref().is_some_and(|(end, _)| *end > begun)
-        };
-        let stale: Vec<_> = of(self.plan.victim).filter(is_stale).collect();
-        if !stale.is_empty() {
-            lunar_lab::say(&format!("stale: {stale:#?}"));
-        }
-        let refused = of(self.plan.victim).filter(|write| write.is_refused()).count();
-        Ok((stale.len(), refused))
+/// How many writes of the old owner were stale since a mark, and how many the target has refused.
+///
+/// # Errors
+/// When the record cannot be read, or has no write of the new owner.
+pub fn judge(
+    cluster: &Cluster,
+    mark: TargetMark,
+    (victim, heir): (usize, usize),
+) -> Result<(usize, usize), MachineError> {
+    let writes = cluster.lab().target().writes_since(mark)?;
+    let of = |node: usize| {
+        let name = cluster.node(node).name().to_owned();
+        writes.iter().filter(move |write| write.machine() == name)
+    };
+    let begun = of(heir).map(|write| write.time).min();
+    let begun = begun.ok_or_else(|| {
+        MachineError::Unexpected("the record has no write of the new owner".to_owned())
+    })?;
+    let is_stale = |write: &&TargetCommand| {
+        write.is_done() && write.end.as_ref().is_some_and(|(end, _)| *end > begun)
+    };
+    let stale: Vec<_> = of(victim).filter(is_stale).collect();
+    if !stale.is_empty() {
+        lunar_lab::say(&format!("stale: {stale:#?}"));
     }
+    let refused = of(victim).filter(|write| write.is_refused()).count();
+    Ok((stale.len(), refused))
 }
 
 /// What many takeovers were like, in the words that a run ends with.

@@ -24,6 +24,7 @@ mod map;
 mod nodes;
 mod peers;
 mod pools;
+mod publications;
 mod sets;
 mod snapshots;
 mod transport;

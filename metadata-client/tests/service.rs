@@ -181,8 +181,14 @@ async fn join(client: &MetadataClient) -> Joined {
 
 async fn attach(client: &MetadataClient, volume: VolumeId, caller: NodeSession) -> Attachment {
     let (request, volume) = (fresh_request_id(), Selector::Id(volume));
-    let attach =
-        Attach { request, volume, caller, understands_layers: true, accept_restored: false };
+    let attach = Attach {
+        request,
+        volume,
+        caller,
+        understands_layers: true,
+        accept_restored: false,
+        publication: None,
+    };
     client.attach(&attach).await.expect("granted")
 }
 
@@ -203,8 +209,14 @@ async fn asked(address: SocketAddr) -> Asked {
     let held = attach(&client, volume.id, caller).await;
     let watching = {
         let (client, members) = (client.clone(), vec![]);
-        let watch =
-            WatchNode { caller, structures: vec![], members, fences: vec![], peers: vec![] };
+        let watch = WatchNode {
+            caller,
+            structures: vec![],
+            members,
+            fences: vec![],
+            peers: vec![],
+            recalls: vec![],
+        };
         tokio::spawn(async move { client.watch_node(&watch, LONG).await })
     };
     let create = CreateSnapshots {
@@ -264,8 +276,14 @@ async fn a_holder_that_waits_hears_of_a_set_and_cuts_it() {
     assert_eq!((found.before, found.now), (true, now));
     let error = client.abort_snapshots(set).await.expect_err("too late");
     assert_eq!(error.kind(), ErrorKind::Refused(ErrorReason::SetDecided));
-    let known =
-        WatchNode { caller, structures: vec![], members: vec![], fences: vec![], peers: vec![] };
+    let known = WatchNode {
+        caller,
+        structures: vec![],
+        members: vec![],
+        fences: vec![],
+        peers: vec![],
+        recalls: vec![],
+    };
     let wait = Duration::from_millis(50);
     assert!(client.watch_node(&known, wait).await.expect("told").members.is_empty());
     assert!(begun.elapsed() < LONG, "no wait lasted to its end");

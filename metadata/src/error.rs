@@ -7,6 +7,7 @@ mod fencing;
 mod held;
 mod kind;
 mod peers;
+mod publications;
 mod restored;
 
 use std::time::Duration;
@@ -24,6 +25,7 @@ use lunar_types::{
 pub use fencing::FencingError;
 pub use held::HeldExtents;
 pub use peers::{Names, PeerError};
+pub use publications::PublicationError;
 pub use restored::RestoredError;
 
 use crate::store::{StoreError, TransactError};
@@ -41,6 +43,9 @@ pub enum ServiceError {
     /// A volume that nodes have together.
     #[error(transparent)]
     Peer(#[from] PeerError),
+    /// The leave to attach a volume.
+    #[error(transparent)]
+    Publication(#[from] PublicationError),
     /// A field of the request.
     #[error(transparent)]
     Field(#[from] FieldError),

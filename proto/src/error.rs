@@ -106,6 +106,14 @@ reasons! {
     PeerNotFound = "PEER_NOT_FOUND" => NotFound,
     /// The peer owns the volume: it cannot just leave; facts: `volume`, `node`, `epoch_held`.
     PeerOwns = "PEER_OWNS" => FailedPrecondition,
+    /// The volume is published to a node; facts: `volume`, `nodes`.
+    VolumePublished = "VOLUME_PUBLISHED" => FailedPrecondition,
+    /// The volume is published to the node in another way; facts: `volume`, `node`.
+    PublishedOtherwise = "PUBLISHED_OTHERWISE" => AlreadyExists,
+    /// The publication is being taken back: try again; facts: `volume`, `node`.
+    VolumeRecalled = "VOLUME_RECALLED" => Aborted,
+    /// The node has no leave to attach the volume; facts: `volume`, `nodes`.
+    NotPublished = "NOT_PUBLISHED" => FailedPrecondition,
     /// Nobody holds the volume.
     NotAttached = "NOT_ATTACHED" => FailedPrecondition,
     /// The epoch or the holder in the request is not the current one; facts: `epoch_held`,
@@ -330,6 +338,10 @@ mod tests {
         ("PEERS_FULL", 9),
         ("PEER_NOT_FOUND", 5),
         ("PEER_OWNS", 9),
+        ("VOLUME_PUBLISHED", 9),
+        ("PUBLISHED_OTHERWISE", 6),
+        ("VOLUME_RECALLED", 10),
+        ("NOT_PUBLISHED", 9),
         ("NOT_ATTACHED", 9),
         ("STALE_EPOCH", 9),
         ("NODE_FENCED", 9),

@@ -164,6 +164,8 @@ pub const TABLE: &[(&str, &[Role])] = &[
     ("/lunar.v1.Peers/LeavePeers", SERVES),
     // A peer that does not own the volume has nothing under way: its row goes without proof.
     ("/lunar.v1.Peers/RemovePeer", PROVISIONS),
+    ("/lunar.v1.Publications/PublishVolume", PROVISIONS),
+    ("/lunar.v1.Publications/UnpublishVolume", PROVISIONS),
 ];
 
 /// Who may make the call of this path; nobody, where the table has no row.

@@ -399,6 +399,7 @@ impl World {
             caller,
             understands_layers: true,
             accept_restored: false,
+            publication: None,
         };
         if self.guests[guest].device.is_some() {
             // The daemon was killed after it had given the volume back.

@@ -104,6 +104,11 @@ uuid_id!(
     "snapshot set"
 );
 uuid_id!(
+    /// The leave for one node to attach a volume, never used again once it was taken back.
+    PublicationId,
+    "publication"
+);
+uuid_id!(
     /// One boot of a host, as the kernel names it in `/proc/sys/kernel/random/boot_id`.
     BootId,
     "boot"

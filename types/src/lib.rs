@@ -28,8 +28,8 @@ pub use geometry::{
 };
 pub use ids::{
     BootId, ClusterId, CommitNumber, Epoch, IdParseError, Incarnation, JournalSeq, LayerId, LunId,
-    NodeId, NodeIncarnation, NodeSession, PoolId, RequestId, SessionNumber, SnapshotId,
-    SnapshotSetId, StructureNumber, VolumeId,
+    NodeId, NodeIncarnation, NodeSession, PoolId, PublicationId, RequestId, SessionNumber,
+    SnapshotId, SnapshotSetId, StructureNumber, VolumeId,
 };
 pub use names::{Name, NameError};
 pub use presence::Presence;

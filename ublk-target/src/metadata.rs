@@ -13,13 +13,14 @@ use std::time::Duration;
 use lunar_proto::domain::{
     Attachment, AttachmentSummary, ChangedStructure, DetachMode, FenceAttempt, FenceOrder,
     FenceProof, Joined, KnownMember, KnownPeer, LayerPage, LayerSealed, NodeNews, NodeState,
-    Ownership, OwnershipWish, Pool, PoolReservation, PrunedParts, Renewed, Selector, SetProgress,
-    SlotUpdate, Volume, Vote, WatermarkLevel,
+    Ownership, OwnershipWish, Pool, PoolReservation, PrunedParts, Recall, Renewed, Selector,
+    SetProgress, SlotUpdate, Volume, Vote, WatermarkLevel,
 };
 use lunar_proto::error::{ErrorReason, ErrorReport};
 use lunar_types::{
     BootId, CommitNumber, Epoch, ExtentRun, ExtentSize, Freed, Incarnation, JournalSeq, LayerId,
-    LogicalExtent, LunId, Name, NodeIncarnation, PoolId, RequestId, SnapshotSetId, VolumeId,
+    LogicalExtent, LunId, Name, NodeIncarnation, PoolId, PublicationId, RequestId, SnapshotSetId,
+    VolumeId,
 };
 
 /// A call to the metadata service failed.
@@ -134,6 +135,17 @@ pub struct Known {
     pub fences: Vec<FenceOrder>,
     /// The peers of the answer before.
     pub peers: Vec<KnownPeer>,
+    /// The recalls of the answer before.
+    pub recalls: Vec<Recall>,
+}
+
+/// On which terms a volume is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Terms {
+    /// Also if it was restored.
+    pub accept_restored: bool,
+    /// By whose leave; none: by hand.
+    pub publication: Option<PublicationId>,
 }
 
 /// A volume that is given away by a peer that stays one.
@@ -232,12 +244,12 @@ pub trait Metadata: Send + Sync {
         order: FenceOrder,
         ended: (u32, FenceProof),
     ) -> Reply<'_, NodeState>;
-    /// Grants a volume; one that was restored only if it is accepted.
+    /// Grants a volume.
     fn attach(
         &self,
         volume: Selector<VolumeId>,
         node: NodeIncarnation,
-        accept_restored: bool,
+        terms: Terms,
     ) -> Reply<'_, Attachment>;
     /// The facts of a held attachment.
     fn resume_attachment(&self, grant: Grant) -> Reply<'_, Attachment>;
@@ -245,13 +257,12 @@ pub trait Metadata: Send + Sync {
     fn detach(&self, grant: Grant, mode: DetachMode) -> Reply<'_, ()>;
     /// Frees the oldest stale journal.
     fn retire_journal(&self, grant: Grant, stale: Epoch) -> Reply<'_, ()>;
-    /// Makes the node a peer of a volume, beside another one or alone so far; one that was restored
-    /// only if it is accepted.
+    /// Makes the node a peer of a volume, beside another one or alone so far.
     fn add_peer(
         &self,
         volume: Selector<VolumeId>,
         node: NodeIncarnation,
-        accept_restored: bool,
+        terms: Terms,
     ) -> Reply<'_, Volume>;
     /// Asks for a volume as a peer, and waits so long for it.
     fn request_ownership(

@@ -16,6 +16,7 @@ use lunar_types::{
 
 use crate::metadata::{
     Ballot, Former, Grant, Known, MapCommit, Metadata, MetadataError, Prune, Release, Reply, Seal,
+    Terms,
 };
 
 /// What a service that is away looks like.
@@ -344,7 +345,7 @@ impl Metadata for FakeMetadata {
         ready(Ok(NodeState::Fenced))
     }
 
-    fn attach(&self, _: Selector<VolumeId>, _: NodeIncarnation, _: bool) -> Reply<'_, Attachment> {
+    fn attach(&self, _: Selector<VolumeId>, _: NodeIncarnation, _: Terms) -> Reply<'_, Attachment> {
         ready(Err(unavailable()))
     }
 
@@ -358,7 +359,7 @@ impl Metadata for FakeMetadata {
         ready(script.detach.pop_front().unwrap_or(Ok(())))
     }
 
-    fn add_peer(&self, _: Selector<VolumeId>, _: NodeIncarnation, _: bool) -> Reply<'_, Volume> {
+    fn add_peer(&self, _: Selector<VolumeId>, _: NodeIncarnation, _: Terms) -> Reply<'_, Volume> {
         ready(Err(unavailable()))
     }
 

@@ -31,7 +31,7 @@ pub use snapshot::{
     CreateSnapshotArgs, DiffSnapshotsArgs, FsfreezeArg, GroupMember, SnapshotCommand,
 };
 pub use transfer::{ExportArgs, ExportFormat, FileArg, ImportArgs, VerifyArgs};
-pub use volume::{CloneArgs, DetachArgs, GrowArgs, VolumeCommand};
+pub use volume::{CloneArgs, DetachArgs, GrowArgs, PublishArgs, UnpublishArgs, VolumeCommand};
 
 /// Where the metadata service listens unless told otherwise.
 pub const METADATA_DEFAULT: &str = "127.0.0.1:7420";

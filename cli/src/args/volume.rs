@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use lunar_types::{LogicalBlockSize, Name, VolumeSize};
+use lunar_types::{LogicalBlockSize, Name, PublicationId, VolumeSize};
 
 use super::node::parse_seconds;
 use super::select::{PoolArg, SnapshotArg, VolumeArg};
@@ -65,6 +65,10 @@ pub enum VolumeCommand {
         /// moves it there.
         #[arg(long, conflicts_with = "force")]
         migratable: bool,
+        /// Attach it by the leave of this publication, as 'lunar volume publish' shows it: a volume
+        /// that is published is attached in no other way.
+        #[arg(long, value_name = "ID")]
+        publication: Option<PublicationId>,
         /// If another node holds it, have that node fenced, and attach the volume when it is.
         ///
         /// Everything that the other node holds is lost to it, not this volume alone. Recorded in
@@ -83,6 +87,11 @@ pub enum VolumeCommand {
         /// The volume, by name or id.
         volume: VolumeArg,
     },
+    /// Give a node the leave to attach a volume, and no other one. Kubernetes does so by itself.
+    Publish(PublishArgs),
+    /// Take back that nodes may attach a volume. A node that has it detaches it by force, and what
+    /// uses it there gets I/O errors.
+    Unpublish(UnpublishArgs),
     /// Delete a volume and everything in it. Refused while it is attached.
     Delete {
         /// The volume, by name or id.
@@ -120,6 +129,36 @@ pub enum VolumeCommand {
         #[arg(long)]
         checkpoint: bool,
     },
+}
+
+/// Arguments of `lunar volume publish`.
+#[derive(Args, Debug)]
+pub struct PublishArgs {
+    /// The volume, by name or id.
+    pub volume: VolumeArg,
+    /// The node, by name.
+    #[arg(long)]
+    pub node: Name,
+    /// Another node may have it too, as in 'lunar volume attach --migratable'.
+    #[arg(long)]
+    pub migratable: bool,
+    /// Say that nothing is to be written there. It is shown, and enforced by who mounts it.
+    #[arg(long)]
+    pub reads_only: bool,
+}
+
+/// Arguments of `lunar volume unpublish`.
+#[derive(Args, Debug)]
+pub struct UnpublishArgs {
+    /// The volume, by name or id.
+    pub volume: VolumeArg,
+    /// Of this node, by name; without it, of every one.
+    #[arg(long)]
+    pub node: Option<Name>,
+    /// How long to wait for nodes that have to detach it, or to be fenced, first: 90 if nothing is
+    /// said.
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    pub wait: Option<Duration>,
 }
 
 /// Arguments of `lunar volume clone`.

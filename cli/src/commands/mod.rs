@@ -13,6 +13,7 @@ mod node;
 mod operation;
 mod pki;
 mod pool;
+mod publish;
 mod rollback;
 mod snapshot;
 mod takeover;

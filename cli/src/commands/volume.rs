@@ -14,7 +14,7 @@ use tokio::time::sleep;
 
 use super::operation::drop_of;
 use super::takeover::{self, Takeover};
-use super::{Context, clone, grow, rollback, unless};
+use super::{Context, clone, grow, publish, rollback, unless};
 use crate::args::{DetachArgs, VolumeCommand};
 use crate::daemon::AttachAs;
 use crate::error::{CliError, Exit};
@@ -43,9 +43,10 @@ pub(super) async fn run(command: &VolumeCommand, context: &Context<'_>) -> Resul
         VolumeCommand::List { pool } => list(context, pool.as_ref().map(|pool| &pool.0)).await,
         VolumeCommand::Show { volume } => show(context, &volume.0).await,
         VolumeCommand::Usage { volume } => usage(context, &volume.0).await,
-        VolumeCommand::Attach { volume, accept_restored, migratable, force, wait } => {
+        VolumeCommand::Attach { volume, accept_restored, migratable, publication, force, wait } => {
             let takeover = Takeover { force: *force, wait: *wait };
-            let how = AttachAs { accept_restored: *accept_restored, migratable: *migratable };
+            let (accept_restored, migratable) = (*accept_restored, *migratable);
+            let how = AttachAs { accept_restored, migratable, publication: *publication };
             attach(context, &volume.0, how, takeover).await
         }
         VolumeCommand::Detach(DetachArgs { volume, peer: Some(node), .. }) => {
@@ -53,6 +54,8 @@ pub(super) async fn run(command: &VolumeCommand, context: &Context<'_>) -> Resul
         }
         VolumeCommand::Detach(args) => detach(context, args).await,
         VolumeCommand::Move { volume } => move_here(context, &volume.0).await,
+        VolumeCommand::Publish(args) => publish::publish(args, context).await,
+        VolumeCommand::Unpublish(args) => publish::unpublish(args, context).await,
         VolumeCommand::Delete { volume, no_wait: true } => {
             let volume = start_delete(&context.service().await?, &volume.0).await?;
             context.show(&DeleteView::new(&volume, false))

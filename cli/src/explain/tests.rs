@@ -55,6 +55,7 @@ fn facts(fencing: PoolFencing, state: NodeState, live: bool) -> VolumeFacts {
         mapped_extents: 0,
         peers: Vec::new(),
         moves: 0,
+        publications: Vec::new(),
     };
     let pool = Pool {
         id: PoolId::from_u128(2),

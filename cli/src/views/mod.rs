@@ -13,6 +13,7 @@ pub mod node;
 pub mod operation;
 pub mod pki;
 pub mod pool;
+pub mod publication;
 pub mod snapshot;
 pub(crate) mod time;
 pub mod transfer;

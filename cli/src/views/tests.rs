@@ -13,16 +13,16 @@ use lunar_proto::domain::{
     AuditEntry, Backup, BackupNumber, Backups, DiffKind, DiffRun, Fence, FenceLun, FenceLunState,
     FenceProof, FindingsDigest, FsckFinding, FsckRemedy, FsckRepaired, FsckSummary, Holder,
     LayerEntry, LayerPart, Lun, LunStatus, Node, NodeState, Operation, OperationId, OperationWork,
-    Pool, PoolFill, PoolStatus, RoomWanted, Snapshot, SnapshotState, SpaceUsage, Usage, Volume,
-    VolumeState, Watermarks,
+    Pool, PoolFill, PoolStatus, Publication, PublicationMode, RoomWanted, Snapshot, SnapshotState,
+    SpaceUsage, Usage, Volume, VolumeState, Watermarks,
 };
 use lunar_proto::error::Facts;
 use lunar_proto::v1;
 use lunar_types::{
     BlockRange, BootId, ByteCount, ClusterId, Epoch, ExtentAddress, ExtentSize, Incarnation,
     LayerId, LogicalBlockSize, LogicalExtent, LunId, LunIndex, Name, NodeId, NodeIncarnation,
-    PoolId, Presence, SessionNumber, Slot, SlotPlace, SnapshotId, SnapshotSetId, VolumeId,
-    VolumeSize,
+    PoolId, Presence, PublicationId, SessionNumber, Slot, SlotPlace, SnapshotId, SnapshotSetId,
+    VolumeId, VolumeSize,
 };
 
 use super::*;
@@ -86,6 +86,7 @@ fn volume(text: &str, holder: Option<Holder>) -> Volume {
         mapped_extents: 1536,
         peers: Vec::new(),
         moves: 0,
+        publications: Vec::new(),
     }
 }
 
@@ -143,6 +144,9 @@ fn attachment() -> v1::LocalAttachment {
             consolidated_bytes: 15 << 20,
             failed_copies: 16,
         }),
+        publication_id: String::new(),
+        device_major: 259,
+        device_minor: 3,
     }
 }
 
@@ -200,6 +204,27 @@ fn what_came_back_with_a_backup_is_shown_as_restored() {
     assert_golden(&volume::VolumeView::new(&restored, &pool()), "volume-show-restored");
     let list = volume::VolumeList::new(vec![volume::VolumeView::new(&restored, &pool())]);
     assert!(render(&list, OutputFormat::Table).contains("ready, restored"));
+}
+
+#[test]
+fn publish_and_unpublish_are_golden() {
+    let publication = |recalled| Publication {
+        id: PublicationId::from_u128(0xe),
+        node: NodeId::new(1),
+        node_name: name("n1"),
+        mode: PublicationMode::Single,
+        reads_only: true,
+        recalled,
+        since: 1_767_225_600,
+    };
+    assert_golden(&publication::PublicationView::new(&publication(false)), "volume-publish");
+    let published = Volume { publications: vec![publication(true)], ..volume("db", None) };
+    assert_golden(&volume::VolumeView::new(&published, &pool()), "volume-show-published");
+    let by_name = lunar_proto::domain::Selector::Name(name("db"));
+    let node = name("n1");
+    let of_one = publication::UnpublishView::new(&by_name, Some(&node));
+    assert_golden(&of_one, "volume-unpublish");
+    assert_golden(&publication::UnpublishView::new(&by_name, None), "volume-unpublish-all");
 }
 
 #[test]

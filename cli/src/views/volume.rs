@@ -4,6 +4,7 @@ use lunar_proto::domain::{Holder, Peer, Pool, Volume, VolumeState};
 use lunar_proto::v1;
 use serde::Serialize;
 
+use super::publication::PublicationView;
 use super::{NONE, count, size, with_restored};
 use crate::file_system::{FileSystem, Mounted};
 use crate::output::{Report, facts, table};
@@ -57,6 +58,8 @@ pub struct VolumeView {
     peers: Vec<PeerView>,
     /// How often it has changed hands between them.
     moves: u64,
+    /// The nodes that have leave to attach it; none: whoever is told to by hand.
+    publications: Vec<PublicationView>,
 }
 
 /// A node that has a volume together with another one.
@@ -117,6 +120,7 @@ impl VolumeView {
             holder: volume.holder.as_ref().map(HolderView::from),
             peers: volume.peers.iter().map(|peer| PeerView::new(peer, volume)).collect(),
             moves: volume.moves,
+            publications: volume.publications.iter().map(PublicationView::new).collect(),
         }
     }
 
@@ -139,7 +143,7 @@ impl VolumeView {
     }
 
     fn pairs(&self) -> Vec<(&'static str, String)> {
-        vec![
+        let mut pairs = vec![
             ("name", self.name.clone()),
             ("id", self.volume_id.clone()),
             ("pool", format!("{} ({})", self.pool_name, self.pool_id)),
@@ -150,7 +154,12 @@ impl VolumeView {
             ("head layer", self.head_layer.to_string()),
             ("epoch", self.epoch.to_string()),
             ("attached to", self.holder_text()),
-        ]
+        ];
+        if !self.publications.is_empty() {
+            let nodes: Vec<_> = self.publications.iter().map(PublicationView::node_text).collect();
+            pairs.push(("published to", nodes.join(", ")));
+        }
+        pairs
     }
 }
 

@@ -156,7 +156,8 @@ impl FsCore for Served {
         &self,
         request: Request<v1::AttachVolumeRequest>,
     ) -> Answer<v1::LocalAttachment> {
-        let v1::AttachVolumeRequest { volume, accept_restored, migratable } = request.into_inner();
+        let v1::AttachVolumeRequest { volume, accept_restored, migratable, publication_id } =
+            request.into_inner();
         let volume_name = self.name_of(volume)?;
         if accept_restored {
             self.0.accepted.lock().expect("no test panics with the lock").push(volume_name.clone());
@@ -170,6 +171,7 @@ impl FsCore for Served {
             device_path: if device.is_empty() { "/dev/ublkb7".to_owned() } else { device },
             state: v1::AttachmentState::Live.into(),
             migratable,
+            publication_id,
             ..v1::LocalAttachment::default()
         };
         self.attached().push(attachment.clone());

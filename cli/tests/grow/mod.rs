@@ -35,8 +35,14 @@ fn hold(world: &World) {
         let caller = client.join(&join).await.expect("joined").session;
         let volume = Selector::Name("v".parse().expect("a name"));
         let request = fresh_request_id();
-        let attach =
-            Attach { request, volume, caller, understands_layers: true, accept_restored: false };
+        let attach = Attach {
+            request,
+            volume,
+            caller,
+            understands_layers: true,
+            accept_restored: false,
+            publication: None,
+        };
         client.attach(&attach).await.expect("granted");
     });
 }

@@ -183,6 +183,7 @@ impl<'a> HolderOfV<'a> {
                 caller,
                 understands_layers: true,
                 accept_restored: false,
+                publication: None,
             };
             let held = client.attach(&attach).await.expect("granted");
             (client, caller, held)

@@ -53,6 +53,7 @@ fn attach(volume: VolumeId, caller: NodeSession) -> Attach {
         caller,
         understands_layers: true,
         accept_restored: false,
+        publication: None,
     }
 }
 

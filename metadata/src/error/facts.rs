@@ -16,6 +16,7 @@ impl ServiceError {
             Self::Field(error) => return error.report().facts,
             Self::Fencing(error) => return error.facts(),
             Self::Peer(error) => return error.facts(),
+            Self::Publication(error) => return error.facts(),
             Self::RequestIdReused { request } => fact("request", request),
             Self::PoolNotFound { pool } => fact("pool", pool),
             Self::VolumeNotFound { volume } => fact("volume", volume),

@@ -13,6 +13,7 @@ impl ServiceError {
             Self::Restored(error) => error.kind(),
             Self::Fencing(error) => error.kind(),
             Self::Peer(error) => error.kind(),
+            Self::Publication(error) => error.kind(),
             Self::Field(_) => ErrorReason::InvalidField,
             Self::RequestIdReused { .. } => ErrorReason::RequestIdReused,
             Self::PoolNotFound { .. } => ErrorReason::PoolNotFound,

@@ -18,6 +18,7 @@ mod layers;
 mod merging;
 mod objects;
 mod peers;
+mod publications;
 mod repair;
 mod report;
 mod sets;
@@ -62,6 +63,7 @@ async fn examine<T: Txn>(
     sets::check(txn, &inventory, &mut report).await?;
     fencing::check(txn, &inventory, &mut report).await?;
     peers::check(txn, &inventory, &mut report).await?;
+    publications::check(txn, &inventory, &mut report).await?;
     layers::check(txn, &inventory, &mut report).await?;
     report.summary.pools = inventory.pools.len() as u64;
     report.summary.luns = inventory.luns.len() as u64;

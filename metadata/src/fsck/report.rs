@@ -106,6 +106,9 @@ kinds! {
     /// A peer and its node's list disagree, or a volume is shared that has no peers, too many, or
     /// an owner who is none.
     PeerMismatch = "peer-mismatch",
+    /// A publication is of an unknown volume or node, there are more of a volume than there may
+    /// be, one is recalled in one place only, or a node holds what is published to others.
+    PublicationMismatch = "publication-mismatch",
     /// A reservation is in an unknown pool or LUN.
     ReservationUnknown = "reservation-unknown",
     /// An extent is marked as one that the map has named, and is not in the reservation.

@@ -3,8 +3,8 @@
 use lunar_types::{
     BootId, ByteCount, ClusterId, CommitNumber, Epoch, ExtentAddress, ExtentRun, ExtentSize,
     Incarnation, JournalSeq, LayerId, LogicalBlockSize, LunId, LunIndex, Name, NodeId,
-    NodeIncarnation, NodeSession, PhysicalExtent, PoolId, RequestId, SessionNumber, SnapshotId,
-    SnapshotSetId, StructureNumber, VolumeId, VolumeSize,
+    NodeIncarnation, NodeSession, PhysicalExtent, PoolId, PublicationId, RequestId, SessionNumber,
+    SnapshotId, SnapshotSetId, StructureNumber, VolumeId, VolumeSize,
 };
 
 /// Why bytes are not the value they should be.
@@ -181,7 +181,17 @@ macro_rules! uuid_field {
         })+
     };
 }
-uuid_field!(ClusterId, LunId, PoolId, VolumeId, SnapshotId, SnapshotSetId, BootId, RequestId);
+uuid_field!(
+    ClusterId,
+    LunId,
+    PoolId,
+    VolumeId,
+    SnapshotId,
+    SnapshotSetId,
+    PublicationId,
+    BootId,
+    RequestId
+);
 
 impl Field for bool {
     fn put(&self, out: &mut Vec<u8>) {

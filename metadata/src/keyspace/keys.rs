@@ -12,6 +12,7 @@ use super::encoding::Record;
 use super::fencing::*;
 use super::parts::{Counter, Generation, Part};
 use super::peers::{MigrationRecord, PeerRecord};
+use super::publications::PublicationRecord;
 use super::records::*;
 use super::revoked::RevokedRecord;
 use super::set_records::*;
@@ -420,6 +421,22 @@ keys! {
         lun: LunId,
     }
 
+    /// The leave for a node to attach a volume.
+    PublicationKey = 55 "publication" => PublicationRecord {
+        /// The volume.
+        volume: VolumeId,
+        /// The node.
+        node: NodeId,
+    }
+
+    /// A publication that is recalled, by its node.
+    RecallKey = 56 "recall" => Present {
+        /// The node.
+        node: NodeId,
+        /// The volume.
+        volume: VolumeId,
+    }
+
     /// A volume that nodes have together. Absent: it has no peers.
     MigrationKey = 46 "migration" => MigrationRecord {
         /// The volume.
@@ -529,6 +546,14 @@ prefix!(
 prefix!(
     /// The volumes of which an incarnation is a peer.
     peers_of_node => NodePeerKey { node: NodeId, incarnation: Incarnation }
+);
+prefix!(
+    /// The publications of a volume.
+    publications_of => PublicationKey { volume: VolumeId }
+);
+prefix!(
+    /// The recalled publications of a node.
+    recalls_of => RecallKey { node: NodeId }
 );
 prefix!(
     /// The registrations at a LUN.

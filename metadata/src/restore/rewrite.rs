@@ -7,8 +7,8 @@
 //! | snapshots | restored; those of open sets are gone, with their names |
 //! | nodes | session and incarnation raised |
 //! | sets | open ones are aborted; members and lists of holders are gone |
-//! | attachments, stale journals, peers, reservations and their marks, requests | gone |
-//! | registrations, fences | gone |
+//! | attachments, stale journals, peers, publications, recalls | gone |
+//! | reservations and their marks, requests, registrations, fences | gone |
 //! | quarantine | written anew with all that is free |
 //! | backups | written last, raised; of the list only the one that is restored stays, complete |
 //! | everything else | as it was, also what cannot be read: a check names it |
@@ -21,9 +21,10 @@ use super::{RestoreError, content};
 use crate::keyspace::{
     AttachmentKey, BackupKey, BackupsKey, Counter, CounterKey, FenceKey, FenceLunKey, Generation,
     IdempotencyKey, Key, KeyspaceKey, LunRegistrationKey, MigrationKey, NodeAttachmentKey, NodeKey,
-    NodePeerKey, NodeRegistrationKey, NodeSetKey, NodeStaleJournalKey, PeerKey, QuarantineKey,
-    Record as _, ReservationKey, RestoreKey, SetMemberKey, SnapshotKey, SnapshotNameKey,
-    SnapshotSetKey, StaleJournalKey, UnmappedKey, VolumeKey, VolumeSnapshotKey, table_of,
+    NodePeerKey, NodeRegistrationKey, NodeSetKey, NodeStaleJournalKey, PeerKey, PublicationKey,
+    QuarantineKey, RecallKey, Record as _, ReservationKey, RestoreKey, SetMemberKey, SnapshotKey,
+    SnapshotNameKey, SnapshotSetKey, StaleJournalKey, UnmappedKey, VolumeKey, VolumeSnapshotKey,
+    table_of,
 };
 use crate::store::KeyValue;
 
@@ -66,6 +67,8 @@ impl Survey {
                 | MigrationKey::TABLE
                 | PeerKey::TABLE
                 | NodePeerKey::TABLE
+                | PublicationKey::TABLE
+                | RecallKey::TABLE
                 | LunRegistrationKey::TABLE
                 | NodeRegistrationKey::TABLE
                 | FenceKey::TABLE

@@ -23,6 +23,7 @@ mod members;
 mod nodes;
 mod peers;
 mod pools;
+mod publications;
 mod snapshots;
 mod tls;
 mod volumes;
@@ -166,6 +167,7 @@ where
         .add_service(v1::members_server::MembersServer::new(handlers()))
         .add_service(v1::attachments_server::AttachmentsServer::new(handlers()))
         .add_service(v1::peers_server::PeersServer::new(handlers()))
+        .add_service(v1::publications_server::PublicationsServer::new(handlers()))
         .add_service(v1::nodes_server::NodesServer::new(handlers()))
         .add_service(v1::fencing_server::FencingServer::new(handlers()))
         .add_service(v1::map_server::MapServer::new(handlers()))

@@ -35,7 +35,9 @@ use super::incarnations::{fencing_of, life_of};
 use super::layers::{CHAIN_LAYERS_MAX, next_layer};
 use super::nodes::{reclaim_if_unused, require_session};
 use super::paging::page;
-use super::peers::{forget_gone_peers, leave_with, require_no_peers};
+use super::peer_rows::{forget_gone_peers, require_no_peers};
+use super::peers::leave_with;
+use super::publications::{Leave, end_recalled, require_leave};
 use super::quarantine::count_held;
 use super::registrations::{require_active, require_registered};
 use super::reservations::home_group;
@@ -246,6 +248,7 @@ async fn attach<T: Txn>(
     let node = request.caller.node;
     let (volume, mut record) =
         attachable(txn, request.caller, &request.volume, request.accept_restored).await?;
+    require_leave(txn, volume, node, Leave::Given(request.publication)).await?;
     let geometry = PoolGeometry::load(txn, record.pool).await?;
     require_registered(txn, node, &geometry).await?;
     require_no_peers(txn, volume, record.pool, "attached to a node alone").await?;
@@ -376,7 +379,8 @@ async fn detach<T: Txn>(txn: &T, request: &Detach) -> Result<(), ServiceError> {
             attachment.journal
         }
     };
-    leave_with(txn, volume, pool, caller.node, &journal).await
+    leave_with(txn, volume, pool, caller.node, &journal).await?;
+    end_recalled(txn, volume, &record, caller.node.node).await
 }
 
 async fn retire_journal<T: Txn>(txn: &T, request: &RetireJournal) -> Result<(), ServiceError> {

@@ -18,7 +18,7 @@ use super::Service;
 use super::incarnations::{fencing_of, life_of};
 use super::layers::{begin_head, require_depth_left, seal_head};
 use super::operations::begin_operation;
-use super::peers::{forget_gone_peers, require_no_peers};
+use super::peer_rows::{forget_gone_peers, require_no_peers};
 use super::sets::leave_set;
 use super::snapshots::ready_snapshot;
 use super::standing::{Standing, standing};

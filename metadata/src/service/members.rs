@@ -22,6 +22,7 @@ use super::Service;
 use super::attachments::require_attachment;
 use super::nodes::require_session;
 use super::peers::known_peers;
+use super::publications::recalls_to;
 use super::seal::{decide, member_grant, sealed_head};
 use super::sets::{abort_for, abort_set, load_set};
 use crate::error::ServiceError;
@@ -277,7 +278,7 @@ async fn node_news<T: Txn>(txn: &T, request: &WatchNode) -> Result<NodeNews, Ser
             structures.push(ChangedStructure { volume, structure });
         }
     }
-    Ok(NodeNews { members, structures, fences: Vec::new(), peers: Vec::new() })
+    Ok(NodeNews { members, structures, fences: Vec::new(), peers: Vec::new(), recalls: Vec::new() })
 }
 
 impl<S: MetaStore> Service<S> {
@@ -301,7 +302,8 @@ impl<S: MetaStore> Service<S> {
             let node = request.caller.node;
             let peers = known_peers(&*txn, node, heard, WATCHED_VOLUMES_MAX).await?;
             let fences = self.orders_for(&*txn, request.caller).await?;
-            Ok(NodeNews { fences, peers, ..news })
+            let recalls = recalls_to(&*txn, node, WATCHED_VOLUMES_MAX).await?;
+            Ok(NodeNews { fences, peers, recalls, ..news })
         })
         .await
     }

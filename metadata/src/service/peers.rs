@@ -5,17 +5,13 @@
 //!   and a peer without one may write nothing;
 //! - M4: an epoch is granted to who asks for it himself; who owns the volume already is given the
 //!   grant that there is, so that one whose answer was lost is found;
-//! - a volume with live peers is attached to nobody alone, rolled back by nobody and not deleted:
-//!   its devices would show what is not there any more;
 //! - the journal's extents stay with a volume that changes hands: a pool that fills up meanwhile
-//!   takes it from nobody;
-//! - a peer that is gone counts no more, and its row goes when it is in the way. Only the owner's
-//!   needs a proof.
+//!   takes it from nobody.
 
 use std::sync::Arc;
 
 use lunar_proto::domain::{
-    AddPeer, DetachMode, Holder, KnownPeer, LeavePeers, Ownership, OwnershipWish, PEERS_MAX, Peer,
+    AddPeer, DetachMode, Holder, KnownPeer, LeavePeers, Ownership, OwnershipWish, PEERS_MAX,
     ReleaseOwnership, RemovePeer, RequestOwnership, ResumeAttachment, Selector, Volume,
 };
 use lunar_types::{Epoch, ExtentRun, NodeIncarnation, NodeSession, PoolId, VolumeId};
@@ -28,145 +24,22 @@ use super::attachments::{
 use super::geometry::PoolGeometry;
 use super::incarnations::{is_free_of, is_live};
 use super::nodes::{find_node, require_session};
+use super::peer_rows::{
+    all_peers, end_if_deserted, forget_gone_peers, incarnation_of, live_peers, names_of, node_key,
+    remove_peer,
+};
+use super::publications::{Leave, end_recalled, require_leave};
 use super::registrations::require_registered;
 use super::sets::leave_set;
 use super::space::free_extents;
 use super::volumes::{find_volume, holder_of};
 use super::wishes::Wishes;
-use crate::error::{Names, PeerError, ServiceError};
+use crate::error::{PeerError, ServiceError};
 use crate::keyspace::{
     AttachmentKey, AttachmentRecord, KeyedTxn, MigrationKey, MigrationRecord, NodeKey, NodePeerKey,
-    PeerKey, PeerRecord, Present, VolumeKey, VolumeRecord, peers_of, peers_of_node,
+    PeerKey, PeerRecord, Present, VolumeKey, VolumeRecord, peers_of_node,
 };
 use crate::store::{MetaStore, Txn};
-
-/// Rows that one transaction looks at.
-const ROWS_MAX: usize = 10_000;
-
-const fn incarnation_of(key: &PeerKey, record: &PeerRecord) -> NodeIncarnation {
-    NodeIncarnation { node: key.node, incarnation: record.incarnation }
-}
-
-const fn node_key(node: NodeIncarnation, volume: VolumeId) -> NodePeerKey {
-    NodePeerKey { node: node.node, incarnation: node.incarnation, volume }
-}
-
-async fn all_peers<T: Txn>(
-    txn: &T,
-    volume: VolumeId,
-) -> Result<Vec<(PeerKey, PeerRecord)>, ServiceError> {
-    txn.scan(&peers_of(volume), ROWS_MAX).await
-}
-
-async fn is_there<T: Txn>(txn: &T, node: NodeIncarnation) -> Result<bool, ServiceError> {
-    let record = txn.load_known(&NodeKey { node: node.node }).await?;
-    Ok(is_live(&record, node))
-}
-
-fn remove_peer<T: Txn>(txn: &T, node: NodeIncarnation, volume: VolumeId) {
-    txn.remove(&PeerKey { volume, node: node.node });
-    txn.remove(&node_key(node, volume));
-}
-
-/// Ends what belongs to a volume with peers when it has none any more.
-async fn end_if_deserted<T: Txn>(
-    txn: &T,
-    volume: VolumeId,
-    pool: PoolId,
-) -> Result<(), ServiceError> {
-    let key = MigrationKey { volume };
-    let Some(migration) = txn.load(&key).await? else { return Ok(()) };
-    if all_peers(txn, volume).await?.is_empty() {
-        free_extents(txn, pool, &migration.spare_journal).await?;
-        txn.remove(&key);
-    }
-    Ok(())
-}
-
-/// Forgets the peers that are gone and own nothing; gives those that are left.
-async fn live_peers<T: Txn>(
-    txn: &T,
-    volume: VolumeId,
-    pool: PoolId,
-) -> Result<Vec<(PeerKey, PeerRecord)>, ServiceError> {
-    let owner = txn.load(&AttachmentKey { volume }).await?.map(|held| held.node);
-    let mut left = Vec::new();
-    for (key, record) in all_peers(txn, volume).await? {
-        let node = incarnation_of(&key, &record);
-        if owner == Some(node) || is_there(txn, node).await? {
-            left.push((key, record));
-        } else {
-            remove_peer(txn, node, volume);
-        }
-    }
-    end_if_deserted(txn, volume, pool).await?;
-    Ok(left)
-}
-
-async fn names_of<T: Txn>(txn: &T, peers: &[(PeerKey, PeerRecord)]) -> Result<Names, ServiceError> {
-    let mut names = Vec::with_capacity(peers.len());
-    for (key, _) in peers {
-        names.push(txn.load_known(&NodeKey { node: key.node }).await?.name);
-    }
-    Ok(Names(names))
-}
-
-/// Refuses what cannot be done to a volume of which nodes have devices. Those that are gone are in
-/// nobody's way; [`forget_gone_peers`] forgets them, when the caller has seen to the owner's grant.
-pub(super) async fn require_no_peers<T: Txn>(
-    txn: &T,
-    volume: VolumeId,
-    pool: PoolId,
-    wanted: &'static str,
-) -> Result<(), ServiceError> {
-    let owner = txn.load(&AttachmentKey { volume }).await?.map(|held| held.node);
-    let mut there = Vec::new();
-    for (key, record) in all_peers(txn, volume).await? {
-        let node = incarnation_of(&key, &record);
-        // Only an owner that is gone may have something under way.
-        let is_owner = owner == Some(node) && !is_free_of(txn, pool, node).await?;
-        if is_owner || is_there(txn, node).await? {
-            there.push((key, record));
-        }
-    }
-    if there.is_empty() {
-        return Ok(());
-    }
-    let peers = names_of(txn, &there).await?;
-    Err(PeerError::Shared { volume, peers, wanted }.into())
-}
-
-/// Forgets the peers that are gone and own nothing.
-pub(super) async fn forget_gone_peers<T: Txn>(
-    txn: &T,
-    volume: VolumeId,
-    pool: PoolId,
-) -> Result<(), ServiceError> {
-    live_peers(txn, volume, pool).await.map(|_| ())
-}
-
-/// The peers of a volume as clients are told, and how often it has changed hands.
-pub(super) async fn peers_view<T: Txn>(
-    txn: &T,
-    volume: VolumeId,
-) -> Result<(Vec<Peer>, u64), ServiceError> {
-    let Some(migration) = txn.load(&MigrationKey { volume }).await? else {
-        return Ok((Vec::new(), 0));
-    };
-    let mut peers = Vec::new();
-    for (key, record) in all_peers(txn, volume).await? {
-        let of_node = txn.load_known(&NodeKey { node: key.node }).await?;
-        let node = incarnation_of(&key, &record);
-        peers.push(Peer {
-            node,
-            live: is_live(&of_node, node),
-            wishes: record.wish > 0 && of_node.session == record.session,
-            node_name: of_node.name,
-            since: record.since,
-        });
-    }
-    Ok((peers, migration.moves))
-}
 
 /// What is left of a peer that detaches; `journal` is free, if it was ended cleanly.
 pub(super) async fn leave_with<T: Txn>(
@@ -209,6 +82,7 @@ async fn add_peer<T: Txn>(txn: &T, request: &AddPeer, now: u64) -> Result<Volume
     let (volume, record) =
         attachable(txn, request.caller, &request.volume, request.accept_restored).await?;
     let pool = record.pool;
+    require_leave(txn, volume, node, Leave::Given(request.publication)).await?;
     require_registered(txn, node, &PoolGeometry::load(txn, pool).await?).await?;
     if let Some(held) = txn.load(&AttachmentKey { volume }).await?
         && is_free_of(txn, pool, held.node).await?
@@ -309,6 +183,7 @@ impl Asking<'_> {
             // A wish of who cannot be given the volume would take it from its owner for nothing.
             require_attachable_by(txn, caller).await?;
             require_ready(volume, &record)?;
+            require_leave(txn, volume, caller.node, Leave::Standing).await?;
             let geometry = PoolGeometry::load(txn, record.pool).await?;
             require_registered(txn, caller.node, &geometry).await?;
             if owner.is_none() && !self.is_kept_for_another(txn, &own).await? {
@@ -441,7 +316,7 @@ async fn leave<T: Txn>(txn: &T, request: LeavePeers) -> Result<(), ServiceError>
         remove_peer(txn, caller.node, volume);
         end_if_deserted(txn, volume, record.pool).await?;
     }
-    Ok(())
+    end_recalled(txn, volume, &record, caller.node.node).await
 }
 
 async fn take_off<T: Txn>(txn: &T, request: &RemovePeer) -> Result<(), ServiceError> {
@@ -462,7 +337,8 @@ async fn take_off<T: Txn>(txn: &T, request: &RemovePeer) -> Result<(), ServiceEr
         free_extents(txn, record.pool, &unused).await?;
     }
     remove_peer(txn, node, volume);
-    end_if_deserted(txn, volume, record.pool).await
+    end_if_deserted(txn, volume, record.pool).await?;
+    end_recalled(txn, volume, &record, id).await
 }
 
 /// What the peers of a volume that this attachment holds want, the most urgent first.

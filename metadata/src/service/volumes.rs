@@ -17,7 +17,8 @@ use super::incarnations::is_free_of;
 use super::layers::{begin_head, owned_extents};
 use super::operations::begin_operation;
 use super::paging::page;
-use super::peers::{forget_gone_peers, peers_view, require_no_peers};
+use super::peer_rows::{forget_gone_peers, peers_view, require_no_peers};
+use super::publications::{publications_view, require_unpublished};
 use super::sets::leave_set;
 use super::watermarks::Admission;
 use super::{Service, foreign_outcome};
@@ -76,7 +77,8 @@ pub(super) async fn volume_view<T: Txn>(
     let head = txn.load_known(&LayerKey { layer: record.head }).await?;
     let mapped_extents = owned_extents(txn, record.head, head.extents).await?;
     let (peers, moves) = peers_view(txn, id).await?;
-    Ok(Volume { holder, mapped_extents, peers, moves, ..volume_alone(id, record) })
+    let publications = publications_view(txn, id).await?;
+    Ok(Volume { holder, mapped_extents, peers, moves, publications, ..volume_alone(id, record) })
 }
 
 /// What the record of a volume says by itself.
@@ -95,6 +97,7 @@ fn volume_alone(id: VolumeId, record: VolumeRecord) -> Volume {
         mapped_extents: 0,
         peers: Vec::new(),
         moves: 0,
+        publications: Vec::new(),
     }
 }
 
@@ -182,6 +185,7 @@ async fn delete_volume<T: Txn>(txn: &T, request: &DeleteVolume) -> Result<Outcom
     if record.state == VolumeState::Deleting {
         return Ok(Outcome::VolumeDeleted(volume, Kept(record)));
     }
+    require_unpublished(txn, volume, "deleted").await?;
     require_no_peers(txn, volume, record.pool, "deleted").await?;
     if let Some(attachment) = txn.load(&AttachmentKey { volume }).await? {
         require_free(txn, volume, record.pool, &attachment).await?;

@@ -203,6 +203,7 @@ fn a_daemon_that_does_not_know_layers_gets_no_grant() {
         caller,
         understands_layers: false,
         accept_restored: false,
+        publication: None,
     };
     let error = block_on(world.service.attach(&attach)).expect_err("too old");
     assert_eq!(error.kind(), ErrorReason::NodeTooOld);

@@ -632,6 +632,31 @@ const SPACE: &[Damage] = &[
     }),
 ];
 
+const fn publication(mode: PublicationMode, recalled: bool) -> PublicationRecord {
+    let id = PublicationId::from_u128(9);
+    PublicationRecord { id, mode, reads_only: false, recalled, since: 0 }
+}
+
+const PUBLICATIONS: &[Damage] = &[
+    // Its holder has it by hand.
+    (FindingKind::PublicationMismatch, |it| {
+        let key = PublicationKey { volume: it.volume.id, node: NodeId::new(99) };
+        it.damage(|txn| txn.put(&key, &publication(PublicationMode::Single, false)));
+    }),
+    (FindingKind::PublicationMismatch, |it| {
+        let key = PublicationKey { volume: VolumeId::from_u128(99), node: it.node.node };
+        it.damage(|txn| txn.put(&key, &publication(PublicationMode::Single, false)));
+    }),
+    (FindingKind::PublicationMismatch, |it| {
+        let key = PublicationKey { volume: it.volume.id, node: it.node.node };
+        it.damage(|txn| txn.put(&key, &publication(PublicationMode::Single, true)));
+    }),
+    (FindingKind::PublicationMismatch, |it| {
+        let key = RecallKey { volume: it.volume.id, node: it.node.node };
+        it.damage(|txn| txn.put(&key, &Present {}));
+    }),
+];
+
 const PEERS: &[Damage] = &[
     (FindingKind::PeerMismatch, |it| {
         it.damage(|txn| txn.put(&it.peer_key(), &it.peer()));
@@ -708,7 +733,9 @@ fn fence_record(is_complete: bool) -> FenceRecord {
 }
 
 pub fn damages() -> impl Iterator<Item = Damage> {
-    [NAMES_AND_INDICES, GRANTS, NEXT_HEADS, SETS, SPACE, FENCES, PEERS].concat().into_iter()
+    [NAMES_AND_INDICES, GRANTS, NEXT_HEADS, SETS, SPACE, FENCES, PEERS, PUBLICATIONS]
+        .concat()
+        .into_iter()
 }
 
 #[test]

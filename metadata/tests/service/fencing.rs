@@ -94,6 +94,7 @@ impl Case {
             members: Vec::new(),
             fences: Vec::new(),
             peers: Vec::new(),
+            recalls: Vec::new(),
         };
         block_on(self.world.service.watch_node(&watch)).expect("news").fences
     }

@@ -417,6 +417,17 @@ fn peers(fixture: &mut Fixture) {
     fixture.add(NodePeerKey { node, incarnation, volume: VOLUME }, Present {});
 }
 
+fn publications(fixture: &mut Fixture) {
+    let id = PublicationId::from_u128(0x7777_7777_7777_7777_7777_7777_7777_7777);
+    for (mode, recalled) in [(PublicationMode::Single, false), (PublicationMode::Migratable, true)]
+    {
+        let record =
+            PublicationRecord { id, mode, reads_only: recalled, recalled, since: 0x0102_0304 };
+        fixture.add(PublicationKey { volume: VOLUME, node: NODE }, record);
+    }
+    fixture.add(RecallKey { node: NODE, volume: VOLUME }, Present {});
+}
+
 fn certificates(fixture: &mut Fixture) {
     let serial = "0102030405060708090a0b0c0d0e0f1011121314".parse().expect("a number");
     let (revoked, reason) = (0x0807_0605_0403_0201, RevocationReason("lost".to_owned()));
@@ -436,6 +447,7 @@ fn keys_and_values_are_the_bytes_of_the_fixture() {
     fencing(&mut fixture);
     certificates(&mut fixture);
     peers(&mut fixture);
+    publications(&mut fixture);
     let tables: BTreeSet<u16> = TABLES.iter().map(|(table, _)| *table).collect();
     assert_eq!(fixture.tables, tables, "every table has an example");
     let path = here("tests/service/fixtures/keyspace-3.txt");

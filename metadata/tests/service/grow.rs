@@ -16,7 +16,14 @@ fn told<S: MetaStore>(world: &World<S>, held: &Attachment) -> Vec<StructureNumbe
     let caller = world.caller_of(held);
     let (volume, structure) = (held.volume.id, held.structure);
     let structures = vec![ChangedStructure { volume, structure }];
-    let watch = WatchNode { caller, structures, members: vec![], fences: vec![], peers: vec![] };
+    let watch = WatchNode {
+        caller,
+        structures,
+        members: vec![],
+        fences: vec![],
+        peers: vec![],
+        recalls: vec![],
+    };
     let news = block_on(world.service.watch_node(&watch)).expect("told");
     news.structures.into_iter().map(|changed| changed.structure).collect()
 }

@@ -84,8 +84,14 @@ async fn a_call_that_waits_ends_with_the_service() {
     };
     let caller = served.service.join(&request).await.expect("joined").session;
     let mut members = v1::members_client::MembersClient::new(served.channel.clone());
-    let watch =
-        WatchNode { caller, structures: vec![], members: vec![], fences: vec![], peers: vec![] };
+    let watch = WatchNode {
+        caller,
+        structures: vec![],
+        members: vec![],
+        fences: vec![],
+        peers: vec![],
+        recalls: vec![],
+    };
     let watch = v1::WatchNodeRequest { wait_ms: 30_000, ..watch.into() };
     let waiting = tokio::spawn(async move { members.watch_node(watch).await });
     tokio::time::sleep(std::time::Duration::from_millis(200)).await;
@@ -142,6 +148,7 @@ async fn a_change_by_another_process_is_seen_by_who_waits() {
         caller,
         understands_layers: true,
         accept_restored: false,
+        publication: None,
     };
     other.attach(&attach).await.expect("granted");
     let create = CreateSnapshots {

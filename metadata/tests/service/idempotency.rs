@@ -41,8 +41,14 @@ fn every_request_sent_twice_is_done_once() {
     assert_eq!(block_on(world.service.join(&join)).expect("again"), joined);
     let caller = joined.session;
     let (request, volume) = (world.request(), Selector::Id(made.id));
-    let attach =
-        Attach { request, volume, caller, understands_layers: true, accept_restored: false };
+    let attach = Attach {
+        request,
+        volume,
+        caller,
+        understands_layers: true,
+        accept_restored: false,
+        publication: None,
+    };
     let held = block_on(world.service.attach(&attach)).expect("granted");
     assert_eq!(block_on(world.service.attach(&attach)).expect("again"), held);
     let (request, pool) = (world.request(), pool.id);
@@ -97,8 +103,14 @@ fn a_refused_request_may_be_sent_again() {
     let (a, b) = (world.node("a"), world.node("b"));
     let held = world.attach(volume.id, a).expect("granted");
     let (request, volume) = (world.request(), Selector::Id(volume.id));
-    let attach =
-        Attach { request, volume, caller: b, understands_layers: true, accept_restored: false };
+    let attach = Attach {
+        request,
+        volume,
+        caller: b,
+        understands_layers: true,
+        accept_restored: false,
+        publication: None,
+    };
     assert_eq!(kind(block_on(world.service.attach(&attach))), ErrorReason::VolumeAttached);
     world.detach(&held, DetachMode::Clean).expect("detached");
     block_on(world.service.attach(&attach)).expect("now it is granted");

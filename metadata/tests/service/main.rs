@@ -24,6 +24,7 @@ mod nodes;
 mod peers;
 mod pools;
 mod prune;
+mod publications;
 mod races;
 mod repair;
 mod restore;

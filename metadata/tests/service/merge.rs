@@ -499,6 +499,7 @@ fn a_holder_hears_when_its_chain_is_another_one() {
         members: Vec::new(),
         fences: vec![],
         peers: vec![],
+        recalls: vec![],
     };
     let heard = || block_on(world.service.watch_node(&watch)).expect("told").structures;
     assert!(heard().is_empty());

@@ -45,7 +45,13 @@ impl Case {
 
     fn add(&self, caller: NodeSession) -> Result<Volume, ServiceError> {
         let volume = Selector::Id(self.volume);
-        let add = AddPeer { volume, caller, understands_layers: true, accept_restored: false };
+        let add = AddPeer {
+            volume,
+            caller,
+            understands_layers: true,
+            accept_restored: false,
+            publication: None,
+        };
         block_on(self.world.service.add_peer(&add))
     }
 
@@ -101,6 +107,7 @@ impl Case {
             members: vec![],
             fences: vec![],
             peers: vec![],
+            recalls: vec![],
         };
         let news = block_on(self.world.service.watch_node(&watch)).expect("news");
         news.peers.iter().find(|peer| peer.volume == self.volume).map(|peer| peer.wish)

@@ -92,8 +92,14 @@ fn release(world: &World) -> u64 {
 
 fn accept(world: &World, volume: VolumeId, caller: NodeSession) -> Attachment {
     let (request, volume) = (world.request(), Selector::Id(volume));
-    let attach =
-        Attach { request, volume, caller, understands_layers: true, accept_restored: true };
+    let attach = Attach {
+        request,
+        volume,
+        caller,
+        understands_layers: true,
+        accept_restored: true,
+        publication: None,
+    };
     block_on(world.service.attach(&attach)).expect("granted")
 }
 

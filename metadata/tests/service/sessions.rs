@@ -43,6 +43,7 @@ impl Held {
             caller,
             understands_layers: true,
             accept_restored: false,
+            publication: None,
         };
         let resume = ResumeAttachment { volume, epoch, caller };
         let mode = DetachMode::Clean;
@@ -56,6 +57,7 @@ impl Held {
             members: vec![],
             fences: vec![],
             peers: vec![],
+            recalls: vec![],
         };
         let set = SnapshotSetId::from_u128(1);
         let ready = MemberReady { caller, set, volume, epoch };

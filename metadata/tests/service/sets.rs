@@ -66,6 +66,7 @@ impl<S: MetaStore> Two<S> {
             members: vec![],
             fences: vec![],
             peers: vec![],
+            recalls: vec![],
         };
         block_on(self.world.service.watch_node(&watch)).expect("told").members
     }
@@ -557,8 +558,14 @@ fn a_node_hears_of_another_structure_of_what_it_holds() {
     let watch = |held: &Attachment, structure| {
         let caller = case.world.caller_of(held);
         let structures = vec![ChangedStructure { volume, structure }];
-        let watch =
-            WatchNode { caller, structures, members: vec![], fences: vec![], peers: vec![] };
+        let watch = WatchNode {
+            caller,
+            structures,
+            members: vec![],
+            fences: vec![],
+            peers: vec![],
+            recalls: vec![],
+        };
         block_on(case.world.service.watch_node(&watch)).expect("told").structures
     };
     let known = case.a.structure;

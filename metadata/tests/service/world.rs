@@ -203,8 +203,14 @@ impl<S: MetaStore> World<S> {
     ) -> Result<Attachment, ServiceError> {
         let request = self.request();
         let volume = Selector::Id(volume);
-        let attach =
-            Attach { request, volume, caller, understands_layers: true, accept_restored: false };
+        let attach = Attach {
+            request,
+            volume,
+            caller,
+            understands_layers: true,
+            accept_restored: false,
+            publication: None,
+        };
         block_on(self.service.attach(&attach))
     }
 

@@ -11,6 +11,7 @@ mod map;
 mod nodes;
 mod peers;
 mod pools;
+mod publications;
 mod sets;
 mod snapshots;
 mod usage;
@@ -47,6 +48,9 @@ pub use peers::{
 };
 pub use pools::{
     AddLuns, CreatePool, Lun, LunStatus, NewLun, Pool, PoolStatus, ReleaseQuarantine, SpaceUsage,
+};
+pub use publications::{
+    LeftPublication, Publication, PublicationMode, PublishVolume, Recall, UnpublishVolume,
 };
 pub use sets::{
     ChangedStructure, CreateSnapshots, CutAs, Fsfreeze, KnownMember, MemberFailed, MemberPaused,

@@ -3,7 +3,8 @@
 use std::fmt;
 
 use lunar_types::{
-    CommitNumber, Epoch, Name, NodeId, NodeIncarnation, NodeSession, RequestId, VolumeId,
+    CommitNumber, Epoch, Name, NodeId, NodeIncarnation, NodeSession, PublicationId, RequestId,
+    VolumeId,
 };
 
 use super::{Attachment, DetachMode, Holder, Selector};
@@ -58,6 +59,8 @@ pub struct AddPeer {
     pub understands_layers: bool,
     /// As in [`super::Attach`].
     pub accept_restored: bool,
+    /// As in [`super::Attach`].
+    pub publication: Option<PublicationId>,
 }
 
 /// Asks for a volume of which the caller is a peer.

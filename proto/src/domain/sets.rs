@@ -9,7 +9,7 @@ use lunar_types::{
     SnapshotId, SnapshotSetId, StructureNumber, VolumeId,
 };
 
-use super::{FenceOrder, KnownPeer, SealedHead, Selector, Snapshot};
+use super::{FenceOrder, KnownPeer, Recall, SealedHead, Selector, Snapshot};
 
 /// Most members of a set.
 pub const SET_MEMBERS_MAX: usize = 32;
@@ -215,6 +215,8 @@ pub struct WatchNode {
     pub fences: Vec<FenceOrder>,
     /// The peers of the answer before; at most [`WATCHED_VOLUMES_MAX`].
     pub peers: Vec<KnownPeer>,
+    /// The recalls of the answer before; at most [`WATCHED_VOLUMES_MAX`].
+    pub recalls: Vec<Recall>,
 }
 
 /// A member of an open set that an incarnation holds.
@@ -239,6 +241,8 @@ pub struct NodeNews {
     pub fences: Vec<FenceOrder>,
     /// All volumes of which it is a peer, at most [`WATCHED_VOLUMES_MAX`].
     pub peers: Vec<KnownPeer>,
+    /// What it is to detach, at most [`WATCHED_VOLUMES_MAX`].
+    pub recalls: Vec<Recall>,
 }
 
 impl NodeNews {
@@ -248,10 +252,12 @@ impl NodeNews {
         let now: BTreeSet<_> = self.members.iter().map(|it| it.member).collect();
         let fences: BTreeSet<_> = self.fences.iter().copied().collect();
         let peers: BTreeSet<_> = self.peers.iter().copied().collect();
+        let recalls: BTreeSet<_> = self.recalls.iter().copied().collect();
         !self.structures.is_empty()
             || now != known.members.iter().copied().collect()
             || fences != known.fences.iter().copied().collect()
             || peers != known.peers.iter().copied().collect()
+            || recalls != known.recalls.iter().copied().collect()
     }
 }
 

@@ -4,10 +4,10 @@ use std::fmt;
 
 use lunar_types::{
     CommitNumber, Epoch, ExtentRun, JournalSeq, LayerId, LogicalBlockSize, Name, NodeIncarnation,
-    NodeSession, PoolId, RequestId, StructureNumber, VolumeId, VolumeSize,
+    NodeSession, PoolId, PublicationId, RequestId, StructureNumber, VolumeId, VolumeSize,
 };
 
-use super::{Peer, Pool, Selector};
+use super::{Peer, Pool, Publication, Selector};
 
 /// Where a volume is in its life.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -74,6 +74,8 @@ pub struct Volume {
     pub peers: Vec<Peer>,
     /// How often it has changed hands between them.
     pub moves: u64,
+    /// The nodes that have leave to attach it; none: whoever is told to by hand.
+    pub publications: Vec<Publication>,
 }
 
 /// A map of logical extents to slots.
@@ -141,6 +143,8 @@ pub struct Attach {
     pub understands_layers: bool,
     /// Attach it although it was restored and may be a mixture; it counts as accepted then.
     pub accept_restored: bool,
+    /// By whose leave; none: by hand.
+    pub publication: Option<PublicationId>,
 }
 
 /// Asks again for the facts of an attachment that is held.

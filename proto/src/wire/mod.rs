@@ -11,6 +11,7 @@ mod map;
 mod nodes;
 mod peers;
 mod pools;
+mod publications;
 mod sets;
 mod snapshots;
 #[cfg(test)]
@@ -33,6 +34,7 @@ use crate::error::FieldError;
 use crate::v1;
 
 pub use admin::backup_number;
+pub use publications::given_publication;
 pub use sets::known_set_state;
 
 /// What a conversion from the wire gives.

@@ -2,6 +2,7 @@
 
 use lunar_types::CommitNumber;
 
+use super::publications::given_publication;
 use super::volumes::{detach_mode, granted_epoch};
 use super::{Checked, nested, parsed, selector};
 use crate::domain::{
@@ -67,6 +68,7 @@ impl TryFrom<v1::AddPeerRequest> for AddPeer {
             caller: nested("caller", wire.caller)?,
             understands_layers: wire.understands_layers,
             accept_restored: wire.accept_restored,
+            publication: given_publication("publication_id", &wire.publication_id)?,
         })
     }
 }
@@ -78,6 +80,7 @@ impl From<AddPeer> for v1::AddPeerRequest {
             caller: Some(request.caller.into()),
             understands_layers: request.understands_layers,
             accept_restored: request.accept_restored,
+            publication_id: request.publication.map_or_else(String::new, |id| id.to_string()),
         }
     }
 }

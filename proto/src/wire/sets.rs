@@ -309,12 +309,14 @@ impl TryFrom<v1::WatchNodeRequest> for WatchNode {
         at_most("members", &wire.members, WATCHED_MEMBERS_MAX)?;
         at_most("fences", &wire.fences, FENCE_LIST_MAX)?;
         at_most("peers", &wire.peers, WATCHED_VOLUMES_MAX)?;
+        at_most("recalls", &wire.recalls, WATCHED_VOLUMES_MAX)?;
         Ok(Self {
             caller: nested("caller", wire.caller)?,
             structures: list("structures", wire.structures)?,
             members: list("members", wire.members)?,
             fences: list("fences", wire.fences)?,
             peers: list("peers", wire.peers)?,
+            recalls: list("recalls", wire.recalls)?,
         })
     }
 }
@@ -328,6 +330,7 @@ impl From<WatchNode> for v1::WatchNodeRequest {
             members: to_list(request.members),
             fences: to_list(request.fences),
             peers: to_list(request.peers),
+            recalls: to_list(request.recalls),
             wait_ms: 0,
         }
     }
@@ -365,6 +368,7 @@ impl TryFrom<v1::WatchNodeResponse> for NodeNews {
             structures: list("structures", wire.structures)?,
             fences: list("fences", wire.fences)?,
             peers: list("peers", wire.peers)?,
+            recalls: list("recalls", wire.recalls)?,
         })
     }
 }
@@ -373,7 +377,7 @@ impl From<NodeNews> for v1::WatchNodeResponse {
     fn from(news: NodeNews) -> Self {
         let (members, structures) = (to_list(news.members), to_list(news.structures));
         let (fences, peers) = (to_list(news.fences), to_list(news.peers));
-        Self { members, structures, fences, peers }
+        Self { members, structures, fences, peers, recalls: to_list(news.recalls) }
     }
 }
 

@@ -3,6 +3,7 @@
 mod diff;
 mod fencing;
 mod peers;
+mod publications;
 mod sets;
 mod watermarks;
 
@@ -12,8 +13,8 @@ use std::time::Duration;
 use lunar_types::{
     BlockRange, BootId, ByteCount, ClusterId, CommitNumber, Epoch, ExtentAddress, ExtentRun,
     ExtentSize, Freed, Incarnation, JournalSeq, LayerId, LogicalBlockSize, LogicalExtent, LunId,
-    LunIndex, NodeId, NodeIncarnation, NodeSession, PoolId, Presence, RequestId, SessionNumber,
-    Slot, SnapshotId, SnapshotSetId, StructureNumber, VolumeId, VolumeSize,
+    LunIndex, NodeId, NodeIncarnation, NodeSession, PoolId, Presence, PublicationId, RequestId,
+    SessionNumber, Slot, SnapshotId, SnapshotSetId, StructureNumber, VolumeId, VolumeSize,
 };
 
 use crate::domain::*;
@@ -71,6 +72,7 @@ fn volume() -> Volume {
         mapped_extents: 17,
         peers: vec![peers::peer()],
         moves: 3,
+        publications: vec![publications::publication()],
     }
 }
 
@@ -151,6 +153,7 @@ fn volumes_and_attachments_survive_the_wire() {
             caller: caller(),
             understands_layers,
             accept_restored: !understands_layers,
+            publication: understands_layers.then_some(publications::PUBLICATION),
         });
     }
     let (volume_id, epoch) = (VolumeId::from_u128(13), Epoch::new(4));
@@ -559,7 +562,12 @@ fn a_bad_field_of_a_volume_request_is_named() {
         caller: Some(caller().into()),
         understands_layers: true,
         accept_restored: false,
+        publication_id: String::new(),
     };
+    assert_eq!(
+        bad_field::<_, Attach>(&attach, |w| w.publication_id = "7".to_owned()),
+        "publication_id"
+    );
     let spoil = |node, incarnation, session| v1::NodeSession { node, incarnation, session };
     for (wire, field) in [
         (None, "caller"),

@@ -4,6 +4,7 @@ use lunar_types::{CommitNumber, Epoch, JournalSeq, LayerId, StructureNumber, Vol
 
 use super::map::commit_number;
 use super::pools::block_size_or_default;
+use super::publications::given_publication;
 use super::{Checked, list, logical_block_size, nested, parsed, selector, to_list};
 use crate::domain::{
     Attach, Attachment, AttachmentSummary, CreateVolume, DeleteVolume, Detach, DetachMode,
@@ -92,6 +93,7 @@ impl TryFrom<v1::Volume> for Volume {
             mapped_extents: wire.mapped_extents,
             peers: list("peers", wire.peers)?,
             moves: wire.moves,
+            publications: list("publications", wire.publications)?,
         })
     }
 }
@@ -112,6 +114,7 @@ impl From<Volume> for v1::Volume {
             mapped_extents: volume.mapped_extents,
             peers: to_list(volume.peers),
             moves: volume.moves,
+            publications: to_list(volume.publications),
         }
     }
 }
@@ -222,6 +225,7 @@ impl TryFrom<v1::AttachRequest> for Attach {
             caller: nested("caller", wire.caller)?,
             understands_layers: wire.understands_layers,
             accept_restored: wire.accept_restored,
+            publication: given_publication("publication_id", &wire.publication_id)?,
         })
     }
 }
@@ -234,6 +238,7 @@ impl From<Attach> for v1::AttachRequest {
             caller: Some(request.caller.into()),
             understands_layers: request.understands_layers,
             accept_restored: request.accept_restored,
+            publication_id: request.publication.map_or_else(String::new, |id| id.to_string()),
         }
     }
 }

@@ -99,8 +99,14 @@ impl Node {
     pub(super) fn attach(&mut self) -> Outcome {
         let volume = Selector::Id(self.volume_id()?);
         let (request, caller) = (self.fresh_request(), self.caller());
-        let attach =
-            Attach { request, volume, caller, understands_layers: true, accept_restored: false };
+        let attach = Attach {
+            request,
+            volume,
+            caller,
+            understands_layers: true,
+            accept_restored: false,
+            publication: None,
+        };
         let held = self.call("an attachment", |service| block_on(service.attach(&attach)))?;
         self.bring_up(&held)
     }

@@ -71,6 +71,7 @@ pub fn attachment(view: &View) -> v1::LocalAttachment {
     let record = &view.record;
     let facts = view.served.as_ref().map(|served| &served.facts);
     let device = view.served.as_ref().map(|served| served.device_size.get()).unwrap_or_default();
+    let number = record.device.number().unwrap_or_default();
     v1::LocalAttachment {
         volume_id: record.volume.to_string(),
         volume_name: record.name.clone(),
@@ -85,6 +86,9 @@ pub fn attachment(view: &View) -> v1::LocalAttachment {
         grows_at_next_attachment: device.waits_for_attachment,
         migratable: record.sharing == Sharing::Migratable,
         waiting_requests: view.waiting.as_ref().map_or(0, |waiting| waiting.held()),
+        publication_id: record.publication.map_or_else(String::new, |id| id.to_string()),
+        device_major: number.0,
+        device_minor: number.1,
     }
 }
 

@@ -14,6 +14,7 @@ use super::convert;
 use crate::lun::inspect::inspect;
 use crate::lun::inventory::{Depth, find_luns, unit_facts};
 use crate::lun::labelling::{LabelOptions, label_device};
+use crate::metadata::Terms;
 use crate::node::detach::Force;
 use crate::node::{Node, NodeError};
 use crate::probe;
@@ -149,10 +150,11 @@ impl FsCore for AdminService {
         &self,
         request: Request<v1::AttachVolumeRequest>,
     ) -> Answer<v1::LocalAttachment> {
-        let v1::AttachVolumeRequest { volume: wanted, accept_restored, migratable } =
-            request.into_inner();
-        let sharing = if migratable { Sharing::Migratable } else { Sharing::Alone };
-        let attached = self.node.attach(volume(wanted)?, sharing, accept_restored).await;
+        let request = request.into_inner();
+        let sharing = if request.migratable { Sharing::Migratable } else { Sharing::Alone };
+        let publication = wire::given_publication("publication_id", &request.publication_id)?;
+        let terms = Terms { accept_restored: request.accept_restored, publication };
+        let attached = self.node.attach(volume(request.volume)?, sharing, terms).await;
         let slot = attached.map_err(failed)?;
         Ok(Response::new(convert::attachment(&slot.view())))
     }

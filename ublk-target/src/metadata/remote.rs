@@ -26,6 +26,7 @@ use lunar_types::{
 
 use super::{
     Ballot, Former, Grant, Known, MapCommit, Metadata, MetadataError, Prune, Release, Reply, Seal,
+    Terms,
 };
 use crate::reserve::extent_count;
 
@@ -201,16 +202,18 @@ impl Metadata for Remote {
         &self,
         volume: Selector<VolumeId>,
         node: NodeIncarnation,
-        accept_restored: bool,
+        terms: Terms,
     ) -> Reply<'_, Attachment> {
         Box::pin(async move {
             let caller = self.caller(node)?;
+            let Terms { accept_restored, publication } = terms;
             let request = Attach {
                 request: fresh_request_id(),
                 volume,
                 caller,
                 understands_layers: true,
                 accept_restored,
+                publication,
             };
             Ok(self.client.attach(&request).await?)
         })
@@ -237,12 +240,14 @@ impl Metadata for Remote {
         &self,
         volume: Selector<VolumeId>,
         node: NodeIncarnation,
-        accept_restored: bool,
+        terms: Terms,
     ) -> Reply<'_, Volume> {
         Box::pin(async move {
             let caller = self.caller(node)?;
             let understands_layers = true;
-            let request = AddPeer { volume, caller, understands_layers, accept_restored };
+            let Terms { accept_restored, publication } = terms;
+            let request =
+                AddPeer { volume, caller, understands_layers, accept_restored, publication };
             Ok(self.client.add_peer(&request).await?)
         })
     }
@@ -350,9 +355,9 @@ impl Metadata for Remote {
     fn watch(&self, node: NodeIncarnation, known: Known) -> Reply<'_, NodeNews> {
         let client = self.client.with_policy(Policy::once(CALL_LIMIT));
         Box::pin(async move {
-            let Known { members, structures, fences, peers } = known;
+            let Known { members, structures, fences, peers, recalls } = known;
             let caller = self.caller(node)?;
-            let request = WatchNode { caller, structures, members, fences, peers };
+            let request = WatchNode { caller, structures, members, fences, peers, recalls };
             Ok(client.watch_node(&request, WATCH_WAIT).await?)
         })
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use lunar_proto::domain::{Attachment, DetachMode, Selector};
 use lunar_proto::error::ErrorReason;
-use lunar_types::{Epoch, VolumeId};
+use lunar_types::{Epoch, PublicationId, VolumeId};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -19,7 +19,7 @@ use super::slot::{ControlTask, Serving};
 use super::steps::watched;
 use super::{Membership, Node, NodeError, Slot, Stage, ViewState};
 use crate::lun::inspect::with_causes;
-use crate::metadata::{Grant, MetadataError};
+use crate::metadata::{Grant, MetadataError, Terms};
 use crate::queue::rest::Rest;
 use crate::queue::server::{DeviceShared, QueueCounters};
 use crate::queue::waker::QueueWaker;
@@ -62,13 +62,13 @@ impl Node {
         self: &Arc<Self>,
         volume: Selector<VolumeId>,
         sharing: Sharing,
-        accept_restored: bool,
+        terms: Terms,
     ) -> Result<Arc<Slot>, NodeError> {
         let node = Arc::clone(self);
         // On a task of its own: a caller that goes away must not leave it half done.
         let attached = tokio::spawn(async move {
             let member = node.member()?;
-            let attached = node.attach_as(&volume, sharing, accept_restored, &member).await;
+            let attached = node.attach_as(&volume, sharing, terms, &member).await;
             let Err(NodeError::Metadata { source, .. }) = &attached else { return attached };
             if source.reason() != Some(ErrorReason::LunNotRegistered) {
                 return attached;
@@ -77,7 +77,7 @@ impl Node {
             if let Err(problem) = node.register_all(&member).await {
                 warn!(%problem, "not known which LUNs there are to register at");
             }
-            node.attach_as(&volume, sharing, accept_restored, &member).await
+            node.attach_as(&volume, sharing, terms, &member).await
         });
         attached.await.expect("attaching neither panics nor is cancelled")
     }
@@ -86,27 +86,27 @@ impl Node {
         self: &Arc<Self>,
         volume: &Selector<VolumeId>,
         sharing: Sharing,
-        accept_restored: bool,
+        terms: Terms,
         member: &Membership,
     ) -> Result<Arc<Slot>, NodeError> {
         match sharing {
-            Sharing::Alone => self.attach_alone(volume, accept_restored, member).await,
-            Sharing::Migratable => self.attach_shared(volume, accept_restored, member).await,
+            Sharing::Alone => self.attach_alone(volume, terms, member).await,
+            Sharing::Migratable => self.attach_shared(volume, terms, member).await,
         }
     }
 
     async fn attach_alone(
         &self,
         volume: &Selector<VolumeId>,
-        accept_restored: bool,
+        terms: Terms,
         member: &Membership,
     ) -> Result<Arc<Slot>, NodeError> {
         let granting = self.granting.lock().await;
         if let Some(slot) = self.slot(volume) {
             drop(granting);
-            return served_already(slot, Sharing::Alone).await;
+            return served_already(slot, Sharing::Alone, terms.publication).await;
         }
-        let granted = self.grant(volume, member, accept_restored).await;
+        let granted = self.grant(volume, member, terms).await;
         if let Err(NodeError::Metadata { source, .. }) = &granted
             && source.is_unavailable()
         {
@@ -114,7 +114,7 @@ impl Node {
             self.strays.expect(Instant::now());
         }
         let attachment = granted?;
-        let record = self.new_record(&attachment);
+        let record = self.new_record(&attachment, terms.publication);
         let record = record.inspect_err(|_| self.strays.expect(Instant::now()))?;
         let slot = Slot::new(&record, Stage::Vacant);
         let stage = Arc::clone(&slot.gate).lock_owned().await;
@@ -148,11 +148,11 @@ impl Node {
         &self,
         volume: &Selector<VolumeId>,
         member: &Membership,
-        accept_restored: bool,
+        terms: Terms,
     ) -> Result<Attachment, NodeError> {
         let refused =
             |source| NodeError::Metadata { what: format!("attach volume {volume}"), source };
-        let ask = || self.metadata.attach(volume.clone(), member.node, accept_restored);
+        let ask = || self.metadata.attach(volume.clone(), member.node, terms);
         let asked = ask();
         let answer = watched(&volume.to_string(), "grant", asked).await;
         self.note_link(&answer);
@@ -168,7 +168,11 @@ impl Node {
         }
     }
 
-    fn new_record(&self, attachment: &Attachment) -> Result<Record, NodeError> {
+    fn new_record(
+        &self,
+        attachment: &Attachment,
+        publication: Option<PublicationId>,
+    ) -> Result<Record, NodeError> {
         let record = Record {
             volume: attachment.volume.id,
             name: attachment.volume.name.to_string(),
@@ -178,6 +182,7 @@ impl Node {
             token: rand::random(),
             phase: Phase::Starting,
             sharing: Sharing::Alone,
+            publication,
         };
         self.state.save_record(&record)?;
         Ok(record)
@@ -408,6 +413,7 @@ pub(super) fn given_back(grant: Grant, answer: Result<(), MetadataError>) -> Giv
 pub(super) async fn served_already(
     slot: Arc<Slot>,
     sharing: Sharing,
+    publication: Option<PublicationId>,
 ) -> Result<Arc<Slot>, NodeError> {
     let stage = Arc::clone(&slot.gate).lock_owned().await;
     let volume = slot.name.clone();
@@ -417,6 +423,12 @@ pub(super) async fn served_already(
             if record.sharing != sharing =>
         {
             Err(NodeError::OtherSharing { volume })
+        }
+        // A person who attaches what is here already is told so, whoever has attached it.
+        Stage::Serving(Serving { record, .. }) | Stage::Waiting(Waiting { record, .. })
+            if publication.is_some() && record.publication != publication =>
+        {
+            Err(NodeError::OtherPublication { volume })
         }
         Stage::Serving(_) | Stage::Waiting(_) => Ok(Arc::clone(&slot)),
         Stage::Stopped(_) => Err(NodeError::HalfDetached { volume, problem }),

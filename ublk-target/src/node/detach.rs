@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lunar_proto::domain::{DetachMode, Selector};
-use lunar_types::{Epoch, VolumeId};
+use lunar_types::{Epoch, PublicationId, VolumeId};
 use tokio::sync::OwnedMutexGuard;
 use tracing::{info, warn};
 
@@ -81,10 +81,46 @@ impl Node {
         force: Force,
         gate_limit: Duration,
     ) -> Result<Detached, NodeError> {
-        let mut stage = match force {
+        let stage = match force {
             Force::No => Arc::clone(&slot.gate).lock_owned().await,
             Force::Yes => take_gate(slot, gate_limit).await?,
         };
+        self.detach_stage(slot, stage, force).await
+    }
+
+    /// Detaches a volume by force if it was attached under this publication; nothing, if it is
+    /// gone or was not.
+    ///
+    /// # Errors
+    /// As [`Node::detach`], and while it is not recovered.
+    pub(super) async fn detach_recalled(
+        self: &Arc<Self>,
+        slot: &Arc<Slot>,
+        publication: PublicationId,
+    ) -> Result<Option<Detached>, NodeError> {
+        let stage = take_gate(slot, STOP_LIMIT).await?;
+        let record = match &*stage {
+            Stage::Vacant => return Ok(None),
+            Stage::Serving(serving) | Stage::Stopped(serving) => &serving.record,
+            Stage::Waiting(waiting) => &waiting.record,
+            Stage::Lost(record) => record,
+        };
+        if record.publication != Some(publication) {
+            return Ok(None);
+        }
+        if let Stage::Lost(_) = &*stage {
+            let problem = slot.view().problem.unwrap_or_default();
+            return Err(NodeError::NotRecovered { volume: slot.name.clone(), problem });
+        }
+        self.detach_stage(slot, stage, Force::Yes).await.map(Some)
+    }
+
+    async fn detach_stage(
+        self: &Arc<Self>,
+        slot: &Arc<Slot>,
+        mut stage: OwnedMutexGuard<Stage>,
+        force: Force,
+    ) -> Result<Detached, NodeError> {
         loop {
             match std::mem::replace(&mut *stage, Stage::Vacant) {
                 Stage::Vacant => {

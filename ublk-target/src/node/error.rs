@@ -57,6 +57,15 @@ pub enum NodeError {
         /// The volume.
         volume: String,
     },
+    /// It is here, and by another leave than it was asked for with.
+    #[error(
+        "volume '{volume}' is attached here already, and not under the publication that was given: \
+         detach it first"
+    )]
+    OtherPublication {
+        /// The volume.
+        volume: String,
+    },
     /// It is not attached so that another node may have it too.
     #[error(
         "volume '{volume}' is attached to this node alone, so there is nowhere to move it from: \
@@ -212,6 +221,7 @@ impl NodeError {
             Self::NotRecovered { .. } => reason("NOT_RECOVERED", Code::FailedPrecondition),
             Self::HalfDetached { .. } => reason("HALF_DETACHED", Code::FailedPrecondition),
             Self::OtherSharing { .. } => reason("ATTACHED_OTHERWISE", Code::FailedPrecondition),
+            Self::OtherPublication { .. } => reason("ATTACHED_OTHERWISE", Code::FailedPrecondition),
             Self::NotShared { .. } => reason("NOT_SHARED", Code::FailedPrecondition),
             Self::NotMoved { .. } => reason("NOT_MOVED", Code::DeadlineExceeded),
             Self::ChangeHangs { .. } => reason("CHANGE_HANGS", Code::DeadlineExceeded),
@@ -254,6 +264,7 @@ impl NodeError {
             | Self::NotRecovered { volume, .. }
             | Self::HalfDetached { volume, .. }
             | Self::OtherSharing { volume }
+            | Self::OtherPublication { volume }
             | Self::NotShared { volume }
             | Self::NotMoved { volume, .. }
             | Self::StopHangs { volume, .. }

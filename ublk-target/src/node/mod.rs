@@ -9,6 +9,7 @@
 //! - [`migration`]: volumes that another node may have too, given away and taken;
 //! - `register`: keeps the node registered at LUNs with reservations;
 //! - `orders`: cuts others off;
+//! - `recalls`: gives back what was published to it, when it is told to;
 //! - `news`: hears from the metadata service what there is to do;
 //! - `strays`: gives back grants that nobody knows of;
 //! - `steps`: says which step of a change takes long.
@@ -27,6 +28,7 @@ pub mod membership;
 pub mod migration;
 mod news;
 mod orders;
+mod recalls;
 pub mod recover;
 mod register;
 pub mod slot;
@@ -62,6 +64,7 @@ pub use slot::{Slot, Stage, View, ViewState};
 use self::membership::KeptNode;
 use self::migration::Wishes;
 use self::orders::Orders;
+use self::recalls::Recalls;
 use self::strays::Strays;
 
 /// The daemon's core.
@@ -89,6 +92,8 @@ pub struct Node {
     orders: Mutex<Orders>,
     /// What other nodes want of volumes that are owned here.
     wishes: Mutex<Wishes>,
+    /// What this node is to give back.
+    recalls: Mutex<Recalls>,
     /// LUNs have joined a pool.
     luns_joined: tokio::sync::Notify,
     membership: watch::Sender<Option<Membership>>,
@@ -127,6 +132,7 @@ impl Node {
             stations: Mutex::default(),
             orders: Mutex::default(),
             wishes: Mutex::default(),
+            recalls: Mutex::default(),
             luns_joined: tokio::sync::Notify::new(),
             membership: watch::Sender::new(None),
             kept: Mutex::default(),

@@ -1,6 +1,6 @@
 //! Hears from the metadata service what there is to do for this node: members of open sets, volumes
-//! whose chain or size has changed, victims that it is to cut off, and volumes that another node
-//! wants.
+//! whose chain or size has changed, victims that it is to cut off, volumes that another node
+//! wants, and what it is to give back.
 //!
 //! Invariants:
 //! - a member is taken up once, however often it is told;
@@ -47,6 +47,8 @@ impl Node {
             }
             self.follow_orders(&news.fences);
             known.fences.clone_from(&news.fences);
+            self.follow_recalls(&news.recalls);
+            known.recalls.clone_from(&news.recalls);
             self.follow_peers(&news.peers, &member).await;
             known.peers.clone_from(&news.peers);
             known.members = news.members.iter().map(|it| it.member).collect();
@@ -79,6 +81,7 @@ mod tests {
             structures: Vec::new(),
             fences: Vec::new(),
             peers: Vec::new(),
+            recalls: Vec::new(),
         }
     }
 

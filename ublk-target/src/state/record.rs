@@ -7,7 +7,7 @@
 
 use std::path::PathBuf;
 
-use lunar_types::{Epoch, Incarnation, NodeId, NodeIncarnation, VolumeId};
+use lunar_types::{Epoch, Incarnation, NodeId, NodeIncarnation, PublicationId, VolumeId};
 use serde::{Deserialize, Serialize};
 
 use super::node::parsed;
@@ -66,6 +66,8 @@ pub struct Record {
     pub phase: Phase,
     /// Who else may have a device of it.
     pub sharing: Sharing,
+    /// By whose leave it was attached; none: by hand.
+    pub publication: Option<PublicationId>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -81,6 +83,8 @@ struct RecordFile {
     phase: Phase,
     #[serde(default)]
     sharing: Sharing,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    publication_id: Option<String>,
 }
 
 impl From<&Record> for RecordFile {
@@ -95,6 +99,7 @@ impl From<&Record> for RecordFile {
             token: record.token,
             phase: record.phase,
             sharing: record.sharing,
+            publication_id: record.publication.map(|id| id.to_string()),
         }
     }
 }
@@ -115,6 +120,7 @@ impl TryFrom<RecordFile> for Record {
             token: file.token,
             phase: file.phase,
             sharing: file.sharing,
+            publication: file.publication_id.as_deref().map(parsed).transpose()?,
         })
     }
 }
@@ -180,6 +186,7 @@ pub(super) mod tests {
             token: u64::MAX - 1,
             phase,
             sharing: Sharing::Alone,
+            publication: Some(PublicationId::from_u128(9)),
         }
     }
 

@@ -52,6 +52,16 @@ impl DeviceId {
     pub fn block_name(self) -> String {
         format!("ublkb{}", self.0)
     }
+
+    /// Major and minor number of the block device, from the kernel's own list; nothing while there
+    /// is none.
+    #[must_use]
+    pub fn number(self) -> Option<(u32, u32)> {
+        let path = format!("/sys/class/block/{}/dev", self.block_name());
+        let text = std::fs::read_to_string(path).ok()?;
+        let (major, minor) = text.trim().split_once(':')?;
+        Some((major.parse().ok()?, minor.parse().ok()?))
+    }
 }
 
 impl fmt::Display for DeviceId {

@@ -26,6 +26,7 @@ fn what_peers_say_survives_the_wire() {
         caller: caller(),
         understands_layers: true,
         accept_restored: true,
+        publication: Some(publications::PUBLICATION),
     });
     for wish in [OwnershipWish::None, OwnershipWish::Waiting, OwnershipWish::Urgent] {
         let request = RequestOwnership { volume: VOLUME, caller: caller(), wish };

@@ -2,6 +2,7 @@
 
 use super::fencing::order;
 use super::peers::known_peer;
+use super::publications::recall;
 use super::*;
 
 const SET: SnapshotSetId = SnapshotSetId::from_u128(15);
@@ -89,6 +90,7 @@ fn what_holders_say_survives_the_wire() {
         members: vec![known()],
         fences: vec![order()],
         peers: vec![known_peer()],
+        recalls: vec![recall()],
     });
     for state in [MemberState::Asked, MemberState::Ready, MemberState::Paused] {
         let member = KnownMember { state, ..known() };
@@ -99,6 +101,7 @@ fn what_holders_say_survives_the_wire() {
             structures,
             fences: vec![order()],
             peers: vec![known_peer()],
+            recalls: vec![recall()],
         });
     }
     let (caller, epoch) = (caller(), Epoch::new(4));
@@ -157,9 +160,16 @@ fn news_is_what_differs_from_what_is_known() {
         members,
         fences: vec![],
         peers: vec![],
+        recalls: vec![],
     };
     let open = OpenMember { member: known(), epoch: Epoch::new(4), fsfreeze: Fsfreeze::Auto };
-    let news = |members| NodeNews { members, structures: vec![], fences: vec![], peers: vec![] };
+    let news = |members| NodeNews {
+        members,
+        structures: vec![],
+        fences: vec![],
+        peers: vec![],
+        recalls: vec![],
+    };
     assert!(!news(vec![]).is_news_to(&watch(vec![])));
     assert!(news(vec![open]).is_news_to(&watch(vec![])));
     assert!(!news(vec![open]).is_news_to(&watch(vec![known()])));

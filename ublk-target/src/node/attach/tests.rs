@@ -46,6 +46,7 @@ pub(crate) fn record() -> Record {
         token: 1,
         phase: Phase::Starting,
         sharing: Sharing::Alone,
+        publication: None,
     }
 }
 

@@ -17,7 +17,7 @@ use super::super::detach::{Detached, Force};
 use super::super::steps::watched;
 use super::super::{Membership, Node, NodeError, Slot, Stage, ViewState};
 use super::waiting::Waiting;
-use crate::metadata::MetadataError;
+use crate::metadata::{MetadataError, Terms};
 use crate::state::record::{Phase, Record, Sharing};
 use crate::volume::device::{self, StopMode};
 use crate::volume::served::grant_of;
@@ -35,15 +35,20 @@ impl Node {
     pub(in super::super) async fn attach_shared(
         self: &Arc<Self>,
         volume: &Selector<VolumeId>,
-        accept_restored: bool,
+        terms: Terms,
         member: &Membership,
     ) -> Result<Arc<Slot>, NodeError> {
         let granting = self.granting.lock().await;
         if let Some(slot) = self.slot(volume) {
             drop(granting);
-            return super::super::attach::served_already(slot, Sharing::Migratable).await;
+            return super::super::attach::served_already(
+                slot,
+                Sharing::Migratable,
+                terms.publication,
+            )
+            .await;
         }
-        let added = self.metadata.add_peer(volume.clone(), member.node, accept_restored);
+        let added = self.metadata.add_peer(volume.clone(), member.node, terms);
         let added = watched(&volume.to_string(), "share", added).await;
         self.note_link(&added);
         let shared = added.map_err(|source| NodeError::Metadata {
@@ -59,6 +64,7 @@ impl Node {
             token: rand::random(),
             phase: Phase::Starting,
             sharing: Sharing::Migratable,
+            publication: terms.publication,
         };
         self.state.save_record(&record)?;
         let slot = Slot::new(&record, Stage::Vacant);
@@ -215,6 +221,7 @@ impl Node {
             token: 0,
             phase: Phase::Leaving,
             sharing: Sharing::Migratable,
+            publication: None,
         };
         self.leave_as_peer(&stray).await;
     }

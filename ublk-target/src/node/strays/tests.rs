@@ -7,6 +7,7 @@ use lunar_types::{ClusterId, VolumeId};
 
 use super::super::attach::tests::{HOLDER, node, record};
 use super::*;
+use crate::metadata::Terms;
 use crate::state::record::Sharing;
 use crate::testing::{FakeMetadata, unavailable};
 
@@ -39,7 +40,8 @@ async fn a_grant_whose_answer_was_lost_is_given_back_when_the_service_is_there_a
     metadata.expect_lists([Err(unavailable()), Ok(vec![held()]), Ok(vec![held()])]);
     assert_eq!(looks(&node, &metadata).await, 0, "nothing is looked for without a reason");
 
-    let asked = node.attach(Selector::Id(VolumeId::from_u128(7)), Sharing::Alone, false).await;
+    let asked =
+        node.attach(Selector::Id(VolumeId::from_u128(7)), Sharing::Alone, Terms::default()).await;
     assert!(asked.is_err(), "the service does not answer");
     assert_eq!(looks(&node, &metadata).await, 0, "it is still away");
     metadata.expect_detach([Err(unavailable()), Ok(())]);

@@ -81,6 +81,7 @@ async fn case() -> Case {
         token: 1,
         phase: Phase::Live,
         sharing: crate::state::record::Sharing::Alone,
+        publication: None,
     };
     let freezer = Freezer::new(Arc::clone(&world.loader.state), record);
     world.metadata.expect_ready([Ok(progress(SetState::Pausing))]);

@@ -100,6 +100,7 @@ pub(crate) fn attachment(epoch: u64, journal_at: u64) -> Attachment {
         mapped_extents: 0,
         peers: Vec::new(),
         moves: 0,
+        publications: Vec::new(),
     };
     Attachment {
         volume,
