@@ -104,6 +104,8 @@ impl Daemon {
             accept_restored,
             migratable,
             publication_id: publication.map_or_else(String::new, |id| id.to_string()),
+            // Whoever is told of the device may write anything to it.
+            for_file_system: false,
         });
         let answer = self.client.clone().attach_volume(request).await;
         open(&format!("attach volume {volume}"), answer)

@@ -128,6 +128,7 @@ async fn snapshots_are_cut_cloned_rolled_back_and_deleted() {
         created_unix_seconds: 5,
         fsfreeze: Fsfreeze::Auto,
         over_watermark: false,
+        group: None,
     };
     let set = client.create_snapshots(&cut).await.expect("cut");
     assert_eq!(client.create_snapshots(&cut).await.expect("again"), set);
@@ -188,6 +189,7 @@ async fn attach(client: &MetadataClient, volume: VolumeId, caller: NodeSession) 
         understands_layers: true,
         accept_restored: false,
         publication: None,
+        for_file_system: false,
     };
     client.attach(&attach).await.expect("granted")
 }
@@ -225,6 +227,7 @@ async fn asked(address: SocketAddr) -> Asked {
         created_unix_seconds: 5,
         fsfreeze: Fsfreeze::Never,
         over_watermark: false,
+        group: None,
     };
     let set = client.create_snapshots(&create).await.expect("stored");
     assert_eq!(set.state, SetState::Gathering);
@@ -599,6 +602,7 @@ async fn two_snapshots(client: &MetadataClient) -> (Snapshot, Snapshot) {
             created_unix_seconds: 5,
             fsfreeze: Fsfreeze::Never,
             over_watermark: false,
+            group: None,
         };
         client.create_snapshots(&cut).await.expect("cut").snapshots[0].clone()
     };
@@ -681,6 +685,7 @@ async fn names_that_go_to_other_snapshots_are_not_followed() {
         created_unix_seconds: 5,
         fsfreeze: Fsfreeze::Never,
         over_watermark: false,
+        group: None,
     };
     client.create_snapshots(&cut).await.expect("cut");
     let error = loop {

@@ -2,8 +2,10 @@
 //!
 //! The wire's reason and facts are derived here, in one place, and tested there.
 
+mod contents;
 mod facts;
 mod fencing;
+mod groups;
 mod held;
 mod kind;
 mod peers;
@@ -22,7 +24,9 @@ use lunar_types::{
     SnapshotSetId, VolumeId, VolumeSize,
 };
 
+pub use contents::ContentError;
 pub use fencing::FencingError;
+pub use groups::GroupError;
 pub use held::HeldExtents;
 pub use peers::{Names, PeerError};
 pub use publications::PublicationError;
@@ -46,6 +50,12 @@ pub enum ServiceError {
     /// The leave to attach a volume.
     #[error(transparent)]
     Publication(#[from] PublicationError),
+    /// What may be done to the content of a volume.
+    #[error(transparent)]
+    Content(#[from] ContentError),
+    /// A group of snapshots.
+    #[error(transparent)]
+    Group(#[from] GroupError),
     /// A field of the request.
     #[error(transparent)]
     Field(#[from] FieldError),

@@ -114,6 +114,14 @@ reasons! {
     VolumeRecalled = "VOLUME_RECALLED" => Aborted,
     /// The node has no leave to attach the volume; facts: `volume`, `nodes`.
     NotPublished = "NOT_PUBLISHED" => FailedPrecondition,
+    /// The volume was used: no file system is made on it; fact: `volume`.
+    ContentUsed = "CONTENT_USED" => FailedPrecondition,
+    /// Somebody else has begun to make a file system since; fact: `volume`.
+    OtherFormat = "OTHER_FORMAT" => Aborted,
+    /// No group of snapshots has this id or name.
+    GroupNotFound = "GROUP_NOT_FOUND" => NotFound,
+    /// A group of snapshots of this name exists; facts: `name`, `group`.
+    GroupExists = "GROUP_EXISTS" => AlreadyExists,
     /// Nobody holds the volume.
     NotAttached = "NOT_ATTACHED" => FailedPrecondition,
     /// The epoch or the holder in the request is not the current one; facts: `epoch_held`,
@@ -254,6 +262,13 @@ impl ErrorReport {
     }
 }
 
+/// The text of the reason in a status of Lunar's, also of one that this program does not know.
+#[must_use]
+pub fn reason_text(status: &Status) -> Option<String> {
+    let info = status.get_details_error_info()?;
+    (info.domain == ERROR_DOMAIN).then_some(info.reason)
+}
+
 /// A field of a message that cannot be what it says.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("field '{field}': {problem}")]
@@ -342,6 +357,10 @@ mod tests {
         ("PUBLISHED_OTHERWISE", 6),
         ("VOLUME_RECALLED", 10),
         ("NOT_PUBLISHED", 9),
+        ("CONTENT_USED", 9),
+        ("OTHER_FORMAT", 10),
+        ("GROUP_NOT_FOUND", 5),
+        ("GROUP_EXISTS", 6),
         ("NOT_ATTACHED", 9),
         ("STALE_EPOCH", 9),
         ("NODE_FENCED", 9),

@@ -9,13 +9,17 @@ use lunar_metadata::domain::{
 };
 use lunar_metadata::error::ServiceError;
 use lunar_metadata::seams::block_on;
-use lunar_types::{JournalSeq, Name, SnapshotSetId};
+use lunar_types::{JournalSeq, Name, RequestId, SnapshotSetId};
 
 use crate::calls::{Answer, Call};
 use crate::oracle::Moment;
 use crate::planted::Planted;
 use crate::snapshots::{OpenMember, OpenSet};
 use crate::world::{Flow, Stop, World, failed};
+
+fn group_name(request: RequestId) -> Name {
+    format!("group-{request}").parse().expect("letters, digits and dashes")
+}
 
 /// Steps that a settle may take before the holder gives up.
 const PATIENCE: u64 = 3000;
@@ -38,12 +42,14 @@ impl World {
 
     fn cut_members(&mut self, guests: &[usize], group: u64) -> Flow {
         let members: Vec<OpenMember> = guests.iter().map(|guest| self.new_member(*guest)).collect();
+        let request = self.meta.fresh_request();
         let create = CreateSnapshots {
-            request: self.meta.fresh_request(),
+            request,
             members: members.iter().map(|member| self.asked_for(member)).collect(),
             created_unix_seconds: self.moment,
             fsfreeze: Fsfreeze::Never,
             over_watermark: true,
+            group: self.moment.is_multiple_of(2).then(|| group_name(request)),
         };
         let set = match self.until_answered(|s| block_on(s.create_snapshots(&create))) {
             Ok(set) => set,

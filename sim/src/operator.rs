@@ -400,6 +400,7 @@ impl World {
             understands_layers: true,
             accept_restored: false,
             publication: None,
+            for_file_system: false,
         };
         if self.guests[guest].device.is_some() {
             // The daemon was killed after it had given the volume back.

@@ -109,6 +109,16 @@ uuid_id!(
     "publication"
 );
 uuid_id!(
+    /// One attempt to make a file system on a volume.
+    FormatToken,
+    "format token"
+);
+uuid_id!(
+    /// Snapshots that were cut at one moment and are kept as one thing.
+    SnapshotGroupId,
+    "snapshot group"
+);
+uuid_id!(
     /// One boot of a host, as the kernel names it in `/proc/sys/kernel/random/boot_id`.
     BootId,
     "boot"

@@ -27,9 +27,9 @@ pub use geometry::{
     VOLUME_BYTES_MAX, VOLUME_EXTENTS_MAX, VolumeSize, VolumeSizeError,
 };
 pub use ids::{
-    BootId, ClusterId, CommitNumber, Epoch, IdParseError, Incarnation, JournalSeq, LayerId, LunId,
-    NodeId, NodeIncarnation, NodeSession, PoolId, PublicationId, RequestId, SessionNumber,
-    SnapshotId, SnapshotSetId, StructureNumber, VolumeId,
+    BootId, ClusterId, CommitNumber, Epoch, FormatToken, IdParseError, Incarnation, JournalSeq,
+    LayerId, LunId, NodeId, NodeIncarnation, NodeSession, PoolId, PublicationId, RequestId,
+    SessionNumber, SnapshotGroupId, SnapshotId, SnapshotSetId, StructureNumber, VolumeId,
 };
 pub use names::{Name, NameError};
 pub use presence::Presence;

@@ -11,16 +11,16 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use lunar_proto::domain::{
-    Attachment, AttachmentSummary, ChangedStructure, DetachMode, FenceAttempt, FenceOrder,
-    FenceProof, Joined, KnownMember, KnownPeer, LayerPage, LayerSealed, NodeNews, NodeState,
-    Ownership, OwnershipWish, Pool, PoolReservation, PrunedParts, Recall, Renewed, Selector,
-    SetProgress, SlotUpdate, Volume, Vote, WatermarkLevel,
+    Attachment, AttachmentSummary, ChangedStructure, ContentState, DetachMode, FenceAttempt,
+    FenceOrder, FenceProof, Joined, KnownMember, KnownPeer, LayerPage, LayerSealed, NodeNews,
+    NodeState, Ownership, OwnershipWish, Pool, PoolReservation, PrunedParts, Recall, Renewed,
+    Selector, SetProgress, SlotUpdate, Volume, Vote, WatermarkLevel,
 };
 use lunar_proto::error::{ErrorReason, ErrorReport};
 use lunar_types::{
-    BootId, CommitNumber, Epoch, ExtentRun, ExtentSize, Freed, Incarnation, JournalSeq, LayerId,
-    LogicalExtent, LunId, Name, NodeIncarnation, PoolId, PublicationId, RequestId, SnapshotSetId,
-    VolumeId,
+    BootId, CommitNumber, Epoch, ExtentRun, ExtentSize, FormatToken, Freed, Incarnation,
+    JournalSeq, LayerId, LogicalExtent, LunId, Name, NodeIncarnation, PoolId, PublicationId,
+    RequestId, SnapshotSetId, VolumeId,
 };
 
 /// A call to the metadata service failed.
@@ -146,6 +146,8 @@ pub struct Terms {
     pub accept_restored: bool,
     /// By whose leave; none: by hand.
     pub publication: Option<PublicationId>,
+    /// For a file system that is made once: the attachment alone is no use of the volume.
+    pub for_file_system: bool,
 }
 
 /// A volume that is given away by a peer that stays one.
@@ -255,6 +257,14 @@ pub trait Metadata: Send + Sync {
     fn resume_attachment(&self, grant: Grant) -> Reply<'_, Attachment>;
     /// Gives a volume back.
     fn detach(&self, grant: Grant, mode: DetachMode) -> Reply<'_, ()>;
+    /// What the content of a held volume may be.
+    fn content(&self, grant: Grant) -> Reply<'_, ContentState>;
+    /// Begins an attempt to make a file system.
+    fn begin_format(&self, grant: Grant, token: FormatToken) -> Reply<'_, ()>;
+    /// Ends an attempt to make a file system.
+    fn end_format(&self, grant: Grant, token: FormatToken) -> Reply<'_, ()>;
+    /// Says that a held volume is used.
+    fn use_content(&self, grant: Grant) -> Reply<'_, ()>;
     /// Frees the oldest stale journal.
     fn retire_journal(&self, grant: Grant, stale: Epoch) -> Reply<'_, ()>;
     /// Makes the node a peer of a volume, beside another one or alone so far.

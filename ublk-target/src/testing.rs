@@ -5,12 +5,13 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use lunar_proto::domain::{
-    Attachment, AttachmentSummary, DetachMode, FenceAttempt, FenceOrder, FenceProof, Joined,
-    LayerEntry, LayerPage, LayerSealed, NodeNews, NodeState, Ownership, OwnershipWish, Pool,
-    PoolReservation, PrunedParts, Renewed, Selector, SetProgress, Volume, Vote, WatermarkLevel,
+    Attachment, AttachmentSummary, ContentState, DetachMode, FenceAttempt, FenceOrder, FenceProof,
+    Joined, LayerEntry, LayerPage, LayerSealed, NodeNews, NodeState, Ownership, OwnershipWish,
+    Pool, PoolReservation, PrunedParts, Renewed, Selector, SetProgress, Volume, Vote,
+    WatermarkLevel,
 };
 use lunar_types::{
-    BootId, Epoch, ExtentRun, ExtentSize, Freed, LayerId, LogicalExtent, LunId, Name,
+    BootId, Epoch, ExtentRun, ExtentSize, FormatToken, Freed, LayerId, LogicalExtent, LunId, Name,
     NodeIncarnation, PoolId, SnapshotSetId, VolumeId,
 };
 
@@ -74,6 +75,7 @@ pub(crate) enum Said {
     Ask(OwnershipWish),
     Release(Release),
     Leave(VolumeId),
+    Use(Grant),
 }
 
 impl Script {
@@ -385,6 +387,23 @@ impl Metadata for FakeMetadata {
         let mut script = self.script();
         script.said.push(Said::Leave(volume));
         ready(script.leave.pop_front().unwrap_or(Ok(())))
+    }
+
+    fn content(&self, _: Grant) -> Reply<'_, ContentState> {
+        ready(Err(unavailable()))
+    }
+
+    fn begin_format(&self, _: Grant, _: FormatToken) -> Reply<'_, ()> {
+        ready(Err(unavailable()))
+    }
+
+    fn end_format(&self, _: Grant, _: FormatToken) -> Reply<'_, ()> {
+        ready(Err(unavailable()))
+    }
+
+    fn use_content(&self, grant: Grant) -> Reply<'_, ()> {
+        self.script().said.push(Said::Use(grant));
+        ready(Ok(()))
     }
 
     fn retire_journal(&self, _: Grant, stale: Epoch) -> Reply<'_, ()> {

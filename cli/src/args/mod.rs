@@ -26,7 +26,7 @@ pub use lun::LunCommand;
 pub use node::{DrainArgs, ExplainCommand, FenceArgs, NodeCommand};
 pub use pki::{InitArgs, IssueArgs, PkiCommand, PkiDirArg, RevokeArgs, RotateArgs, ShowArgs};
 pub use pool::PoolCommand;
-pub use select::{LunReference, PoolArg, SelectorArg, SnapshotArg, VolumeArg};
+pub use select::{GroupArg, LunReference, PoolArg, SelectorArg, SnapshotArg, VolumeArg};
 pub use snapshot::{
     CreateSnapshotArgs, DiffSnapshotsArgs, FsfreezeArg, GroupMember, SnapshotCommand,
 };

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use lunar_proto::domain::Selector;
-use lunar_types::{LunId, Name, NameError, PoolId, SnapshotId, VolumeId};
+use lunar_types::{LunId, Name, NameError, PoolId, SnapshotGroupId, SnapshotId, VolumeId};
 
 /// Marks a name that could be taken for an id. No name has a colon.
 const NAME_PREFIX: &str = "name:";
@@ -19,6 +19,8 @@ pub type PoolArg = SelectorArg<PoolId>;
 pub type VolumeArg = SelectorArg<VolumeId>;
 /// A snapshot on the command line.
 pub type SnapshotArg = SelectorArg<SnapshotId>;
+/// A group of snapshots on the command line.
+pub type GroupArg = SelectorArg<SnapshotGroupId>;
 
 impl<I: FromStr> FromStr for SelectorArg<I> {
     type Err = NameError;

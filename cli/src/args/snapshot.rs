@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use lunar_proto::domain::{Fsfreeze, SET_MEMBERS_MAX};
 use lunar_types::Name;
 
-use super::select::{SnapshotArg, VolumeArg};
+use super::select::{GroupArg, SnapshotArg, VolumeArg};
 use super::transfer::{ExportArgs, ImportArgs, VerifyArgs};
 
 /// Commands on snapshots.
@@ -22,6 +22,14 @@ pub enum SnapshotCommand {
         /// Only those of this volume, by name or id; a volume that is gone by its id.
         #[arg(long)]
         volume: Option<VolumeArg>,
+    },
+    /// List the groups of snapshots that are kept as one thing.
+    Groups,
+    /// Delete a group with all its snapshots; the space comes back in the background.
+    DeleteGroup {
+        /// The group, by name or id.
+        #[arg(value_name = "NAME")]
+        group: GroupArg,
     },
     /// Show a snapshot.
     Show {
@@ -64,6 +72,9 @@ pub struct CreateSnapshotArgs {
     /// Volumes, each with the name of its snapshot; all are cut at one moment.
     #[arg(long, value_name = "VOLUME=NAME", num_args = 1..=SET_MEMBERS_MAX)]
     pub group: Vec<GroupMember>,
+    /// Keep them as a group of this name, to be deleted as one thing.
+    #[arg(long = "as", value_name = "NAME", requires = "group")]
+    pub group_name: Option<Name>,
     /// Whether file systems on the devices are frozen meanwhile.
     #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
     pub fsfreeze: FsfreezeArg,

@@ -38,7 +38,7 @@ async fn of_snapshot(service: &MetadataClient, args: &CloneArgs) -> Result<Volum
 async fn of_volume(service: &MetadataClient, args: &CloneArgs) -> Result<Volume, CliError> {
     let (volume, cut_as) = (args.source.as_volume(), NewCut::Clone(args.name.clone()));
     let members = vec![NewMember { volume, cut: cut_as }];
-    let set = cut(service, members, Fsfreeze::Auto, args.over_watermark).await?;
+    let set = cut(service, members, Fsfreeze::Auto, args.over_watermark, None).await?;
     match set.members.first() {
         Some(SetMember { cut: CutAs::Clone { volume, .. }, .. }) => {
             Ok(service.volume(&Selector::Id(*volume)).await?)

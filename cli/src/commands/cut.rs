@@ -10,6 +10,7 @@ use lunar_proto::domain::{
     CreateSnapshots, Fsfreeze, NewCut, NewMember, SetAbort, SetState, SnapshotSet,
 };
 use lunar_proto::error::Facts;
+use lunar_types::Name;
 use tokio::signal;
 
 use crate::error::{CliError, Exit};
@@ -24,10 +25,11 @@ pub(super) async fn cut(
     members: Vec<NewMember>,
     fsfreeze: Fsfreeze,
     over_watermark: bool,
+    group: Option<Name>,
 ) -> Result<SnapshotSet, CliError> {
     let (request, created_unix_seconds) = (fresh_request_id(), unix_seconds());
     let request =
-        CreateSnapshots { request, members, created_unix_seconds, fsfreeze, over_watermark };
+        CreateSnapshots { request, members, created_unix_seconds, fsfreeze, over_watermark, group };
     let what = what_of(&request.members);
     tokio::select! {
         biased;
@@ -210,6 +212,7 @@ mod tests {
             created_unix_seconds: 0,
             fsfreeze: Fsfreeze::Auto,
             over_watermark: false,
+            group: None,
         }
     }
 

@@ -19,7 +19,8 @@ use crate::daemon::Daemon;
 use crate::error::{CliError, Exit};
 use crate::file_system::{Mounted, mounted_from};
 use crate::progress::Waiting;
-use crate::views::volume::{AttachmentView, DeviceGrowth, GrowView, VolumeView};
+use crate::views::grow::{DeviceGrowth, GrowView};
+use crate::views::volume::{AttachmentView, VolumeView};
 
 /// How often the device is looked at.
 const POLL: Duration = Duration::from_millis(200);

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use lunar_metadata_client::{ErrorKind, ErrorReason, MetadataClient, fresh_request_id};
 use lunar_proto::domain::{
-    DeleteSnapshot, NewCut, NewMember, ReadLayer, Selector, Snapshot, SnapshotSet, UsageOf,
+    DeleteGroup, DeleteSnapshot, NewCut, NewMember, ReadLayer, Selector, Snapshot, SnapshotSet,
+    UsageOf,
 };
-use lunar_types::{ByteCount, LayerId, LogicalExtent, SnapshotId, VolumeId};
+use lunar_types::{ByteCount, LayerId, LogicalExtent, SnapshotGroupId, SnapshotId, VolumeId};
 use tokio::time::sleep;
 
 use super::cut::cut;
@@ -17,6 +18,7 @@ use crate::args::{CreateSnapshotArgs, DiffSnapshotsArgs, GroupMember, SnapshotCo
 use crate::error::{CliError, Exit};
 use crate::progress::Waiting;
 use crate::views::diff::DiffView;
+use crate::views::group::{GroupDeleteView, GroupList, GroupView};
 use crate::views::snapshot::{
     Origins, SealedSetView, SnapshotDeleteView, SnapshotDeletion, SnapshotList, SnapshotView,
 };
@@ -40,6 +42,8 @@ pub(super) async fn run(
         SnapshotCommand::List { volume } => {
             list(context, volume.as_ref().map(|volume| &volume.0)).await
         }
+        SnapshotCommand::Groups => groups(context).await,
+        SnapshotCommand::DeleteGroup { group } => delete_group(context, &group.0).await,
         SnapshotCommand::Show { snapshot } => show(context, &snapshot.0).await,
         SnapshotCommand::Usage { snapshot } => usage(context, &snapshot.0).await,
         SnapshotCommand::Diff(args) => diff(context, args).await,
@@ -58,7 +62,8 @@ async fn create(context: &Context<'_>, args: &CreateSnapshotArgs) -> Result<Exit
         |GroupMember { volume, name }| NewMember { volume: volume.0, cut: NewCut::Snapshot(name) };
     let members = args.members().into_iter().map(member).collect();
     let SnapshotSet { id, snapshots, .. } =
-        cut(&service, members, args.fsfreeze.into(), args.over_watermark).await?;
+        cut(&service, members, args.fsfreeze.into(), args.over_watermark, args.group_name.clone())
+            .await?;
     let origins = origins_of(&service, &snapshots).await?;
     context.show(&SealedSetView::new(id, views(&snapshots, &origins)?))
 }
@@ -72,6 +77,22 @@ async fn list(
     let snapshots = service.snapshots(volume).await?;
     let origins = Origins::new(&service.volumes().await?, service.pools().await?);
     context.show(&SnapshotList::new(views(&snapshots, &origins)?))
+}
+
+async fn groups(context: &Context<'_>) -> Result<Exit, CliError> {
+    let groups = context.service().await?.groups().await?;
+    context.show(&GroupList::new(groups.iter().map(GroupView::new).collect()))
+}
+
+async fn delete_group(
+    context: &Context<'_>,
+    group: &Selector<SnapshotGroupId>,
+) -> Result<Exit, CliError> {
+    let service = context.service().await?;
+    let found = service.group(group).await?;
+    let (request, group) = (fresh_request_id(), Selector::Id(found.id));
+    service.delete_group(&DeleteGroup { request, group }).await?;
+    context.show(&GroupDeleteView::new(&found))
 }
 
 async fn show(context: &Context<'_>, snapshot: &Selector<SnapshotId>) -> Result<Exit, CliError> {

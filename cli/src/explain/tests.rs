@@ -56,6 +56,8 @@ fn facts(fencing: PoolFencing, state: NodeState, live: bool) -> VolumeFacts {
         peers: Vec::new(),
         moves: 0,
         publications: Vec::new(),
+        content: lunar_proto::domain::ContentState::Used,
+        origin: None,
     };
     let pool = Pool {
         id: PoolId::from_u128(2),

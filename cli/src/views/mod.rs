@@ -7,6 +7,8 @@ pub mod backup;
 pub mod diff;
 pub mod fence;
 pub mod fsck;
+pub mod group;
+pub mod grow;
 pub mod lun;
 pub mod map;
 pub mod node;

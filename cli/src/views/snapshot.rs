@@ -48,6 +48,8 @@ pub struct SnapshotView {
     /// Absent while it is being cut.
     layer: Option<u64>,
     set_id: String,
+    /// The group that it is in.
+    group_id: Option<String>,
     created_unix_seconds: u64,
 }
 
@@ -70,6 +72,7 @@ impl SnapshotView {
             restored: snapshot.restored,
             layer: snapshot.layer.map(lunar_types::LayerId::get),
             set_id: snapshot.set.to_string(),
+            group_id: snapshot.group.map(|group| group.to_string()),
             created_unix_seconds: snapshot.created_unix_seconds,
         })
     }

@@ -10,19 +10,19 @@ use std::{env, fs};
 
 use lunar_backup::{BackupEnd, BackupHeader};
 use lunar_proto::domain::{
-    AuditEntry, Backup, BackupNumber, Backups, DiffKind, DiffRun, Fence, FenceLun, FenceLunState,
-    FenceProof, FindingsDigest, FsckFinding, FsckRemedy, FsckRepaired, FsckSummary, Holder,
-    LayerEntry, LayerPart, Lun, LunStatus, Node, NodeState, Operation, OperationId, OperationWork,
-    Pool, PoolFill, PoolStatus, Publication, PublicationMode, RoomWanted, Snapshot, SnapshotState,
-    SpaceUsage, Usage, Volume, VolumeState, Watermarks,
+    AuditEntry, Backup, BackupNumber, Backups, ContentState, DiffKind, DiffRun, Fence, FenceLun,
+    FenceLunState, FenceProof, FindingsDigest, FsckFinding, FsckRemedy, FsckRepaired, FsckSummary,
+    Holder, LayerEntry, LayerPart, Lun, LunStatus, Node, NodeState, Operation, OperationId,
+    OperationWork, Pool, PoolFill, PoolStatus, Publication, PublicationMode, RoomWanted, Snapshot,
+    SnapshotGroup, SnapshotState, SpaceUsage, Usage, Volume, VolumeState, Watermarks,
 };
 use lunar_proto::error::Facts;
 use lunar_proto::v1;
 use lunar_types::{
     BlockRange, BootId, ByteCount, ClusterId, Epoch, ExtentAddress, ExtentSize, Incarnation,
     LayerId, LogicalBlockSize, LogicalExtent, LunId, LunIndex, Name, NodeId, NodeIncarnation,
-    PoolId, Presence, PublicationId, SessionNumber, Slot, SlotPlace, SnapshotId, SnapshotSetId,
-    VolumeId, VolumeSize,
+    PoolId, Presence, PublicationId, SessionNumber, Slot, SlotPlace, SnapshotGroupId, SnapshotId,
+    SnapshotSetId, VolumeId, VolumeSize,
 };
 
 use super::*;
@@ -87,6 +87,8 @@ fn volume(text: &str, holder: Option<Holder>) -> Volume {
         peers: Vec::new(),
         moves: 0,
         publications: Vec::new(),
+        content: ContentState::Used,
+        origin: None,
     }
 }
 
@@ -238,7 +240,7 @@ fn attach_detach_and_delete_are_golden() {
 
 #[test]
 fn volume_grow_is_golden() {
-    use volume::DeviceGrowth::{AtAttachment, AtNextAttachment, Done, OnOtherNode, Unknown};
+    use grow::DeviceGrowth::{AtAttachment, AtNextAttachment, Done, OnOtherNode, Unknown};
     let local = || Box::new(volume::AttachmentView::from(&attachment()));
     let limited =
         v1::LocalAttachment { size_bytes: 5 << 30, grows_at_next_attachment: true, ..attachment() };
@@ -257,7 +259,7 @@ fn volume_grow_is_golden() {
         (Unknown { problem }, None, "volume-grow-unknown"),
     ] {
         let holder = (!matches!(growth, AtAttachment)).then(|| holder(true));
-        let view = volume::GrowView::new(volume_view("db", holder), growth, mounted);
+        let view = grow::GrowView::new(volume_view("db", holder), growth, mounted);
         assert_golden(&view, file);
     }
     let view = volume_view("db", Some(holder(true)));
@@ -322,6 +324,7 @@ fn snapshot(text: &str, volume: u128, created: u64, state: SnapshotState) -> Sna
         created_unix_seconds: 1_735_689_599 + created,
         state,
         restored: false,
+        group: None,
         owned_extents: 3,
     }
 }
@@ -346,6 +349,22 @@ fn snapshot_list_create_and_show_are_golden() {
     let set = SnapshotSetId::from_u128(0x7);
     let cut = snapshot::SealedSetView::new(set, vec![snapshot_view(&first)]);
     assert_golden(&cut, "snapshot-create");
+}
+
+#[test]
+fn groups_are_golden() {
+    let group = |text: &str, members: &[&str]| SnapshotGroup {
+        id: SnapshotGroupId::from_u128(0x9),
+        name: name(text),
+        created_unix_seconds: 1_735_689_599,
+        snapshots: members.iter().map(|s| snapshot(s, 0xc, 0, SnapshotState::Ready)).collect(),
+        set: SnapshotSetId::from_u128(0x7),
+    };
+    let weekly = group("weekly", &["db-monday", "logs-monday"]);
+    let views = [&weekly, &group("empty", &[])].map(group::GroupView::new);
+    assert_golden(&group::GroupList::new(views.into()), "snapshot-groups");
+    assert_golden(&group::GroupList::new(Vec::new()), "snapshot-groups-none");
+    assert_golden(&group::GroupDeleteView::new(&weekly), "snapshot-delete-group");
 }
 
 #[test]

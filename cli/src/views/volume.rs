@@ -1,12 +1,11 @@
 //! Volumes, their holders and their devices on this node.
 
-use lunar_proto::domain::{Holder, Peer, Pool, Volume, VolumeState};
+use lunar_proto::domain::{Holder, Origin, Peer, Pool, Volume, VolumeState};
 use lunar_proto::v1;
 use serde::Serialize;
 
 use super::publication::PublicationView;
 use super::{NONE, count, size, with_restored};
-use crate::file_system::{FileSystem, Mounted};
 use crate::output::{Report, facts, table};
 
 /// Who holds a volume.
@@ -42,10 +41,10 @@ impl HolderView {
 #[derive(Serialize, Debug)]
 pub struct VolumeView {
     volume_id: String,
-    name: String,
+    pub(super) name: String,
     pool_id: String,
     pool_name: String,
-    size_bytes: u64,
+    pub(super) size_bytes: u64,
     mapped_bytes: u64,
     logical_block_size_bytes: u32,
     state: &'static str,
@@ -60,6 +59,38 @@ pub struct VolumeView {
     moves: u64,
     /// The nodes that have leave to attach it; none: whoever is told to by hand.
     publications: Vec<PublicationView>,
+    /// What its content may be: blank, formatting, used.
+    content: String,
+    /// What it began as; none: nothing.
+    origin: Option<OriginView>,
+}
+
+/// What a volume began as. It may be gone.
+#[derive(Serialize, Debug)]
+#[serde(rename_all = "snake_case")]
+pub enum OriginView {
+    /// A snapshot.
+    SnapshotId(String),
+    /// A volume, at the moment when it was cut.
+    VolumeId(String),
+}
+
+impl From<Origin> for OriginView {
+    fn from(origin: Origin) -> Self {
+        match origin {
+            Origin::Snapshot(id) => Self::SnapshotId(id.to_string()),
+            Origin::Volume(id) => Self::VolumeId(id.to_string()),
+        }
+    }
+}
+
+impl OriginView {
+    fn to_text(&self) -> String {
+        match self {
+            Self::SnapshotId(id) => format!("snapshot {id}"),
+            Self::VolumeId(id) => format!("volume {id}"),
+        }
+    }
 }
 
 /// A node that has a volume together with another one.
@@ -121,6 +152,8 @@ impl VolumeView {
             peers: volume.peers.iter().map(|peer| PeerView::new(peer, volume)).collect(),
             moves: volume.moves,
             publications: volume.publications.iter().map(PublicationView::new).collect(),
+            content: volume.content.to_string(),
+            origin: volume.origin.map(OriginView::from),
         }
     }
 
@@ -151,10 +184,14 @@ impl VolumeView {
             ("mapped", size(self.mapped_bytes)),
             ("logical blocks", size(self.logical_block_size_bytes.into())),
             ("state", self.state_text()),
+            ("content", self.content.clone()),
             ("head layer", self.head_layer.to_string()),
             ("epoch", self.epoch.to_string()),
             ("attached to", self.holder_text()),
         ];
+        if let Some(origin) = &self.origin {
+            pairs.push(("made of", origin.to_text()));
+        }
         if !self.publications.is_empty() {
             let nodes: Vec<_> = self.publications.iter().map(PublicationView::node_text).collect();
             pairs.push(("published to", nodes.join(", ")));
@@ -265,8 +302,8 @@ pub struct AttachmentView {
     volume_name: String,
     pool_id: String,
     epoch: u64,
-    device_path: String,
-    size_bytes: u64,
+    pub(super) device_path: String,
+    pub(super) size_bytes: u64,
     logical_block_size_bytes: u32,
     state: &'static str,
     problem: String,
@@ -452,112 +489,5 @@ impl Report for DeleteView {
                 format!("volume '{name}' ({id}) is being deleted in the background\n")
             }
         }
-    }
-}
-
-/// What becomes of the device of a volume that has grown.
-#[derive(Debug)]
-pub enum DeviceGrowth {
-    /// There is none; the next one has the new size.
-    AtAttachment,
-    /// The device on this node has the new size.
-    Done(Box<AttachmentView>),
-    /// The device on this node keeps its size: the driver cannot change it.
-    AtNextAttachment(Box<AttachmentView>),
-    /// Another node makes its device larger.
-    OnOtherNode {
-        /// Its name.
-        node: String,
-    },
-    /// fs-core of this node, which may be the holder, could not be asked.
-    Unknown {
-        /// Why not.
-        problem: String,
-    },
-}
-
-impl DeviceGrowth {
-    const fn word(&self) -> &'static str {
-        match self {
-            Self::Done(_) => "now",
-            Self::AtAttachment | Self::AtNextAttachment(_) => "at-next-attachment",
-            Self::OnOtherNode { .. } => "on-other-node",
-            Self::Unknown { .. } => "unknown",
-        }
-    }
-
-    fn to_text(&self, name: &str) -> String {
-        match self {
-            Self::AtAttachment => {
-                "no live node holds it: its next attachment has the new size\n".to_owned()
-            }
-            Self::Done(attachment) => format!("so has its device {}\n", attachment.device_path),
-            Self::AtNextAttachment(attachment) => format!(
-                "its device {} keeps {}: this kernel's ublk driver lacks UPDATE_SIZE; detach the \
-                 volume and attach it again to get the new size\n",
-                attachment.device_path,
-                size(attachment.size_bytes)
-            ),
-            Self::OnOtherNode { node } => format!(
-                "node '{node}' holds it and makes its device larger when it hears of it: see \
-                 'lunar volume show {name}' there\n"
-            ),
-            Self::Unknown { problem } => {
-                format!("whether its device has the new size is not known: {problem}\n")
-            }
-        }
-    }
-
-    fn into_attachment(self) -> Option<AttachmentView> {
-        match self {
-            Self::Done(attachment) | Self::AtNextAttachment(attachment) => Some(*attachment),
-            Self::AtAttachment | Self::OnOtherNode { .. } | Self::Unknown { .. } => None,
-        }
-    }
-}
-
-/// A file system that has grown.
-#[derive(Serialize, Debug)]
-struct FileSystemView {
-    kind: FileSystem,
-    mount_point: String,
-}
-
-/// `lunar volume grow`.
-#[derive(Serialize, Debug)]
-pub struct GrowView {
-    #[serde(flatten)]
-    volume: VolumeView,
-    /// When a device has the new size.
-    takes_effect: &'static str,
-    /// The device on this node.
-    attachment: Option<AttachmentView>,
-    /// What was grown by `--fs`.
-    file_system: Option<FileSystemView>,
-    #[serde(skip)]
-    text: String,
-}
-
-impl GrowView {
-    /// A volume that has grown, its device, and the file system that has grown with it.
-    #[must_use]
-    pub fn new(volume: VolumeView, growth: DeviceGrowth, mounted: Option<&Mounted>) -> Self {
-        let mut text = format!("volume '{}' has {}\n", volume.name, size(volume.size_bytes));
-        text += &growth.to_text(&volume.name);
-        if let Some(Mounted { file_system, mount_point, .. }) = mounted {
-            text += &format!("{} on {mount_point} has grown to it\n", file_system.name());
-        }
-        let file_system = mounted.map(|mounted| FileSystemView {
-            kind: mounted.file_system,
-            mount_point: mounted.mount_point.clone(),
-        });
-        let (takes_effect, attachment) = (growth.word(), growth.into_attachment());
-        Self { volume, takes_effect, attachment, file_system, text }
-    }
-}
-
-impl Report for GrowView {
-    fn to_text(&self) -> String {
-        self.text.clone()
     }
 }

@@ -156,8 +156,14 @@ impl FsCore for Served {
         &self,
         request: Request<v1::AttachVolumeRequest>,
     ) -> Answer<v1::LocalAttachment> {
-        let v1::AttachVolumeRequest { volume, accept_restored, migratable, publication_id } =
-            request.into_inner();
+        let v1::AttachVolumeRequest {
+            volume,
+            accept_restored,
+            migratable,
+            publication_id,
+            for_file_system,
+        } = request.into_inner();
+        assert!(!for_file_system, "what is attached by hand is used");
         let volume_name = self.name_of(volume)?;
         if accept_restored {
             self.0.accepted.lock().expect("no test panics with the lock").push(volume_name.clone());
@@ -221,6 +227,23 @@ impl FsCore for Served {
     ) -> Answer<v1::CheckpointVolumeResponse> {
         self.name_of(request.into_inner().volume)?;
         Ok(Response::new(v1::CheckpointVolumeResponse {}))
+    }
+
+    async fn get_content(
+        &self,
+        request: Request<v1::GetContentRequest>,
+    ) -> Answer<v1::GetContentResponse> {
+        self.name_of(request.into_inner().volume)?;
+        let state = v1::ContentState::Used.into();
+        Ok(Response::new(v1::GetContentResponse { state }))
+    }
+
+    async fn begin_format(&self, _: Request<v1::FormatRequest>) -> Answer<v1::FormatResponse> {
+        Err(report(ErrorReason::ContentUsed, "the volume was used".to_owned()))
+    }
+
+    async fn end_format(&self, _: Request<v1::FormatRequest>) -> Answer<v1::FormatResponse> {
+        Ok(Response::new(v1::FormatResponse {}))
     }
 
     async fn drain(&self, _: Request<v1::DrainRequest>) -> Answer<v1::DrainResponse> {

@@ -42,6 +42,7 @@ fn hold(world: &World) {
             understands_layers: true,
             accept_restored: false,
             publication: None,
+            for_file_system: false,
         };
         client.attach(&attach).await.expect("granted");
     });

@@ -184,6 +184,7 @@ impl<'a> HolderOfV<'a> {
                 understands_layers: true,
                 accept_restored: false,
                 publication: None,
+                for_file_system: false,
             };
             let held = client.attach(&attach).await.expect("granted");
             (client, caller, held)

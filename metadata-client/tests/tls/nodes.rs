@@ -54,6 +54,7 @@ fn attach(volume: VolumeId, caller: NodeSession) -> Attach {
         understands_layers: true,
         accept_restored: false,
         publication: None,
+        for_file_system: false,
     }
 }
 

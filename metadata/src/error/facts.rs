@@ -17,6 +17,8 @@ impl ServiceError {
             Self::Fencing(error) => return error.facts(),
             Self::Peer(error) => return error.facts(),
             Self::Publication(error) => return error.facts(),
+            Self::Content(error) => return error.facts(),
+            Self::Group(error) => return error.facts(),
             Self::RequestIdReused { request } => fact("request", request),
             Self::PoolNotFound { pool } => fact("pool", pool),
             Self::VolumeNotFound { volume } => fact("volume", volume),

@@ -14,6 +14,8 @@ impl ServiceError {
             Self::Fencing(error) => error.kind(),
             Self::Peer(error) => error.kind(),
             Self::Publication(error) => error.kind(),
+            Self::Content(error) => error.kind(),
+            Self::Group(error) => error.kind(),
             Self::Field(_) => ErrorReason::InvalidField,
             Self::RequestIdReused { .. } => ErrorReason::RequestIdReused,
             Self::PoolNotFound { .. } => ErrorReason::PoolNotFound,

@@ -12,6 +12,7 @@
 //! digest of its findings, and no more.
 
 mod fencing;
+mod groups;
 mod holders;
 mod inventory;
 mod layers;
@@ -61,6 +62,7 @@ async fn examine<T: Txn>(
     space::check(txn, &inventory, &mut report).await?;
     objects::check(txn, &inventory, &mut report).await?;
     sets::check(txn, &inventory, &mut report).await?;
+    groups::check(txn, &inventory, &mut report).await?;
     fencing::check(txn, &inventory, &mut report).await?;
     peers::check(txn, &inventory, &mut report).await?;
     publications::check(txn, &inventory, &mut report).await?;

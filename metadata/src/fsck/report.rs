@@ -109,6 +109,8 @@ kinds! {
     /// A publication is of an unknown volume or node, there are more of a volume than there may
     /// be, one is recalled in one place only, or a node holds what is published to others.
     PublicationMismatch = "publication-mismatch",
+    /// A group of snapshots and its name or its snapshots disagree.
+    GroupMismatch = "group-mismatch",
     /// A reservation is in an unknown pool or LUN.
     ReservationUnknown = "reservation-unknown",
     /// An extent is marked as one that the map has named, and is not in the reservation.

@@ -2,9 +2,9 @@
 
 use lunar_types::{
     BootId, ByteCount, ClusterId, CommitNumber, Epoch, ExtentAddress, ExtentRun, ExtentSize,
-    Incarnation, JournalSeq, LayerId, LogicalBlockSize, LunId, LunIndex, Name, NodeId,
+    FormatToken, Incarnation, JournalSeq, LayerId, LogicalBlockSize, LunId, LunIndex, Name, NodeId,
     NodeIncarnation, NodeSession, PhysicalExtent, PoolId, PublicationId, RequestId, SessionNumber,
-    SnapshotId, SnapshotSetId, StructureNumber, VolumeId, VolumeSize,
+    SnapshotGroupId, SnapshotId, SnapshotSetId, StructureNumber, VolumeId, VolumeSize,
 };
 
 /// Why bytes are not the value they should be.
@@ -188,7 +188,9 @@ uuid_field!(
     VolumeId,
     SnapshotId,
     SnapshotSetId,
+    SnapshotGroupId,
     PublicationId,
+    FormatToken,
     BootId,
     RequestId
 );
@@ -249,7 +251,7 @@ macro_rules! optional_uuid_field {
         })+
     };
 }
-optional_uuid_field!(VolumeId, SnapshotId, SnapshotSetId);
+optional_uuid_field!(VolumeId, SnapshotId, SnapshotSetId, SnapshotGroupId);
 
 impl Field for Option<Name> {
     /// Length 0 is none.
@@ -368,6 +370,20 @@ impl Field for ExtentRun {
             return Err(invalid("run length", count));
         }
         Ok(Self::new(first, count))
+    }
+}
+
+impl Field for Vec<SnapshotId> {
+    /// Their number in 2 bytes, then each.
+    fn put(&self, out: &mut Vec<u8>) {
+        let count = u16::try_from(self.len()).expect("a group has as few snapshots as a set");
+        count.put(out);
+        self.iter().for_each(|snapshot| snapshot.put(out));
+    }
+
+    fn take(input: &mut &[u8]) -> Result<Self, DecodeError> {
+        let count = u16::take(input)?;
+        (0..count).map(|_| SnapshotId::take(input)).collect()
     }
 }
 

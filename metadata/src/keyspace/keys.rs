@@ -4,7 +4,7 @@ use foundationdb_tuple::{pack, unpack};
 use lunar_proto::domain::{BackupNumber, CertSerial, OperationId};
 use lunar_types::{
     Epoch, Incarnation, LayerId, LogicalExtent, LunId, LunIndex, Name, NodeId, PoolId, RequestId,
-    SnapshotId, SnapshotSetId, VolumeId,
+    SnapshotGroupId, SnapshotId, SnapshotSetId, VolumeId,
 };
 
 use super::bitmap::{Bitmap, GroupIndex, QuarantineStamp};
@@ -435,6 +435,18 @@ keys! {
         node: NodeId,
         /// The volume.
         volume: VolumeId,
+    }
+
+    /// A group of snapshots.
+    SnapshotGroupKey = 57 "snapshot group" => SnapshotGroupRecord {
+        /// Its id.
+        group: SnapshotGroupId,
+    }
+
+    /// A group of snapshots by name.
+    SnapshotGroupNameKey = 58 "snapshot group name" => SnapshotGroupNameRecord {
+        /// Its name.
+        name: Name,
     }
 
     /// A volume that nodes have together. Absent: it has no peers.

@@ -9,7 +9,9 @@
 //! - one value has one encoding: what is decoded encodes to the same bytes again.
 
 mod bitmap;
+mod contents;
 mod digest;
+mod earlier;
 mod encoding;
 mod fencing;
 mod kept;
@@ -19,7 +21,6 @@ mod parts;
 mod peers;
 mod publications;
 mod records;
-mod restored;
 mod revoked;
 mod set_records;
 mod slot_value;
@@ -27,6 +28,7 @@ mod typed;
 mod watermarks;
 
 pub use bitmap::{Bitmap, GROUP_EXTENTS, GroupIndex, QuarantineStamp, runs_of};
+pub use contents::Content;
 pub use digest::SlotDigest;
 pub(crate) use digest::hash_bytes;
 pub use encoding::{DecodeError, Record};

@@ -4,7 +4,7 @@ use foundationdb_tuple::{TuplePack, TupleUnpack};
 use lunar_proto::domain::{BackupNumber, OperationId};
 use lunar_types::{
     Epoch, Incarnation, LayerId, LogicalExtent, LunId, LunIndex, Name, NodeId, PoolId, RequestId,
-    SnapshotId, SnapshotSetId, VolumeId, counter_id,
+    SnapshotGroupId, SnapshotId, SnapshotSetId, VolumeId, counter_id,
 };
 use uuid::Uuid;
 
@@ -33,7 +33,7 @@ macro_rules! uuid_part {
         })+
     };
 }
-uuid_part!(PoolId, VolumeId, SnapshotId, SnapshotSetId, LunId, RequestId);
+uuid_part!(PoolId, VolumeId, SnapshotId, SnapshotSetId, SnapshotGroupId, LunId, RequestId);
 
 macro_rules! number_part {
     ($($id:ty = $int:ty, $make:expr;)+) => {

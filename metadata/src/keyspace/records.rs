@@ -1,21 +1,22 @@
 //! The records of the store, field by field in the order of their bytes.
 
 use lunar_proto::domain::{
-    BackupNumber, NodeState, OperationWork, PoolFencing, PrunedPart, PrunedParts, SnapshotState,
-    VolumeState, Watermarks,
+    BackupNumber, NodeState, OperationWork, Origin, PoolFencing, PrunedPart, PrunedParts,
+    SnapshotState, VolumeState, Watermarks,
 };
 use lunar_types::{
     BootId, ByteCount, ClusterId, CommitNumber, Epoch, ExtentRun, ExtentSize, Incarnation,
     JournalSeq, LayerId, LogicalBlockSize, LogicalExtent, LunId, LunIndex, Name, NodeIncarnation,
-    PoolId, RequestId, SessionNumber, SnapshotId, SnapshotSetId, StructureNumber, VolumeId,
-    VolumeSize,
+    PoolId, RequestId, SessionNumber, SnapshotGroupId, SnapshotId, SnapshotSetId, StructureNumber,
+    VolumeId, VolumeSize,
 };
 
+use super::contents::Content;
 use super::digest::SlotDigest;
+use super::earlier::{earlier_snapshot, earlier_volume};
 use super::encoding::{DecodeError, Field, Record, invalid};
 use super::fencing::{earlier_attachment, earlier_node, earlier_pool};
 use super::outcome::Outcome;
-use super::restored::{earlier_snapshot, earlier_volume};
 
 macro_rules! records {
     ($($(#[$doc:meta])* $name:ident = $text:literal $(version $version:literal)?
@@ -163,7 +164,7 @@ records! {
     }
 
     /// A volume.
-    VolumeRecord = "volume" version 3 reads earlier_volume {
+    VolumeRecord = "volume" version 4 reads earlier_volume {
         /// Its name; no longer its own while it is being deleted.
         name: Name,
         /// Where its extents are.
@@ -184,6 +185,10 @@ records! {
         set: Option<SnapshotSetId>,
         /// It came back with a backup, and nobody has accepted it since: it may be a mixture.
         restored: bool,
+        /// What its content may be.
+        content: Content,
+        /// What it began as.
+        origin: Option<Origin>,
     }
 
     /// A volume of a pool, for its sums.
@@ -224,7 +229,7 @@ records! {
     }
 
     /// A snapshot.
-    SnapshotRecord = "snapshot" version 2 reads earlier_snapshot {
+    SnapshotRecord = "snapshot" version 3 reads earlier_snapshot {
         /// Its name; no longer its own while it is being deleted.
         name: Name,
         /// The volume that it was cut of; the volume may be gone.
@@ -245,6 +250,28 @@ records! {
         state: SnapshotState,
         /// It came back with a backup, or was cut of a volume that did: it may be a mixture.
         restored: bool,
+        /// What its content may be.
+        content: Content,
+        /// The group that it is in.
+        group: Option<SnapshotGroupId>,
+    }
+
+    /// A group of snapshots.
+    SnapshotGroupRecord = "snapshot group" {
+        /// Its name.
+        name: Name,
+        /// The set that cuts, or has cut, its snapshots.
+        set: SnapshotSetId,
+        /// Seconds since 1970-01-01 UTC on the caller's clock, for people.
+        created_unix_seconds: u64,
+        /// Its snapshots, without those that were deleted one by one.
+        members: Vec<SnapshotId>,
+    }
+
+    /// A group of a name.
+    SnapshotGroupNameRecord = "snapshot group name" {
+        /// The group.
+        group: SnapshotGroupId,
     }
 
     /// A snapshot of a name.

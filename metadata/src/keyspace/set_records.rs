@@ -53,6 +53,17 @@ pub struct SetEntry {
     pub cut: CutAs,
 }
 
+impl SetEntry {
+    /// The snapshot that it becomes, if it becomes one.
+    #[must_use]
+    pub const fn snapshot(&self) -> Option<SnapshotId> {
+        match self.cut {
+            CutAs::Snapshot(snapshot) => Some(snapshot),
+            CutAs::Clone { .. } => None,
+        }
+    }
+}
+
 impl Field for SetEntry {
     /// Volume, snapshot or 0, clone or 0, name of the clone or none.
     fn put(&self, out: &mut Vec<u8>) {

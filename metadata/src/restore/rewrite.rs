@@ -3,11 +3,11 @@
 //! | table | |
 //! | --- | --- |
 //! | keyspace, counters | written last, raised; the last node and entry of the audit stay |
-//! | volumes | epoch and structure raised, in no set, restored |
-//! | snapshots | restored; those of open sets are gone, with their names |
+//! | volumes | epoch and structure raised, in no set, restored, used |
+//! | snapshots | restored, used, in no group; those of open sets are gone, with their names |
 //! | nodes | session and incarnation raised |
 //! | sets | open ones are aborted; members and lists of holders are gone |
-//! | attachments, stale journals, peers, publications, recalls | gone |
+//! | attachments, stale journals, peers, publications, recalls, groups | gone |
 //! | reservations and their marks, requests, registrations, fences | gone |
 //! | quarantine | written anew with all that is free |
 //! | backups | written last, raised; of the list only the one that is restored stays, complete |
@@ -19,12 +19,12 @@ use lunar_types::{Epoch, Incarnation, SessionNumber, StructureNumber};
 use super::survey::{Survey, decoded};
 use super::{RestoreError, content};
 use crate::keyspace::{
-    AttachmentKey, BackupKey, BackupsKey, Counter, CounterKey, FenceKey, FenceLunKey, Generation,
-    IdempotencyKey, Key, KeyspaceKey, LunRegistrationKey, MigrationKey, NodeAttachmentKey, NodeKey,
-    NodePeerKey, NodeRegistrationKey, NodeSetKey, NodeStaleJournalKey, PeerKey, PublicationKey,
-    QuarantineKey, RecallKey, Record as _, ReservationKey, RestoreKey, SetMemberKey, SnapshotKey,
-    SnapshotNameKey, SnapshotSetKey, StaleJournalKey, UnmappedKey, VolumeKey, VolumeSnapshotKey,
-    table_of,
+    AttachmentKey, BackupKey, BackupsKey, Content, Counter, CounterKey, FenceKey, FenceLunKey,
+    Generation, IdempotencyKey, Key, KeyspaceKey, LunRegistrationKey, MigrationKey,
+    NodeAttachmentKey, NodeKey, NodePeerKey, NodeRegistrationKey, NodeSetKey, NodeStaleJournalKey,
+    PeerKey, PublicationKey, QuarantineKey, RecallKey, Record as _, ReservationKey, RestoreKey,
+    SetMemberKey, SnapshotGroupKey, SnapshotGroupNameKey, SnapshotKey, SnapshotNameKey,
+    SnapshotSetKey, StaleJournalKey, UnmappedKey, VolumeKey, VolumeSnapshotKey, table_of,
 };
 use crate::store::KeyValue;
 
@@ -69,6 +69,8 @@ impl Survey {
                 | NodePeerKey::TABLE
                 | PublicationKey::TABLE
                 | RecallKey::TABLE
+                | SnapshotGroupKey::TABLE
+                | SnapshotGroupNameKey::TABLE
                 | LunRegistrationKey::TABLE
                 | NodeRegistrationKey::TABLE
                 | FenceKey::TABLE
@@ -120,6 +122,8 @@ impl Survey {
         record.structure = StructureNumber::new(self.raised.number());
         record.set = None;
         record.restored = true;
+        // What was written since is not in the backup.
+        record.content = Content::Used;
         Ok(entry(&key, &record))
     }
 
@@ -128,7 +132,7 @@ impl Survey {
         if self.uncut.contains(&key.snapshot) {
             return Ok(None);
         }
-        record.restored = true;
+        (record.restored, record.content, record.group) = (true, Content::Used, None);
         Ok(entry(&key, &record))
     }
 

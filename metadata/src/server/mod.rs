@@ -14,8 +14,10 @@ mod attachments;
 mod background;
 mod backups;
 mod certificates;
+mod contents;
 mod diff;
 mod fencing;
+mod groups;
 mod guard;
 mod identity;
 mod map;
@@ -168,6 +170,8 @@ where
         .add_service(v1::attachments_server::AttachmentsServer::new(handlers()))
         .add_service(v1::peers_server::PeersServer::new(handlers()))
         .add_service(v1::publications_server::PublicationsServer::new(handlers()))
+        .add_service(v1::contents_server::ContentsServer::new(handlers()))
+        .add_service(v1::groups_server::GroupsServer::new(handlers()))
         .add_service(v1::nodes_server::NodesServer::new(handlers()))
         .add_service(v1::fencing_server::FencingServer::new(handlers()))
         .add_service(v1::map_server::MapServer::new(handlers()))

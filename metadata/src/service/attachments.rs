@@ -48,9 +48,9 @@ use super::volumes::{find_volume, holder_of, volume_view};
 use super::{Service, foreign_outcome};
 use crate::error::{FencingError, RestoredError, ServiceError};
 use crate::keyspace::{
-    AttachmentKey, AttachmentRecord, KeyedTxn, LayerKey, NodeAttachmentKey, NodeAttachmentRecord,
-    NodeStaleJournalKey, Outcome, Present, StaleJournalKey, StaleJournalRecord, VolumeKey,
-    VolumeRecord, attachments_of, stale_journals_of,
+    AttachmentKey, AttachmentRecord, Content, KeyedTxn, LayerKey, NodeAttachmentKey,
+    NodeAttachmentRecord, NodeStaleJournalKey, Outcome, Present, StaleJournalKey,
+    StaleJournalRecord, VolumeKey, VolumeRecord, attachments_of, stale_journals_of,
 };
 use crate::store::{MetaStore, Txn};
 
@@ -255,6 +255,9 @@ async fn attach<T: Txn>(
     take_over(txn, volume, record.pool).await?;
     forget_gone_peers(txn, volume, record.pool).await?;
     leave_set(txn, volume, &mut record, "volume-attached").await?;
+    if !request.for_file_system {
+        record.content = Content::Used;
+    }
     let epoch = grant(txn, (volume, record), &geometry, (node, granted_at), Vec::new()).await?;
     Ok(Outcome::Attached { volume, epoch })
 }

@@ -1,7 +1,8 @@
 //! Volumes from snapshots: clones, and volumes that go back to what they were.
 //!
 //! Invariants:
-//! - what they begin with may have come back with a backup: they are as restored as it is;
+//! - what they begin with may have come back with a backup, and may have been formatted or not:
+//!   they are as restored, and as used, as it is;
 //! - both put an empty head on the snapshot's layer, in one transaction; no data is copied;
 //! - a snapshot that is being deleted is neither cloned nor rolled back to, so a layer without
 //!   name never gets another child;
@@ -10,7 +11,7 @@
 use std::sync::Arc;
 
 use lunar_proto::domain::{
-    CloneVolume, OperationWork, RollbackVolume, Selector, Volume, VolumeState,
+    CloneVolume, OperationWork, Origin, RollbackVolume, Selector, Volume, VolumeState,
 };
 use lunar_types::{LayerId, SnapshotId, VolumeId};
 
@@ -47,7 +48,7 @@ async fn clone_volume<T: Txn>(
     admission: Admission<'_>,
 ) -> Result<Outcome, ServiceError> {
     require_name_free(txn, &request.name).await?;
-    let (_, snapshot, layer) = base_snapshot(txn, &request.snapshot).await?;
+    let (id, snapshot, layer) = base_snapshot(txn, &request.snapshot).await?;
     let size = request.size.unwrap_or(snapshot.size);
     if size.bytes() < snapshot.size.bytes() {
         let problem = format_args!(
@@ -62,8 +63,17 @@ async fn clone_volume<T: Txn>(
     admission.require(txn, pool).await?;
     let head = begin_head(txn, volume, pool, Some(layer)).await?;
     let (name, logical_block_size) = (request.name.clone(), snapshot.logical_block_size);
-    let restored = snapshot.restored;
-    put_volume(txn, volume, NewVolume { name, pool, size, logical_block_size, head, restored });
+    let new = NewVolume {
+        name,
+        pool,
+        size,
+        logical_block_size,
+        head,
+        restored: snapshot.restored,
+        content: snapshot.content,
+        origin: Some(Origin::Snapshot(id)),
+    };
+    put_volume(txn, volume, new);
     Ok(Outcome::Volume(volume))
 }
 
@@ -100,7 +110,7 @@ async fn rollback_volume<T: Txn>(
     seal_head(txn, &record, LayerName::Nameless).await?;
     begin_operation(txn, OperationWork::DropLayer(old)).await?;
     record.head = begin_head(txn, volume, record.pool, Some(layer)).await?;
-    record.restored = target.restored;
+    (record.restored, record.content) = (target.restored, target.content);
     txn.put(&VolumeKey { volume }, &record);
     Ok(Outcome::Volume(volume))
 }

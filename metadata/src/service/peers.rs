@@ -36,8 +36,8 @@ use super::volumes::{find_volume, holder_of};
 use super::wishes::Wishes;
 use crate::error::{PeerError, ServiceError};
 use crate::keyspace::{
-    AttachmentKey, AttachmentRecord, KeyedTxn, MigrationKey, MigrationRecord, NodeKey, NodePeerKey,
-    PeerKey, PeerRecord, Present, VolumeKey, VolumeRecord, peers_of_node,
+    AttachmentKey, AttachmentRecord, Content, KeyedTxn, MigrationKey, MigrationRecord, NodeKey,
+    NodePeerKey, PeerKey, PeerRecord, Present, VolumeKey, VolumeRecord, peers_of_node,
 };
 use crate::store::{MetaStore, Txn};
 
@@ -258,6 +258,8 @@ impl Asking<'_> {
         take_over(txn, volume, record.pool).await?;
         forget_gone_peers(txn, volume, record.pool).await?;
         leave_set(txn, volume, &mut record, "volume-moved").await?;
+        // Only raw block is had by several nodes: what its user writes there is not known.
+        record.content = Content::Used;
         let key = MigrationKey { volume };
         let migration = txn.load_known(&key).await?;
         let spare = migration.spare_journal;

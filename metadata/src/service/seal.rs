@@ -11,8 +11,8 @@
 use std::sync::Arc;
 
 use lunar_proto::domain::{
-    CutAs, LayerSealed, OperationWork, SealLayer, SealedHead, SetAbort, SetState, SnapshotState,
-    VolumeState,
+    CutAs, LayerSealed, OperationWork, Origin, SealLayer, SealedHead, SetAbort, SetState,
+    SnapshotState, VolumeState,
 };
 use lunar_types::{JournalSeq, LayerId, RequestId, SnapshotId, SnapshotSetId, VolumeId};
 
@@ -145,18 +145,19 @@ async fn cut_member<T: Txn>(
     match &entry.cut {
         CutAs::Snapshot(snapshot) => finish_snapshot(txn, *snapshot, sealed, &record).await,
         CutAs::Clone { volume: clone, name } => {
-            let VolumeRecord { pool, size, logical_block_size, restored, .. } = record;
+            let VolumeRecord { pool, size, logical_block_size, restored, content, .. } = record;
             let head = begin_head(txn, *clone, pool, Some(sealed)).await?;
-            let name = name.clone();
-            let new = NewVolume { name, pool, size, logical_block_size, head, restored };
+            let (name, origin) = (name.clone(), Some(Origin::Volume(volume)));
+            let new =
+                NewVolume { name, pool, size, logical_block_size, head, restored, content, origin };
             put_volume(txn, *clone, new);
             Ok(())
         }
     }
 }
 
-/// The snapshot has its layer, and is as large and as restored as the volume now: that may have
-/// changed since the set was stored.
+/// The snapshot has its layer, and is as large, as restored and as used as the volume now: that may
+/// have changed since the set was stored.
 async fn finish_snapshot<T: Txn>(
     txn: &T,
     snapshot: SnapshotId,
@@ -166,7 +167,7 @@ async fn finish_snapshot<T: Txn>(
     let key = SnapshotKey { snapshot };
     let mut record = txn.load_known(&key).await?;
     (record.layer, record.state) = (Some(sealed), SnapshotState::Ready);
-    (record.size, record.restored) = (of.size, of.restored);
+    (record.size, record.restored, record.content) = (of.size, of.restored, of.content);
     txn.put(&key, &record);
     let listed = VolumeSnapshotKey { volume: record.volume, snapshot };
     txn.put(&listed, &VolumeSnapshotRecord { layer: Some(sealed) });

@@ -18,9 +18,10 @@ use lunar_proto::domain::{
 };
 use lunar_types::{
     CommitNumber, Epoch, JournalSeq, LayerId, Name, NodeIncarnation, PoolId, SessionNumber,
-    SnapshotId, SnapshotSetId, VolumeId,
+    SnapshotGroupId, SnapshotId, SnapshotSetId, VolumeId,
 };
 
+use super::groups::{forget_group, put_group};
 use super::layers::require_depth_left;
 use super::seal::decide;
 use super::snapshots::snapshot_view;
@@ -31,9 +32,9 @@ use super::{Service, foreign_outcome};
 use crate::error::ServiceError;
 use crate::keyspace::{
     Counter, CounterKey, Generation, KeyedTxn, NodeSetKey, Outcome, Present, SetEntry,
-    SetMemberKey, SetMemberRecord, SnapshotKey, SnapshotNameKey, SnapshotNameRecord,
-    SnapshotRecord, SnapshotSetKey, SnapshotSetRecord, VolumeKey, VolumeRecord, VolumeSnapshotKey,
-    VolumeSnapshotRecord,
+    SetMemberKey, SetMemberRecord, SnapshotGroupRecord, SnapshotKey, SnapshotNameKey,
+    SnapshotNameRecord, SnapshotRecord, SnapshotSetKey, SnapshotSetRecord, VolumeKey, VolumeRecord,
+    VolumeSnapshotKey, VolumeSnapshotRecord,
 };
 use crate::store::{MetaStore, Txn};
 
@@ -83,8 +84,12 @@ pub(super) fn forget_member<T: Txn>(
     txn.remove(&SetMemberKey { set, volume });
 }
 
-/// Takes a snapshot away that was never cut; its name is free.
-async fn forget_uncut<T: Txn>(txn: &T, snapshot: SnapshotId) -> Result<(), ServiceError> {
+/// Takes a snapshot away that was never cut; its name is free. Gives the group that it was to be
+/// in.
+async fn forget_uncut<T: Txn>(
+    txn: &T,
+    snapshot: SnapshotId,
+) -> Result<Option<SnapshotGroupId>, ServiceError> {
     let key = SnapshotKey { snapshot };
     let record = txn.load_known(&key).await?;
     if record.state != SnapshotState::Creating {
@@ -94,7 +99,7 @@ async fn forget_uncut<T: Txn>(txn: &T, snapshot: SnapshotId) -> Result<(), Servi
     txn.remove(&VolumeSnapshotKey { volume: record.volume, snapshot });
     txn.remove(&SnapshotNameKey { name: record.name });
     txn.remove(&key);
-    Ok(())
+    Ok(record.group)
 }
 
 /// Decides that an open set is not cut.
@@ -104,6 +109,7 @@ pub(super) async fn abort_set<T: Txn>(
     mut record: SnapshotSetRecord,
     abort: SetAbort,
 ) -> Result<(), ServiceError> {
+    let mut group = None;
     for SetEntry { volume, cut } in &record.members {
         let volume = *volume;
         let member = txn.load_known(&SetMemberKey { set, volume }).await?;
@@ -113,8 +119,11 @@ pub(super) async fn abort_set<T: Txn>(
         held.set = None;
         txn.put(&key, &held);
         if let CutAs::Snapshot(snapshot) = cut {
-            forget_uncut(txn, *snapshot).await?;
+            group = forget_uncut(txn, *snapshot).await?;
         }
+    }
+    if let Some(group) = group {
+        forget_group(txn, group).await?;
     }
     record.abort = Some(abort);
     put_decided(txn, set, record, SetState::Aborted).await
@@ -135,7 +144,16 @@ pub(super) async fn leave_set<T: Txn>(
 /// The ids that a set takes if it is stored: its own, and one of what each member becomes.
 struct SetIds {
     set: SnapshotSetId,
+    group: Option<SnapshotGroupId>,
     cuts: Vec<u128>,
+}
+
+/// What every snapshot of a set says of it.
+#[derive(Clone, Copy)]
+struct CutIn {
+    set: SnapshotSetId,
+    group: Option<SnapshotGroupId>,
+    created_unix_seconds: u64,
 }
 
 /// A volume that can become a member now, and how it begins.
@@ -185,8 +203,9 @@ async fn put_uncut<T: Txn>(
     snapshot: SnapshotId,
     (volume, record): (VolumeId, &VolumeRecord),
     name: &Name,
-    (set, created_unix_seconds): (SnapshotSetId, u64),
+    cut_in: CutIn,
 ) -> Result<(), ServiceError> {
+    let CutIn { set, group, created_unix_seconds } = cut_in;
     let name_key = SnapshotNameKey { name: name.clone() };
     if let Some(other) = txn.load(&name_key).await? {
         let (name, snapshot) = (name.clone(), other.snapshot);
@@ -203,6 +222,8 @@ async fn put_uncut<T: Txn>(
         created_unix_seconds,
         state: SnapshotState::Creating,
         restored: record.restored,
+        content: record.content,
+        group,
     };
     txn.put(&SnapshotKey { snapshot }, &made);
     txn.put(&name_key, &SnapshotNameRecord { snapshot });
@@ -213,16 +234,17 @@ async fn put_uncut<T: Txn>(
 /// Makes a volume a member; gives its entry, how it begins, and its pool.
 async fn join_set<T: Txn>(
     txn: &T,
-    (set, created): (SnapshotSetId, u64),
+    cut_in: CutIn,
     index: usize,
     asked: &NewMember,
     id: u128,
 ) -> Result<(SetEntry, MemberState, PoolId), ServiceError> {
+    let set = cut_in.set;
     let (volume, mut record, member) = joining_member(txn, set, index, asked).await?;
     let cut = match &asked.cut {
         NewCut::Snapshot(name) => {
             let snapshot = SnapshotId::from_u128(id);
-            put_uncut(txn, snapshot, (volume, &record), name, (set, created)).await?;
+            put_uncut(txn, snapshot, (volume, &record), name, cut_in).await?;
             CutAs::Snapshot(snapshot)
         }
         NewCut::Clone(name) => {
@@ -248,6 +270,13 @@ fn check_members(request: &CreateSnapshots) -> Result<(), ServiceError> {
         let (what, limit) = ("members of a snapshot set", SET_MEMBERS_MAX as u64);
         return Err(ServiceError::LimitReached { what, limit });
     }
+    let is_clone = |member: &NewMember| matches!(member.cut, NewCut::Clone(_));
+    if request.group.is_some()
+        && let Some(index) = request.members.iter().position(is_clone)
+    {
+        let field = format!("members[{index}].clone_name");
+        return Err(ServiceError::field(&field, "a group is of snapshots, and this is a clone"));
+    }
     let clone_name = |member: &NewMember| match &member.cut {
         NewCut::Clone(name) => Some(name.clone()),
         NewCut::Snapshot(_) => None,
@@ -268,16 +297,26 @@ async fn create_set<T: Txn>(
     request: &CreateSnapshots,
     admission: Admission<'_>,
 ) -> Result<Outcome, ServiceError> {
-    let (set, created) = (ids.set, request.created_unix_seconds);
+    let SetIds { set, group, .. } = *ids;
+    let cut_in = CutIn { set, group, created_unix_seconds: request.created_unix_seconds };
     let (mut members, mut pools, mut all_paused) = (Vec::new(), BTreeSet::new(), true);
     for (index, (asked, id)) in request.members.iter().zip(&ids.cuts).enumerate() {
-        let (entry, state, pool) = join_set(txn, (set, created), index, asked, *id).await?;
+        let (entry, state, pool) = join_set(txn, cut_in, index, asked, *id).await?;
         pools.insert(pool);
         members.push(entry);
         all_paused &= state == MemberState::Paused;
     }
     for pool in pools {
         admission.require(txn, pool).await?;
+    }
+    if let (Some(id), Some(name)) = (group, &request.group) {
+        let made = SnapshotGroupRecord {
+            name: name.clone(),
+            set,
+            created_unix_seconds: request.created_unix_seconds,
+            members: members.iter().filter_map(SetEntry::snapshot).collect(),
+        };
+        put_group(txn, id, &made).await?;
     }
     let generation = txn.load_known(&CounterKey { counter: Counter::Generation }).await?.last;
     let record = SnapshotSetRecord {
@@ -330,7 +369,8 @@ impl<S: MetaStore> Service<S> {
     ///
     /// # Errors
     /// There is no such volume, it is not Ready, a journal of it waits to be replayed, or it is in
-    /// another open set or twice in this one; a name is taken; a volume stands on too many layers;
+    /// another open set or twice in this one; a name is taken, also that of
+    /// the group; a volume stands on too many layers;
     /// the set has no members or too many; a pool is above its critical watermark.
     pub async fn create_snapshots(
         &self,
@@ -339,7 +379,9 @@ impl<S: MetaStore> Service<S> {
         check_members(request)?;
         let cuts = request.members.iter().map(|_| self.seams.ids.next()).collect();
         let set = SnapshotSetId::from_u128(self.seams.ids.next());
-        let (ids, what) = (&SetIds { set, cuts }, ("create snapshots", request));
+        let new_group = || SnapshotGroupId::from_u128(self.seams.ids.next());
+        let group = request.group.as_ref().map(|_| new_group());
+        let (ids, what) = (&SetIds { set, group, cuts }, ("create snapshots", request));
         let gate = self.admission(request.over_watermark);
         let create = |txn: Arc<S::Txn>| async move { create_set(&*txn, ids, request, gate).await };
         let outcome = self.once(request.request, &what, create).await?;

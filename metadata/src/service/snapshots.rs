@@ -13,6 +13,7 @@ use lunar_proto::domain::{
 };
 use lunar_types::{LayerId, RequestId, SnapshotId, VolumeId};
 
+use super::groups::leave_group;
 use super::layers::owned_extents;
 use super::operations::begin_operation;
 use super::paging::page;
@@ -73,7 +74,7 @@ pub(super) async fn snapshot_view<T: Txn>(
 /// What the record of a snapshot says by itself.
 fn snapshot_alone(id: SnapshotId, record: SnapshotRecord) -> Snapshot {
     let SnapshotRecord { name, volume, pool, layer, size, logical_block_size, set, .. } = record;
-    let SnapshotRecord { created_unix_seconds, state, restored, .. } = record;
+    let SnapshotRecord { created_unix_seconds, state, restored, group, .. } = record;
     Snapshot {
         id,
         name,
@@ -86,6 +87,7 @@ fn snapshot_alone(id: SnapshotId, record: SnapshotRecord) -> Snapshot {
         created_unix_seconds,
         state,
         restored,
+        group,
         owned_extents: 0,
     }
 }
@@ -95,10 +97,22 @@ async fn delete_snapshot<T: Txn>(
     request: &DeleteSnapshot,
 ) -> Result<Outcome, ServiceError> {
     let (snapshot, mut record) = find_snapshot(txn, &request.snapshot).await?;
-    let layer = match (record.state, record.layer) {
-        (SnapshotState::Deleting, _) => {
-            return Ok(Outcome::SnapshotDeleted(snapshot, Kept(record)));
+    if record.state != SnapshotState::Deleting {
+        if let Some(group) = record.group.take() {
+            leave_group(txn, group, snapshot).await?;
         }
+        begin_deletion(txn, snapshot, &mut record).await?;
+    }
+    Ok(Outcome::SnapshotDeleted(snapshot, Kept(record)))
+}
+
+/// Starts the deletion of a snapshot that is in no group, or whose group goes with it.
+pub(super) async fn begin_deletion<T: Txn>(
+    txn: &T,
+    snapshot: SnapshotId,
+    record: &mut SnapshotRecord,
+) -> Result<(), ServiceError> {
+    let layer = match (record.state, record.layer) {
         (SnapshotState::Ready, Some(layer)) => layer,
         (state, _) => return Err(ServiceError::SnapshotNotReady { snapshot, state }),
     };
@@ -111,10 +125,9 @@ async fn delete_snapshot<T: Txn>(
     sealed.name = LayerName::DeletedSnapshot(snapshot);
     txn.put(&key, &sealed);
     txn.remove(&SnapshotNameKey { name: record.name.clone() });
-    record.state = SnapshotState::Deleting;
-    txn.put(&SnapshotKey { snapshot }, &record);
-    begin_operation(txn, OperationWork::DropLayer(layer)).await?;
-    Ok(Outcome::SnapshotDeleted(snapshot, Kept(record)))
+    (record.state, record.group) = (SnapshotState::Deleting, None);
+    txn.put(&SnapshotKey { snapshot }, record);
+    begin_operation(txn, OperationWork::DropLayer(layer)).await
 }
 
 /// Takes the records of a deleted snapshot away.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use lunar_proto::domain::{
-    CreateVolume, DeleteVolume, Holder, OperationWork, Page, PageRequest, Selector, Volume,
+    CreateVolume, DeleteVolume, Holder, OperationWork, Origin, Page, PageRequest, Selector, Volume,
     VolumeState,
 };
 use lunar_types::{
@@ -24,7 +24,7 @@ use super::watermarks::Admission;
 use super::{Service, foreign_outcome};
 use crate::error::ServiceError;
 use crate::keyspace::{
-    AttachmentKey, AttachmentRecord, Kept, KeyedTxn, LayerKey, NodeKey, Outcome, PoolKey,
+    AttachmentKey, AttachmentRecord, Content, Kept, KeyedTxn, LayerKey, NodeKey, Outcome, PoolKey,
     PoolRecord, PoolVolumeKey, PoolVolumeRecord, TypedRange, VolumeKey, VolumeNameKey,
     VolumeNameRecord, VolumeRecord,
 };
@@ -98,6 +98,8 @@ fn volume_alone(id: VolumeId, record: VolumeRecord) -> Volume {
         peers: Vec::new(),
         moves: 0,
         publications: Vec::new(),
+        content: record.content.state(),
+        origin: record.origin,
     }
 }
 
@@ -135,11 +137,13 @@ pub(super) struct NewVolume {
     pub(super) head: LayerId,
     /// What it begins with came back with a backup.
     pub(super) restored: bool,
+    pub(super) content: Content,
+    pub(super) origin: Option<Origin>,
 }
 
 /// Writes the records of a volume that was never granted.
 pub(super) fn put_volume<T: Txn>(txn: &T, volume: VolumeId, new: NewVolume) {
-    let NewVolume { name, pool, size, logical_block_size, head, restored } = new;
+    let NewVolume { name, pool, size, logical_block_size, head, restored, content, origin } = new;
     let record = VolumeRecord {
         name: name.clone(),
         pool,
@@ -151,6 +155,8 @@ pub(super) fn put_volume<T: Txn>(txn: &T, volume: VolumeId, new: NewVolume) {
         structure: StructureNumber::default(),
         set: None,
         restored,
+        content,
+        origin,
     };
     txn.put(&VolumeKey { volume }, &record);
     txn.put(&VolumeNameKey { name }, &VolumeNameRecord { volume });
@@ -174,8 +180,16 @@ async fn create_volume<T: Txn>(
     admission.require(txn, pool).await?;
     let head = begin_head(txn, volume, pool, None).await?;
     let (name, size) = (request.name.clone(), request.size);
-    let logical_block_size = asked;
-    let new = NewVolume { name, pool, size, logical_block_size, head, restored: false };
+    let new = NewVolume {
+        name,
+        pool,
+        size,
+        logical_block_size: asked,
+        head,
+        restored: false,
+        content: Content::Blank,
+        origin: None,
+    };
     put_volume(txn, volume, new);
     Ok(Outcome::Volume(volume))
 }

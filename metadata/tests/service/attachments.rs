@@ -204,6 +204,7 @@ fn a_daemon_that_does_not_know_layers_gets_no_grant() {
         understands_layers: false,
         accept_restored: false,
         publication: None,
+        for_file_system: false,
     };
     let error = block_on(world.service.attach(&attach)).expect_err("too old");
     assert_eq!(error.kind(), ErrorReason::NodeTooOld);

@@ -9,7 +9,7 @@ use lunar_metadata::store::{MetaStore, RedbStore, StoreError, Txn};
 use lunar_proto::domain::*;
 use lunar_types::*;
 
-use crate::world::{World, solid};
+use crate::world::{World, name, solid};
 
 pub type StoreTxn = <RedbStore as MetaStore>::Txn;
 
@@ -657,6 +657,28 @@ const PUBLICATIONS: &[Damage] = &[
     }),
 ];
 
+const GROUPS: &[Damage] = &[
+    (FindingKind::GroupMismatch, |it| {
+        let named = SnapshotGroupNameRecord { group: SnapshotGroupId::from_u128(9) };
+        it.damage(|txn| txn.put(&SnapshotGroupNameKey { name: name("g") }, &named));
+    }),
+    (FindingKind::GroupMismatch, |it| {
+        let group = SnapshotGroupRecord {
+            name: name("g"),
+            set: SnapshotSetId::from_u128(8),
+            created_unix_seconds: 0,
+            members: vec![SnapshotId::from_u128(7)],
+        };
+        let key = SnapshotGroupKey { group: SnapshotGroupId::from_u128(9) };
+        it.damage(|txn| txn.put(&key, &group));
+    }),
+    (FindingKind::GroupMismatch, |it| {
+        it.alter(SnapshotKey { snapshot: it.ready.id }, |snapshot| {
+            snapshot.group = Some(SnapshotGroupId::from_u128(9));
+        });
+    }),
+];
+
 const PEERS: &[Damage] = &[
     (FindingKind::PeerMismatch, |it| {
         it.damage(|txn| txn.put(&it.peer_key(), &it.peer()));
@@ -733,7 +755,7 @@ fn fence_record(is_complete: bool) -> FenceRecord {
 }
 
 pub fn damages() -> impl Iterator<Item = Damage> {
-    [NAMES_AND_INDICES, GRANTS, NEXT_HEADS, SETS, SPACE, FENCES, PEERS, PUBLICATIONS]
+    [NAMES_AND_INDICES, GRANTS, NEXT_HEADS, SETS, SPACE, FENCES, PEERS, PUBLICATIONS, GROUPS]
         .concat()
         .into_iter()
 }

@@ -53,6 +53,9 @@ const POOL: PoolId = PoolId::from_u128(0x1111_1111_1111_1111_1111_1111_1111_1111
 const VOLUME: VolumeId = VolumeId::from_u128(0x2222_2222_2222_2222_2222_2222_2222_2222);
 const SNAPSHOT: SnapshotId = SnapshotId::from_u128(0x8888_8888_8888_8888_8888_8888_8888_8888);
 const SET: SnapshotSetId = SnapshotSetId::from_u128(0x9999_9999_9999_9999_9999_9999_9999_9999);
+const GROUP: SnapshotGroupId =
+    SnapshotGroupId::from_u128(0xabab_abab_abab_abab_abab_abab_abab_abab);
+const TOKEN: FormatToken = FormatToken::from_u128(0xcdcd_cdcd_cdcd_cdcd_cdcd_cdcd_cdcd_cdcd);
 const LUN: LunId = LunId::from_u128(0x3333_3333_3333_3333_3333_3333_3333_3333);
 const NODE: NodeId = NodeId::new(0x0102);
 const INCARNATION: Incarnation = Incarnation::new(0x0304_0506);
@@ -135,6 +138,16 @@ fn volume(state: VolumeState) -> VolumeRecord {
         structure: StructureNumber::new(6),
         set: (state == VolumeState::Ready).then_some(SET),
         restored: state == VolumeState::Deleting,
+        content: match state {
+            VolumeState::Creating => Content::Blank,
+            VolumeState::Ready => Content::Formatting(TOKEN),
+            VolumeState::Deleting => Content::Used,
+        },
+        origin: match state {
+            VolumeState::Creating => None,
+            VolumeState::Ready => Some(Origin::Snapshot(SNAPSHOT)),
+            VolumeState::Deleting => Some(Origin::Volume(VOLUME)),
+        },
     }
 }
 
@@ -200,6 +213,8 @@ fn snapshot(state: SnapshotState, layer: Option<LayerId>) -> SnapshotRecord {
         created_unix_seconds: 0x0102_0304,
         state,
         restored: state == SnapshotState::Deleting,
+        content: Content::Used,
+        group: (state == SnapshotState::Ready).then_some(GROUP),
     }
 }
 
@@ -217,6 +232,15 @@ fn snapshots(fixture: &mut Fixture) {
     fixture.add(key, SnapshotNameRecord { snapshot: SNAPSHOT });
     let key = VolumeSnapshotKey { volume: VOLUME, snapshot: SNAPSHOT };
     fixture.add(key, VolumeSnapshotRecord { layer });
+    let group = SnapshotGroupRecord {
+        name: name("weekly"),
+        set: SET,
+        created_unix_seconds: 0x0102_0304,
+        members: vec![SNAPSHOT, SnapshotId::from_u128(0xee)],
+    };
+    fixture.add(SnapshotGroupKey { group: GROUP }, group);
+    let key = SnapshotGroupNameKey { name: name("weekly") };
+    fixture.add(key, SnapshotGroupNameRecord { group: GROUP });
 }
 
 fn nodes(fixture: &mut Fixture) {

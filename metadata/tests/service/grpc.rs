@@ -149,6 +149,7 @@ async fn a_change_by_another_process_is_seen_by_who_waits() {
         understands_layers: true,
         accept_restored: false,
         publication: None,
+        for_file_system: false,
     };
     other.attach(&attach).await.expect("granted");
     let create = CreateSnapshots {
@@ -157,6 +158,7 @@ async fn a_change_by_another_process_is_seen_by_who_waits() {
         created_unix_seconds: 0,
         fsfreeze: Fsfreeze::Auto,
         over_watermark: false,
+        group: None,
     };
     let set = other.create_snapshots(&create).await.expect("stored").id;
     let mut snapshots = v1::snapshots_client::SnapshotsClient::new(served.channel.clone());

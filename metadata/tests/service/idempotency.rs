@@ -48,6 +48,7 @@ fn every_request_sent_twice_is_done_once() {
         understands_layers: true,
         accept_restored: false,
         publication: None,
+        for_file_system: false,
     };
     let held = block_on(world.service.attach(&attach)).expect("granted");
     assert_eq!(block_on(world.service.attach(&attach)).expect("again"), held);
@@ -110,6 +111,7 @@ fn a_refused_request_may_be_sent_again() {
         understands_layers: true,
         accept_restored: false,
         publication: None,
+        for_file_system: false,
     };
     assert_eq!(kind(block_on(world.service.attach(&attach))), ErrorReason::VolumeAttached);
     world.detach(&held, DetachMode::Clean).expect("detached");

@@ -64,6 +64,7 @@ impl Case {
             understands_layers: true,
             accept_restored: false,
             publication,
+            for_file_system: false,
         }))
     }
 

@@ -99,6 +99,7 @@ fn accept(world: &World, volume: VolumeId, caller: NodeSession) -> Attachment {
         understands_layers: true,
         accept_restored: true,
         publication: None,
+        for_file_system: false,
     };
     block_on(world.service.attach(&attach)).expect("granted")
 }

@@ -44,6 +44,7 @@ impl Held {
             understands_layers: true,
             accept_restored: false,
             publication: None,
+            for_file_system: false,
         };
         let resume = ResumeAttachment { volume, epoch, caller };
         let mode = DetachMode::Clean;

@@ -451,6 +451,7 @@ fn what_cannot_be_cut_is_refused_and_leaves_nothing() {
         created_unix_seconds: 0,
         fsfreeze: Fsfreeze::Auto,
         over_watermark: false,
+        group: None,
     };
     let refused = block_on(world.service.create_snapshots(&request));
     assert_eq!(kind(refused), ErrorReason::InvalidField);
@@ -491,6 +492,7 @@ fn clone_set<S: MetaStore>(world: &World<S>, volume: VolumeId) -> SnapshotSet {
         created_unix_seconds: 0,
         fsfreeze: Fsfreeze::Never,
         over_watermark: false,
+        group: None,
     };
     let set = block_on(world.service.create_snapshots(&request)).expect("stored");
     let again = block_on(world.service.create_snapshots(&request)).expect("again");

@@ -138,6 +138,7 @@ fn snapshot_requests_sent_twice_are_done_once() {
         created_unix_seconds: 1,
         fsfreeze: Fsfreeze::Auto,
         over_watermark: false,
+        group: None,
     };
     let set = block_on(world.service.create_snapshots(&cut)).expect("cut");
     assert_eq!(block_on(world.service.create_snapshots(&cut)).expect("again"), set);

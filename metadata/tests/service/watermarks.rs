@@ -51,6 +51,7 @@ fn cut(world: &World, over_watermark: bool) -> CreateSnapshots {
         created_unix_seconds: 0,
         fsfreeze: Fsfreeze::Never,
         over_watermark,
+        group: None,
     }
 }
 

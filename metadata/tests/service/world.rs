@@ -210,6 +210,7 @@ impl<S: MetaStore> World<S> {
             understands_layers: true,
             accept_restored: false,
             publication: None,
+            for_file_system: false,
         };
         block_on(self.service.attach(&attach))
     }
@@ -282,6 +283,7 @@ impl<S: MetaStore> World<S> {
             created_unix_seconds: 77,
             fsfreeze: Fsfreeze::Auto,
             over_watermark: true,
+            group: None,
         }))
     }
 

@@ -5,8 +5,10 @@
 
 mod admin;
 mod certificates;
+mod contents;
 mod diff;
 mod fencing;
+mod groups;
 mod map;
 mod nodes;
 mod peers;
@@ -28,6 +30,7 @@ pub use admin::{
     RoomWanted,
 };
 pub use certificates::{CertSerial, CertSerialError, RevokeCertificate, RevokedCertificate};
+pub use contents::{ContentOf, ContentState, FormatContent, Origin};
 pub use diff::{DiffKind, DiffPage, DiffRun, DiffSnapshots};
 pub use fencing::{
     Activate, AuditEntry, BeginFenceLun, CertifyPoweredOff, ConfirmRegistration, DrainNode,
@@ -35,6 +38,7 @@ pub use fencing::{
     FenceOrder, FenceProof, IntendRegistrations, JudgeKeys, PoolFencing, PoolFencingError,
     REASON_BYTES_MAX, Renewed, UnfenceNode,
 };
+pub use groups::{DeleteGroup, SnapshotGroup};
 pub use map::{
     COMMIT_UPDATES_MAX, CommitMap, LAYER_PARTS_MAX, LayerEntry, LayerPage, LayerPart,
     PRUNE_PARTS_MAX, PoolReservation, PruneLayer, PrunedPart, PrunedParts, READ_LAYER_MAX,

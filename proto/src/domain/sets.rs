@@ -106,6 +106,8 @@ pub struct CreateSnapshots {
     pub fsfreeze: Fsfreeze,
     /// Do it although the pool is above its critical watermark.
     pub over_watermark: bool,
+    /// Makes a group of this name of them; clones cannot be in one.
+    pub group: Option<Name>,
 }
 
 /// What a member of a set is cut for, with the ids that were given.

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use lunar_types::{
-    LayerId, LogicalBlockSize, Name, PoolId, RequestId, SnapshotId, SnapshotSetId, VolumeId,
-    VolumeSize,
+    LayerId, LogicalBlockSize, Name, PoolId, RequestId, SnapshotGroupId, SnapshotId, SnapshotSetId,
+    VolumeId, VolumeSize,
 };
 
 use super::Selector;
@@ -55,6 +55,8 @@ pub struct Snapshot {
     pub state: SnapshotState,
     /// It came back with a backup, or was cut of a volume that did: it may be a mixture.
     pub restored: bool,
+    /// The group that it is in.
+    pub group: Option<SnapshotGroupId>,
     /// Extents that its layer owns.
     pub owned_extents: u64,
 }

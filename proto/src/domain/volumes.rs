@@ -7,7 +7,7 @@ use lunar_types::{
     NodeSession, PoolId, PublicationId, RequestId, StructureNumber, VolumeId, VolumeSize,
 };
 
-use super::{Peer, Pool, Publication, Selector};
+use super::{ContentState, Origin, Peer, Pool, Publication, Selector};
 
 /// Where a volume is in its life.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -76,6 +76,10 @@ pub struct Volume {
     pub moves: u64,
     /// The nodes that have leave to attach it; none: whoever is told to by hand.
     pub publications: Vec<Publication>,
+    /// What its content may be.
+    pub content: ContentState,
+    /// What it began as; none: nothing.
+    pub origin: Option<Origin>,
 }
 
 /// A map of logical extents to slots.
@@ -145,6 +149,9 @@ pub struct Attach {
     pub accept_restored: bool,
     /// By whose leave; none: by hand.
     pub publication: Option<PublicationId>,
+    /// A file system is made on it once, by who asks for its content before; in every other case
+    /// the volume is used from now on.
+    pub for_file_system: bool,
 }
 
 /// Asks again for the facts of an attachment that is held.

@@ -5,8 +5,10 @@
 
 mod admin;
 mod certificates;
+mod contents;
 mod diff;
 mod fencing;
+mod groups;
 mod map;
 mod nodes;
 mod peers;
@@ -26,7 +28,8 @@ use std::time::Duration;
 
 use lunar_types::{
     ExtentAddress, ExtentRun, ExtentSize, Incarnation, LogicalBlockSize, LunIndex, Name, NodeId,
-    NodeIncarnation, NodeSession, PhysicalExtent, PoolId, SessionNumber, SnapshotId, VolumeId,
+    NodeIncarnation, NodeSession, PhysicalExtent, PoolId, SessionNumber, SnapshotGroupId,
+    SnapshotId, VolumeId,
 };
 
 use crate::domain::{PageRequest, PageToken, Selector, WAIT_MAX};
@@ -34,7 +37,7 @@ use crate::error::FieldError;
 use crate::v1;
 
 pub use admin::backup_number;
-pub use publications::given_publication;
+pub use contents::content_state;
 pub use sets::known_set_state;
 
 /// What a conversion from the wire gives.
@@ -53,6 +56,23 @@ where
         return Err(FieldError::missing(field));
     }
     text.parse().map_err(|error| FieldError::new(field, error))
+}
+
+/// A text field parsed as an id or a name; empty is none.
+///
+/// # Errors
+/// When it is malformed.
+pub fn given<T>(field: &str, text: &str) -> Result<Option<T>, FieldError>
+where
+    T: FromStr,
+    T::Err: fmt::Display,
+{
+    if text.is_empty() { Ok(None) } else { parsed(field, text).map(Some) }
+}
+
+/// An id or a name as a text field; none is empty.
+pub fn told<T: fmt::Display>(value: Option<T>) -> String {
+    value.map_or_else(String::new, |value| value.to_string())
 }
 
 /// A message field that must be there.
@@ -129,7 +149,7 @@ macro_rules! uuid_selector {
         })+
     };
 }
-uuid_selector!(PoolId, VolumeId, SnapshotId);
+uuid_selector!(PoolId, VolumeId, SnapshotId, SnapshotGroupId);
 
 impl SelectorId for NodeId {
     fn from_selector_text(text: &str) -> Result<Self, String> {

@@ -2,9 +2,8 @@
 
 use lunar_types::CommitNumber;
 
-use super::publications::given_publication;
 use super::volumes::{detach_mode, granted_epoch};
-use super::{Checked, nested, parsed, selector};
+use super::{Checked, given, nested, parsed, selector, told};
 use crate::domain::{
     AddPeer, KnownPeer, LeavePeers, Ownership, OwnershipWish, Peer, ReleaseOwnership, RemovePeer,
     RequestOwnership,
@@ -68,7 +67,7 @@ impl TryFrom<v1::AddPeerRequest> for AddPeer {
             caller: nested("caller", wire.caller)?,
             understands_layers: wire.understands_layers,
             accept_restored: wire.accept_restored,
-            publication: given_publication("publication_id", &wire.publication_id)?,
+            publication: given("publication_id", &wire.publication_id)?,
         })
     }
 }
@@ -80,7 +79,7 @@ impl From<AddPeer> for v1::AddPeerRequest {
             caller: Some(request.caller.into()),
             understands_layers: request.understands_layers,
             accept_restored: request.accept_restored,
-            publication_id: request.publication.map_or_else(String::new, |id| id.to_string()),
+            publication_id: told(request.publication),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Publications on the wire.
 
-use lunar_types::{NodeId, PublicationId};
+use lunar_types::NodeId;
 
 use super::{Checked, nested, parsed, selector};
 use crate::domain::{
@@ -8,14 +8,6 @@ use crate::domain::{
 };
 use crate::error::FieldError;
 use crate::v1;
-
-/// The publication that a volume is attached with; empty is none.
-///
-/// # Errors
-/// It is no id.
-pub fn given_publication(field: &str, text: &str) -> Result<Option<PublicationId>, FieldError> {
-    if text.is_empty() { Ok(None) } else { parsed(field, text).map(Some) }
-}
 
 fn mode(field: &str, raw: i32) -> Checked<PublicationMode> {
     match v1::PublicationMode::try_from(raw) {

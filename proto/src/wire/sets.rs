@@ -3,7 +3,7 @@
 use lunar_types::{CommitNumber, JournalSeq, NodeIncarnation, StructureNumber};
 
 use super::volumes::{granted_epoch, layer_id};
-use super::{Checked, list, nested, parsed, required, selector, to_list};
+use super::{Checked, given, list, nested, parsed, required, selector, to_list, told};
 use crate::domain::{
     ChangedStructure, CreateSnapshots, CutAs, FENCE_LIST_MAX, Fsfreeze, KnownMember, MemberFailed,
     MemberPaused, MemberReady, MemberState, NewCut, NewMember, NodeNews, OpenMember,
@@ -132,6 +132,7 @@ impl TryFrom<v1::CreateSnapshotsRequest> for CreateSnapshots {
             created_unix_seconds: wire.created_unix_seconds,
             fsfreeze: fsfreeze("fsfreeze", wire.fsfreeze)?,
             over_watermark: wire.over_watermark,
+            group: given("group_name", &wire.group_name)?,
         })
     }
 }
@@ -144,6 +145,7 @@ impl From<CreateSnapshots> for v1::CreateSnapshotsRequest {
             created_unix_seconds: request.created_unix_seconds,
             fsfreeze: v1::Fsfreeze::from(request.fsfreeze).into(),
             over_watermark: request.over_watermark,
+            group_name: told(request.group),
         }
     }
 }

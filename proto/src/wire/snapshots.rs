@@ -3,7 +3,7 @@
 use lunar_types::LayerId;
 
 use super::volumes::volume_size;
-use super::{Checked, logical_block_size, parsed, selector};
+use super::{Checked, given, logical_block_size, parsed, selector, told};
 use crate::domain::{CloneVolume, DeleteSnapshot, RollbackVolume, Snapshot, SnapshotState};
 use crate::error::FieldError;
 use crate::v1;
@@ -50,6 +50,7 @@ impl TryFrom<v1::Snapshot> for Snapshot {
             created_unix_seconds: wire.created_unix_seconds,
             state,
             restored: wire.restored,
+            group: given("group_id", &wire.group_id)?,
             owned_extents: wire.owned_extents,
         })
     }
@@ -69,6 +70,7 @@ impl From<Snapshot> for v1::Snapshot {
             created_unix_seconds: snapshot.created_unix_seconds,
             state: v1::SnapshotState::from(snapshot.state).into(),
             restored: snapshot.restored,
+            group_id: told(snapshot.group),
             owned_extents: snapshot.owned_extents,
         }
     }

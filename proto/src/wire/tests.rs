@@ -1,7 +1,9 @@
 //! Every message survives the wire, and every bad field is named.
 
+mod contents;
 mod diff;
 mod fencing;
+mod groups;
 mod peers;
 mod publications;
 mod sets;
@@ -73,6 +75,8 @@ fn volume() -> Volume {
         peers: vec![peers::peer()],
         moves: 3,
         publications: vec![publications::publication()],
+        content: ContentState::Formatting,
+        origin: Some(Origin::Snapshot(SnapshotId::from_u128(14))),
     }
 }
 
@@ -154,6 +158,7 @@ fn volumes_and_attachments_survive_the_wire() {
             understands_layers,
             accept_restored: !understands_layers,
             publication: understands_layers.then_some(publications::PUBLICATION),
+            for_file_system: understands_layers,
         });
     }
     let (volume_id, epoch) = (VolumeId::from_u128(13), Epoch::new(4));
@@ -250,6 +255,7 @@ fn snapshot(state: SnapshotState) -> Snapshot {
         created_unix_seconds: 1_700_000_000,
         state,
         restored: true,
+        group: (state == SnapshotState::Ready).then_some(groups::GROUP),
         owned_extents: 18,
     }
 }
@@ -563,6 +569,7 @@ fn a_bad_field_of_a_volume_request_is_named() {
         understands_layers: true,
         accept_restored: false,
         publication_id: String::new(),
+        for_file_system: false,
     };
     assert_eq!(
         bad_field::<_, Attach>(&attach, |w| w.publication_id = "7".to_owned()),

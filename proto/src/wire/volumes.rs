@@ -2,10 +2,10 @@
 
 use lunar_types::{CommitNumber, Epoch, JournalSeq, LayerId, StructureNumber, VolumeSize};
 
+use super::contents::content_state;
 use super::map::commit_number;
 use super::pools::block_size_or_default;
-use super::publications::given_publication;
-use super::{Checked, list, logical_block_size, nested, parsed, selector, to_list};
+use super::{Checked, given, list, logical_block_size, nested, parsed, selector, to_list, told};
 use crate::domain::{
     Attach, Attachment, AttachmentSummary, CreateVolume, DeleteVolume, Detach, DetachMode,
     GrowVolume, Holder, Layer, LayerSealed, ResumeAttachment, RetireJournal, SealLayer, SealedHead,
@@ -94,6 +94,8 @@ impl TryFrom<v1::Volume> for Volume {
             peers: list("peers", wire.peers)?,
             moves: wire.moves,
             publications: list("publications", wire.publications)?,
+            content: content_state("content", wire.content)?,
+            origin: wire.origin.map(|origin| nested("origin", Some(origin))).transpose()?,
         })
     }
 }
@@ -115,6 +117,8 @@ impl From<Volume> for v1::Volume {
             peers: to_list(volume.peers),
             moves: volume.moves,
             publications: to_list(volume.publications),
+            content: v1::ContentState::from(volume.content).into(),
+            origin: volume.origin.map(Into::into),
         }
     }
 }
@@ -225,7 +229,8 @@ impl TryFrom<v1::AttachRequest> for Attach {
             caller: nested("caller", wire.caller)?,
             understands_layers: wire.understands_layers,
             accept_restored: wire.accept_restored,
-            publication: given_publication("publication_id", &wire.publication_id)?,
+            publication: given("publication_id", &wire.publication_id)?,
+            for_file_system: wire.for_file_system,
         })
     }
 }
@@ -238,7 +243,8 @@ impl From<Attach> for v1::AttachRequest {
             caller: Some(request.caller.into()),
             understands_layers: request.understands_layers,
             accept_restored: request.accept_restored,
-            publication_id: request.publication.map_or_else(String::new, |id| id.to_string()),
+            publication_id: told(request.publication),
+            for_file_system: request.for_file_system,
         }
     }
 }

@@ -106,6 +106,7 @@ impl Node {
             understands_layers: true,
             accept_restored: false,
             publication: None,
+            for_file_system: false,
         };
         let held = self.call("an attachment", |service| block_on(service.attach(&attach)))?;
         self.bring_up(&held)

@@ -61,6 +61,7 @@ impl Node {
             created_unix_seconds: 1,
             fsfreeze: Fsfreeze::Never,
             over_watermark: true,
+            group: None,
         };
         let set = self.call("a set", |service| block_on(service.create_snapshots(&create)))?.id;
         let (caller, volume) = (self.caller(), self.volume_id()?);

@@ -7,7 +7,7 @@ use lunar_proto::domain::Selector;
 use lunar_proto::error::FieldError;
 use lunar_proto::v1::fs_core_server::FsCore;
 use lunar_proto::{v1, wire};
-use lunar_types::{LunId, VolumeId};
+use lunar_types::{FormatToken, LunId, VolumeId};
 use tonic::{Request, Response, Status};
 
 use super::convert;
@@ -60,6 +60,13 @@ fn failed(error: NodeError) -> Status {
 
 fn volume(selector: Option<v1::Selector>) -> Result<Selector<VolumeId>, Status> {
     Ok(wire::selector("volume", selector)?)
+}
+
+fn format_of(
+    request: Request<v1::FormatRequest>,
+) -> Result<(Selector<VolumeId>, FormatToken), Status> {
+    let v1::FormatRequest { volume: asked, token } = request.into_inner();
+    Ok((volume(asked)?, wire::parsed("token", &token)?))
 }
 
 fn device_path(path: &str) -> Result<PathBuf, Status> {
@@ -152,8 +159,13 @@ impl FsCore for AdminService {
     ) -> Answer<v1::LocalAttachment> {
         let request = request.into_inner();
         let sharing = if request.migratable { Sharing::Migratable } else { Sharing::Alone };
-        let publication = wire::given_publication("publication_id", &request.publication_id)?;
-        let terms = Terms { accept_restored: request.accept_restored, publication };
+        let publication = wire::given("publication_id", &request.publication_id)?;
+        let v1::AttachVolumeRequest { accept_restored, for_file_system, .. } = request;
+        if for_file_system && sharing == Sharing::Migratable {
+            let problem = "a file system is on one node alone: leave migratable out";
+            return Err(FieldError::new("for_file_system", problem).into());
+        }
+        let terms = Terms { accept_restored, publication, for_file_system };
         let attached = self.node.attach(volume(request.volume)?, sharing, terms).await;
         let slot = attached.map_err(failed)?;
         Ok(Response::new(convert::attachment(&slot.view())))
@@ -197,6 +209,30 @@ impl FsCore for AdminService {
         let volume = volume(request.into_inner().volume)?;
         self.node.checkpoint(&volume).await.map_err(failed)?;
         Ok(Response::new(v1::CheckpointVolumeResponse {}))
+    }
+
+    async fn get_content(
+        &self,
+        request: Request<v1::GetContentRequest>,
+    ) -> Answer<v1::GetContentResponse> {
+        let volume = volume(request.into_inner().volume)?;
+        let state = self.node.content(&volume).await.map_err(failed)?;
+        Ok(Response::new(v1::GetContentResponse { state: v1::ContentState::from(state).into() }))
+    }
+
+    async fn begin_format(
+        &self,
+        request: Request<v1::FormatRequest>,
+    ) -> Answer<v1::FormatResponse> {
+        let (volume, token) = format_of(request)?;
+        self.node.begin_format(&volume, token).await.map_err(failed)?;
+        Ok(Response::new(v1::FormatResponse {}))
+    }
+
+    async fn end_format(&self, request: Request<v1::FormatRequest>) -> Answer<v1::FormatResponse> {
+        let (volume, token) = format_of(request)?;
+        self.node.end_format(&volume, token).await.map_err(failed)?;
+        Ok(Response::new(v1::FormatResponse {}))
     }
 
     async fn drain(&self, request: Request<v1::DrainRequest>) -> Answer<v1::DrainResponse> {

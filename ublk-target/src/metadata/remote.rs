@@ -11,17 +11,17 @@ use lunar_metadata_client::{
 };
 use lunar_proto::domain::{
     Activate, AddPeer, Attach, Attachment, AttachmentSummary, BeginFenceLun, CommitMap,
-    ConfirmRegistration, Detach, DetachMode, EndFenceLun, FENCE_LIST_MAX, FenceAttempt, FenceOrder,
-    FenceProof, IntendRegistrations, Join, Joined, JudgeKeys, LayerPage, LayerSealed, LeavePeers,
-    MemberFailed, MemberPaused, MemberReady, NodeNews, NodeState, Ownership, OwnershipWish, Pool,
-    PoolReservation, PruneLayer, PrunedParts, READ_LAYER_MAX, RELEASE_EXTENTS_MAX,
-    RELEASE_RUNS_MAX, ReadLayer, ReleaseExtents, ReleaseOwnership, Renewed, RequestOwnership,
-    ReserveExtents, ResumeAttachment, RetireJournal, SealLayer, Selector, SetProgress, Volume,
-    Vote, WatchNode, WatermarkLevel,
+    ConfirmRegistration, ContentOf, ContentState, Detach, DetachMode, EndFenceLun, FENCE_LIST_MAX,
+    FenceAttempt, FenceOrder, FenceProof, FormatContent, IntendRegistrations, Join, Joined,
+    JudgeKeys, LayerPage, LayerSealed, LeavePeers, MemberFailed, MemberPaused, MemberReady,
+    NodeNews, NodeState, Ownership, OwnershipWish, Pool, PoolReservation, PruneLayer, PrunedParts,
+    READ_LAYER_MAX, RELEASE_EXTENTS_MAX, RELEASE_RUNS_MAX, ReadLayer, ReleaseExtents,
+    ReleaseOwnership, Renewed, RequestOwnership, ReserveExtents, ResumeAttachment, RetireJournal,
+    SealLayer, Selector, SetProgress, Volume, Vote, WatchNode, WatermarkLevel,
 };
 use lunar_types::{
-    BootId, Epoch, ExtentRun, Freed, LayerId, LogicalExtent, LunId, Name, NodeIncarnation,
-    NodeSession, PoolId, SessionNumber, SnapshotSetId, VolumeId,
+    BootId, Epoch, ExtentRun, FormatToken, Freed, LayerId, LogicalExtent, LunId, Name,
+    NodeIncarnation, NodeSession, PoolId, SessionNumber, SnapshotSetId, VolumeId,
 };
 
 use super::{
@@ -58,6 +58,11 @@ impl Remote {
         let policy = Policy { total: CALL_LIMIT, ..Policy::default() };
         let client = MetadataClient::over(&[endpoint], policy, tls)?;
         Ok(Self { client, session: Arc::default() })
+    }
+
+    fn content_of(&self, grant: Grant) -> Result<ContentOf, MetadataError> {
+        let Grant { volume, epoch, node } = grant;
+        Ok(ContentOf { volume, epoch, caller: self.caller(node)? })
     }
 
     /// This process, speaking for an incarnation.
@@ -206,7 +211,7 @@ impl Metadata for Remote {
     ) -> Reply<'_, Attachment> {
         Box::pin(async move {
             let caller = self.caller(node)?;
-            let Terms { accept_restored, publication } = terms;
+            let Terms { accept_restored, publication, for_file_system } = terms;
             let request = Attach {
                 request: fresh_request_id(),
                 volume,
@@ -214,6 +219,7 @@ impl Metadata for Remote {
                 understands_layers: true,
                 accept_restored,
                 publication,
+                for_file_system,
             };
             Ok(self.client.attach(&request).await?)
         })
@@ -245,7 +251,7 @@ impl Metadata for Remote {
         Box::pin(async move {
             let caller = self.caller(node)?;
             let understands_layers = true;
-            let Terms { accept_restored, publication } = terms;
+            let Terms { accept_restored, publication, .. } = terms;
             let request =
                 AddPeer { volume, caller, understands_layers, accept_restored, publication };
             Ok(self.client.add_peer(&request).await?)
@@ -280,6 +286,30 @@ impl Metadata for Remote {
             let request = LeavePeers { volume, caller: self.caller(node)? };
             Ok(self.client.leave_peers(request).await?)
         })
+    }
+
+    fn content(&self, grant: Grant) -> Reply<'_, ContentState> {
+        Box::pin(async move { Ok(self.client.content(self.content_of(grant)?).await?) })
+    }
+
+    fn begin_format(&self, grant: Grant, token: FormatToken) -> Reply<'_, ()> {
+        Box::pin(async move {
+            let request = FormatContent { of: self.content_of(grant)?, token };
+            Ok(self.client.begin_format(request).await.map(|_| ())?)
+        })
+    }
+
+    fn end_format(&self, grant: Grant, token: FormatToken) -> Reply<'_, ()> {
+        Box::pin(async move {
+            let request = FormatContent { of: self.content_of(grant)?, token };
+            Ok(self.client.end_format(request).await.map(|_| ())?)
+        })
+    }
+
+    fn use_content(&self, grant: Grant) -> Reply<'_, ()> {
+        Box::pin(
+            async move { Ok(self.client.use_content(self.content_of(grant)?).await.map(|_| ())?) },
+        )
     }
 
     fn retire_journal(&self, grant: Grant, stale: Epoch) -> Reply<'_, ()> {

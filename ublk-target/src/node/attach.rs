@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use lunar_proto::domain::{Attachment, DetachMode, Selector};
 use lunar_proto::error::ErrorReason;
-use lunar_types::{Epoch, PublicationId, VolumeId};
+use lunar_types::{Epoch, VolumeId};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -104,7 +104,7 @@ impl Node {
         let granting = self.granting.lock().await;
         if let Some(slot) = self.slot(volume) {
             drop(granting);
-            return served_already(slot, Sharing::Alone, terms.publication).await;
+            return self.served_already(slot, Sharing::Alone, terms).await;
         }
         let granted = self.grant(volume, member, terms).await;
         if let Err(NodeError::Metadata { source, .. }) = &granted
@@ -114,7 +114,7 @@ impl Node {
             self.strays.expect(Instant::now());
         }
         let attachment = granted?;
-        let record = self.new_record(&attachment, terms.publication);
+        let record = self.new_record(&attachment, terms);
         let record = record.inspect_err(|_| self.strays.expect(Instant::now()))?;
         let slot = Slot::new(&record, Stage::Vacant);
         let stage = Arc::clone(&slot.gate).lock_owned().await;
@@ -122,6 +122,41 @@ impl Node {
         drop(granting);
         let brought = self.bring_up(&slot, record, &attachment, member).await;
         self.attached(slot, stage, brought)
+    }
+
+    /// A volume that is here already, as what it is asked for.
+    pub(super) async fn served_already(
+        &self,
+        slot: Arc<Slot>,
+        sharing: Sharing,
+        terms: Terms,
+    ) -> Result<Arc<Slot>, NodeError> {
+        let mut stage = Arc::clone(&slot.gate).lock_owned().await;
+        let volume = slot.name.clone();
+        let problem = slot.view().problem.unwrap_or_else(|| "try again".to_owned());
+        match &mut *stage {
+            Stage::Serving(Serving { record, .. }) | Stage::Waiting(Waiting { record, .. })
+                if record.sharing != sharing =>
+            {
+                Err(NodeError::OtherSharing { volume })
+            }
+            // A person who attaches what is here already is told so, whoever has attached it.
+            Stage::Serving(Serving { record, .. }) | Stage::Waiting(Waiting { record, .. })
+                if terms.publication.is_some() && record.publication != terms.publication =>
+            {
+                Err(NodeError::OtherPublication { volume })
+            }
+            Stage::Serving(serving) => {
+                if !terms.for_file_system {
+                    self.use_content(&slot, serving).await?;
+                }
+                Ok(Arc::clone(&slot))
+            }
+            Stage::Waiting(_) => Ok(Arc::clone(&slot)),
+            Stage::Stopped(_) => Err(NodeError::HalfDetached { volume, problem }),
+            Stage::Lost(_) => Err(NodeError::NotRecovered { volume, problem }),
+            Stage::Vacant => Err(NodeError::NotAttachedHere { volume }),
+        }
     }
 
     /// What an attachment has come to, for its slot.
@@ -168,11 +203,7 @@ impl Node {
         }
     }
 
-    fn new_record(
-        &self,
-        attachment: &Attachment,
-        publication: Option<PublicationId>,
-    ) -> Result<Record, NodeError> {
+    fn new_record(&self, attachment: &Attachment, terms: Terms) -> Result<Record, NodeError> {
         let record = Record {
             volume: attachment.volume.id,
             name: attachment.volume.name.to_string(),
@@ -182,7 +213,8 @@ impl Node {
             token: rand::random(),
             phase: Phase::Starting,
             sharing: Sharing::Alone,
-            publication,
+            publication: terms.publication,
+            for_file_system: terms.for_file_system,
         };
         self.state.save_record(&record)?;
         Ok(record)
@@ -406,34 +438,6 @@ pub(super) fn given_back(grant: Grant, answer: Result<(), MetadataError>) -> Giv
             warn!(volume = %grant.volume, %error, "the grant is given back later");
             GivenBack::Pending
         }
-    }
-}
-
-/// A volume that is here already, as what it is asked for.
-pub(super) async fn served_already(
-    slot: Arc<Slot>,
-    sharing: Sharing,
-    publication: Option<PublicationId>,
-) -> Result<Arc<Slot>, NodeError> {
-    let stage = Arc::clone(&slot.gate).lock_owned().await;
-    let volume = slot.name.clone();
-    let problem = slot.view().problem.unwrap_or_else(|| "try again".to_owned());
-    match &*stage {
-        Stage::Serving(Serving { record, .. }) | Stage::Waiting(Waiting { record, .. })
-            if record.sharing != sharing =>
-        {
-            Err(NodeError::OtherSharing { volume })
-        }
-        // A person who attaches what is here already is told so, whoever has attached it.
-        Stage::Serving(Serving { record, .. }) | Stage::Waiting(Waiting { record, .. })
-            if publication.is_some() && record.publication != publication =>
-        {
-            Err(NodeError::OtherPublication { volume })
-        }
-        Stage::Serving(_) | Stage::Waiting(_) => Ok(Arc::clone(&slot)),
-        Stage::Stopped(_) => Err(NodeError::HalfDetached { volume, problem }),
-        Stage::Lost(_) => Err(NodeError::NotRecovered { volume, problem }),
-        Stage::Vacant => Err(NodeError::NotAttachedHere { volume }),
     }
 }
 

@@ -19,6 +19,7 @@
 //! - a change that was begun is finished or undone, whether or not its caller still waits.
 
 pub mod attach;
+mod contents;
 mod cuts;
 pub mod detach;
 pub mod error;

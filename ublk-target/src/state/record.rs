@@ -68,6 +68,8 @@ pub struct Record {
     pub sharing: Sharing,
     /// By whose leave it was attached; none: by hand.
     pub publication: Option<PublicationId>,
+    /// It was attached for a file system alone: it may be unused so far.
+    pub for_file_system: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -85,6 +87,8 @@ struct RecordFile {
     sharing: Sharing,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     publication_id: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    for_file_system: bool,
 }
 
 impl From<&Record> for RecordFile {
@@ -100,6 +104,7 @@ impl From<&Record> for RecordFile {
             phase: record.phase,
             sharing: record.sharing,
             publication_id: record.publication.map(|id| id.to_string()),
+            for_file_system: record.for_file_system,
         }
     }
 }
@@ -121,6 +126,7 @@ impl TryFrom<RecordFile> for Record {
             phase: file.phase,
             sharing: file.sharing,
             publication: file.publication_id.as_deref().map(parsed).transpose()?,
+            for_file_system: file.for_file_system,
         })
     }
 }
@@ -187,6 +193,7 @@ pub(super) mod tests {
             phase,
             sharing: Sharing::Alone,
             publication: Some(PublicationId::from_u128(9)),
+            for_file_system: volume == 2,
         }
     }
 

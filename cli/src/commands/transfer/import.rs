@@ -129,7 +129,7 @@ impl Import<'_> {
     async fn snapshot_of(&self, volume: &Volume, name: String) -> Result<Snapshot, CliError> {
         let cut_as = NewCut::Snapshot(name_of(&name));
         let members = vec![NewMember { volume: Selector::Id(volume.id), cut: cut_as }];
-        let set = cut(&self.here.service, members, Fsfreeze::Never, true).await?;
+        let set = cut(&self.here.service, members, Fsfreeze::Never, true, None).await?;
         set.snapshots.into_iter().next().ok_or_else(|| {
             let message = format!("{}: set {} was cut, and has no snapshot", self.step, set.id);
             CliError::new(Exit::Failed, "MALFORMED_ANSWER", message)
@@ -193,7 +193,7 @@ impl Import<'_> {
         if unverified {
             let cut_as = NewCut::Clone(name.clone());
             let members = vec![NewMember { volume: Selector::Id(volume.id), cut: cut_as }];
-            cut(service, members, Fsfreeze::Never, true).await?;
+            cut(service, members, Fsfreeze::Never, true, None).await?;
             return Ok((None, facts));
         }
         let marker = format!("{}{}", marker_prefix(of.snapshot), some_characters());

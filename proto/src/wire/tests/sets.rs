@@ -29,6 +29,7 @@ fn create() -> CreateSnapshots {
         created_unix_seconds: 7,
         fsfreeze: Fsfreeze::Always,
         over_watermark: false,
+        group: Some("weekly".parse().expect("a name")),
     }
 }
 

@@ -47,6 +47,7 @@ pub(crate) fn record() -> Record {
         phase: Phase::Starting,
         sharing: Sharing::Alone,
         publication: None,
+        for_file_system: false,
     }
 }
 

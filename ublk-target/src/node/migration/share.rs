@@ -41,12 +41,7 @@ impl Node {
         let granting = self.granting.lock().await;
         if let Some(slot) = self.slot(volume) {
             drop(granting);
-            return super::super::attach::served_already(
-                slot,
-                Sharing::Migratable,
-                terms.publication,
-            )
-            .await;
+            return self.served_already(slot, Sharing::Migratable, terms).await;
         }
         let added = self.metadata.add_peer(volume.clone(), member.node, terms);
         let added = watched(&volume.to_string(), "share", added).await;
@@ -65,6 +60,7 @@ impl Node {
             phase: Phase::Starting,
             sharing: Sharing::Migratable,
             publication: terms.publication,
+            for_file_system: false,
         };
         self.state.save_record(&record)?;
         let slot = Slot::new(&record, Stage::Vacant);
@@ -222,6 +218,7 @@ impl Node {
             phase: Phase::Leaving,
             sharing: Sharing::Migratable,
             publication: None,
+            for_file_system: false,
         };
         self.leave_as_peer(&stray).await;
     }

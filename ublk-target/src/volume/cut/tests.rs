@@ -82,6 +82,7 @@ async fn case() -> Case {
         phase: Phase::Live,
         sharing: crate::state::record::Sharing::Alone,
         publication: None,
+        for_file_system: false,
     };
     let freezer = Freezer::new(Arc::clone(&world.loader.state), record);
     world.metadata.expect_ready([Ok(progress(SetState::Pausing))]);

@@ -101,6 +101,8 @@ pub(crate) fn attachment(epoch: u64, journal_at: u64) -> Attachment {
         peers: Vec::new(),
         moves: 0,
         publications: Vec::new(),
+        content: lunar_proto::domain::ContentState::Used,
+        origin: None,
     };
     Attachment {
         volume,

@@ -1,14 +1,18 @@
-//! The restored flag in the records of volumes and snapshots, and records of before there was one.
+//! The records of volumes and snapshots as earlier versions wrote them.
+//!
+//! - What was there before the flag of restored ones was not restored.
+//! - What was there before the content was kept may have any: it is used, and nobody formats it.
 
+use super::contents::Content;
 use super::encoding::{DecodeError, Field};
 use super::records::{SnapshotRecord, VolumeRecord};
 
-/// A volume of version 2 was not restored.
+/// Version 2 ends before the restored flag, version 3 before the content.
 pub(super) fn earlier_volume(
     version: u8,
     input: &mut &[u8],
 ) -> Option<Result<VolumeRecord, DecodeError>> {
-    (version == 2).then(|| {
+    matches!(version, 2 | 3).then(|| {
         Ok(VolumeRecord {
             name: Field::take(input)?,
             pool: Field::take(input)?,
@@ -19,17 +23,19 @@ pub(super) fn earlier_volume(
             state: Field::take(input)?,
             structure: Field::take(input)?,
             set: Field::take(input)?,
-            restored: false,
+            restored: if version == 2 { false } else { Field::take(input)? },
+            content: Content::Used,
+            origin: None,
         })
     })
 }
 
-/// A snapshot of version 1 was not restored.
+/// Version 1 ends before the restored flag, version 2 before the content.
 pub(super) fn earlier_snapshot(
     version: u8,
     input: &mut &[u8],
 ) -> Option<Result<SnapshotRecord, DecodeError>> {
-    (version == 1).then(|| {
+    matches!(version, 1 | 2).then(|| {
         Ok(SnapshotRecord {
             name: Field::take(input)?,
             volume: Field::take(input)?,
@@ -40,7 +46,9 @@ pub(super) fn earlier_snapshot(
             set: Field::take(input)?,
             created_unix_seconds: Field::take(input)?,
             state: Field::take(input)?,
-            restored: false,
+            restored: if version == 1 { false } else { Field::take(input)? },
+            content: Content::Used,
+            group: None,
         })
     })
 }
@@ -76,6 +84,8 @@ mod tests {
             structure: StructureNumber::new(2),
             set: None,
             restored: false,
+            content: Content::Used,
+            origin: None,
         }
     }
 
@@ -91,25 +101,31 @@ mod tests {
             created_unix_seconds: 5,
             state: SnapshotState::Ready,
             restored: false,
+            content: Content::Used,
+            group: None,
         }
     }
 
-    /// A record of the version before is read; one byte more or a later version is not.
-    fn check<R: Record + PartialEq + std::fmt::Debug>(record: &R) {
-        let mut bytes = record.encode();
-        assert_eq!(bytes[0], R::VERSION);
-        assert_eq!(bytes.pop(), Some(0), "the flag is the last field");
-        bytes[0] = R::VERSION - 1;
-        assert_eq!(R::decode(&bytes).as_ref(), Ok(record));
-        bytes.push(0);
-        assert!(matches!(R::decode(&bytes), Err(DecodeError::Trailing { count: 1, .. })));
-        bytes[0] = R::VERSION + 1;
-        assert!(matches!(R::decode(&bytes), Err(DecodeError::Version { .. })));
+    /// A record of an earlier version is what the fields that it has say; one byte more is none,
+    /// and neither is a later version.
+    fn check<R: Record + PartialEq + std::fmt::Debug>(record: &R, missing: &[usize]) {
+        let now = record.encode();
+        assert_eq!(now[0], R::VERSION);
+        for (back, missing) in (1..).zip(missing) {
+            let mut bytes = now[..now.len() - missing].to_vec();
+            bytes[0] = R::VERSION - back;
+            assert_eq!(R::decode(&bytes).as_ref(), Ok(record));
+            bytes.push(0);
+            assert!(matches!(R::decode(&bytes), Err(DecodeError::Trailing { count: 1, .. })));
+            bytes[0] = R::VERSION + 1;
+            assert!(matches!(R::decode(&bytes), Err(DecodeError::Version { .. })));
+        }
     }
 
     #[test]
-    fn records_of_before_were_not_restored() {
-        check(&volume());
-        check(&snapshot());
+    fn records_of_before_were_not_restored_and_are_used() {
+        // The content and no origin, or no group; then the flag.
+        check(&volume(), &[2, 3]);
+        check(&snapshot(), &[17, 18]);
     }
 }
