@@ -17,11 +17,15 @@ export LUNAR_REQUIRE_LAB := 1
 # would build the dependencies again with other features.
 tests_in = $(basename $(notdir $(wildcard $(1)/*.rs))) \
   $(notdir $(patsubst %/main.rs,%,$(wildcard $(1)/*/main.rs)))
+PACKAGING_TESTS := $(sort $(call tests_in,dev-env/packaging/tests))
 LAB_TESTS := $(sort $(call tests_in,e2e/tests) $(call tests_in,dev-env/lab/tests))
 SIM_TESTS := $(sort $(call tests_in,sim/tests))
 UNIT_TESTS := $(sort $(filter-out tree $(LAB_TESTS) $(SIM_TESTS),$(call tests_in,*/tests)))
 
-TEST_STAGES := bootstrap toolchain fmt clippy doc compile tidy unit simulator lab
+# Lab tests that mostly wait, for leases and fences to run out: they run beside the others.
+WAITING_TESTS := arrays fence_faults migration publications takeover
+
+TEST_STAGES := bootstrap toolchain fmt clippy doc compile tidy unit simulator packaging lab
 LONG_STAGES := bootstrap toolchain unit-long simulator-long lab-long
 
 .PHONY: help
@@ -63,6 +67,28 @@ fence-soak: stage-toolchain ## Lose nodes in the lab, CYCLES (20) times in each 
 	@$(CARGO) build --release --workspace --bins
 	@$(TARGET_DIR)/release/fence-soak --cycles $(or $(CYCLES),20)
 
+.PHONY: csi-sanity
+csi-sanity: stage-toolchain ## Run the conformance suite of CSI against the driver in the lab; needs Go
+	@LUNAR_REQUIRE_GO=1 scripts/csi-sanity.sh $(TARGET_DIR)/tools
+	@$(CARGO) build --release --workspace --bins --tests
+	@LUNAR_REQUIRE_GO=1 $(CARGO) test --release --workspace --test csi_sanity -- --nocapture
+
+.PHONY: images
+images: build ## Build the images of the programs with Docker or, with DOCKER=podman, another
+	@dev-env/docker/images.sh $(TARGET_DIR)/release
+
+.PHONY: kind-up
+kind-up: images ## Make a cluster of three nodes in kind, with Lunar on two files
+	@PATH="$(abspath $(TARGET_DIR))/release:$$PATH" dev-env/kind/up.sh
+
+.PHONY: kind-demo
+kind-demo: ## Write to a volume of each kind in that cluster; ends with "demo: ok"
+	@PATH="$(abspath $(TARGET_DIR))/release:$$PATH" dev-env/kind/demo.sh
+
+.PHONY: kind-down
+kind-down: ## Take that cluster away, claims first
+	@dev-env/kind/down.sh
+
 .PHONY: doc
 doc: stage-toolchain ## Build the API documentation
 	@$(CARGO) doc --release --workspace --no-deps --document-private-items
@@ -94,7 +120,7 @@ stage-clippy:
 stage-doc:
 	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --no-deps
 
-.PHONY: stage-compile stage-tidy stage-unit stage-simulator stage-lab
+.PHONY: stage-compile stage-tidy stage-unit stage-simulator stage-packaging stage-lab
 stage-compile:
 	@$(CARGO) build --release --workspace --bins --tests
 
@@ -109,8 +135,19 @@ stage-unit:
 stage-simulator:
 	@$(CARGO) test --release --workspace --no-fail-fast $(SIM_TESTS:%=--test %)
 
+# The chart, the manifests and the images; Helm is built with the Go that is here.
+stage-packaging:
+	@$(CARGO) test --release --workspace --no-fail-fast $(PACKAGING_TESTS:%=--test %)
+
+# Two lanes: what a test of the one waits for leaves the processors to the other.
+lab_tests = $(CARGO) test --release --workspace --no-fail-fast $(1:%=--test %) -- --test-threads=1
 stage-lab: stage-compile
-	@$(CARGO) test --release --workspace --no-fail-fast $(LAB_TESTS:%=--test %) -- --test-threads=1
+	@scripts/csi-sanity.sh $(TARGET_DIR)/tools
+	@mkdir -p $(LOGS); \
+	  $(call lab_tests,$(filter $(WAITING_TESTS),$(LAB_TESTS))) >$(LOGS)/lab-waiting.out 2>&1 & \
+	  waiting=$$!; failed=0; \
+	  $(call lab_tests,$(filter-out $(WAITING_TESTS),$(LAB_TESTS))) || failed=1; \
+	  wait $$waiting || failed=1; cat $(LOGS)/lab-waiting.out; exit $$failed
 
 .PHONY: stage-unit-long stage-simulator-long stage-lab-long
 stage-unit-long:

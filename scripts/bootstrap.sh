@@ -5,6 +5,7 @@ set -euo pipefail
 
 # To build: a C toolchain, libclang for the bindings of libublk, OpenSSL.
 # For the lab: QEMU, and what makes its root image. qemu-img also checks exported images.
+# For the tests of the CSI driver: xfsprogs; of the scripts for Kubernetes: shellcheck.
 packages=(
     ca-certificates
     clang
@@ -19,7 +20,9 @@ packages=(
     pkg-config
     qemu-system-x86
     qemu-utils
+    shellcheck
     util-linux
+    xfsprogs
 )
 
 say() { printf 'bootstrap: %s\n' "$*" >&2; }

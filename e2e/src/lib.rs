@@ -10,12 +10,14 @@
 //! - [`load`]: a load that can be repeated, and what a device may show of it;
 //! - [`recorder`]: that load as a program on a machine;
 //! - [`log_writes`]: what a power cut could have left of a recorded device at any moment;
+//! - [`csi`]: the CSI driver on a machine;
 //! - [`main_job`]: the main job, step by step; both the demo and a test.
 //!
 //! Deliberately absent: anything that knows the inside of the product. It is used through its
 //! programs only.
 
 pub mod cluster;
+pub mod csi;
 pub mod load;
 pub mod log_writes;
 pub mod lost_node;

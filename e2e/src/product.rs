@@ -124,7 +124,11 @@ impl<'m> Product<'m> {
     }
 }
 
-fn until_ready(what: &str, daemon: &dyn Background, line: &str) -> Result<(), MachineError> {
+pub(crate) fn until_ready(
+    what: &str,
+    daemon: &dyn Background,
+    line: &str,
+) -> Result<(), MachineError> {
     let answers = || Ok(daemon.log().contains(line));
     wait_until(&format!("{what} answers"), LIMIT, answers).map_err(|error| with_log(error, daemon))
 }
@@ -133,7 +137,7 @@ fn with_log(error: MachineError, daemon: &dyn Background) -> MachineError {
     MachineError::Unexpected(format!("{error}; its log:\n{}", daemon.log()))
 }
 
-fn end(daemon: Option<Box<dyn Background>>, signal: Signal) -> Result<(), MachineError> {
+pub(crate) fn end(daemon: Option<Box<dyn Background>>, signal: Signal) -> Result<(), MachineError> {
     let Some(mut daemon) = daemon else { return Ok(()) };
     daemon.signal(signal)?;
     daemon.wait(LIMIT).map_err(|error| with_log(error, daemon.as_ref()))

@@ -20,7 +20,7 @@ struct Direction {
 const UBLK: &str = "libublk";
 const RPC: [&str; 3] = ["tonic", "prost", "tokio"];
 
-const DIRECTIONS: [Direction; 14] = [
+const DIRECTIONS: [Direction; 15] = [
     Direction {
         name: "types",
         may_use: &[],
@@ -73,12 +73,13 @@ const DIRECTIONS: [Direction; 14] = [
         denied: &[UBLK, "io-uring"],
     },
     Direction { name: "lab", may_use: &[], denied: &[UBLK] },
-    Direction { name: "e2e", may_use: &["types", "lab"], denied: &[UBLK] },
+    Direction { name: "packaging", may_use: &[], denied: &[UBLK] },
+    Direction { name: "e2e", may_use: &["types", "proto", "lab"], denied: &[UBLK] },
     Direction { name: "tidy", may_use: &[], denied: &[UBLK] },
 ];
 
 /// The crates that test others, which no crate may use, not even in its tests.
-const TESTS_ONLY: [&str; 3] = ["sim", "e2e", "tidy"];
+const TESTS_ONLY: [&str; 4] = ["sim", "e2e", "tidy", "packaging"];
 
 /// Dependencies of the workspace's crates that the table does not allow.
 #[must_use]
