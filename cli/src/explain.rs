@@ -3,6 +3,8 @@
 //! - Nothing is asked here and nothing is decided: every line follows from what the services said.
 //! - Each wait names what would end it.
 
+pub mod claim;
+
 use lunar_proto::domain::{Fence, FenceLunState, Node, NodeState, Pool, PoolFencing, Volume};
 use serde::Serialize;
 
@@ -20,6 +22,14 @@ pub struct Explanation {
 impl Explanation {
     fn fact(&mut self, name: &'static str, value: impl Into<String>) {
         self.facts.push((name, value.into()));
+    }
+
+    /// What is known of another object goes with this one.
+    pub fn append(&mut self, other: Self) {
+        let Self { facts, waits_for, would_help } = other;
+        self.facts.extend(facts);
+        self.waits_for.extend(waits_for);
+        self.would_help.extend(would_help);
     }
 
     fn waits(&mut self, what: impl Into<String>, help: impl Into<String>) {

@@ -23,6 +23,7 @@ pub mod error;
 pub mod explain;
 pub mod export;
 pub mod file_system;
+pub mod kubernetes;
 pub mod output;
 pub mod pki;
 pub mod progress;

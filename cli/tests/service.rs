@@ -2,6 +2,7 @@
 //! for fs-core that offers labelled LUNs.
 
 mod backups;
+mod claims;
 mod double;
 mod grow;
 mod snapshots;

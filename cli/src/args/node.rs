@@ -80,6 +80,16 @@ pub enum ExplainCommand {
         /// The volume, by name or id.
         volume: VolumeArg,
     },
+    /// What Kubernetes says of a claim, and the same of the volume that it is bound to.
+    ///
+    /// Asks Kubernetes through kubectl, with the rights that it has here.
+    Pvc {
+        /// Name of the PersistentVolumeClaim.
+        claim: String,
+        /// Its namespace; otherwise that of kubectl's context.
+        #[arg(long, short = 'n', value_name = "NAMESPACE")]
+        namespace: Option<String>,
+    },
     /// Where a node is in its life, what keeps it from the next step, and what would help.
     Node {
         /// Name of the node.

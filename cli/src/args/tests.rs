@@ -49,6 +49,8 @@ fn every_command_of_the_manual_is_understood() {
         "lunar snapshot create --group v=s --group w=t",
         "lunar snapshot create --group v=s w=t --as g",
         "lunar snapshot groups",
+        "lunar explain pvc db",
+        "lunar explain pvc db -n shop",
         "lunar snapshot delete-group g",
         "lunar snapshot list",
         "lunar snapshot list --volume v -o json",
