@@ -80,6 +80,9 @@ pub struct NodeArgs {
     /// Admin socket of fs-core on this node.
     #[arg(long, env = "LUNAR_SOCKET", value_name = "PATH", default_value = SOCKET_DEFAULT)]
     pub socket: PathBuf,
+    /// How often mounted file systems give free space back to the pool, in seconds; 0: never.
+    #[arg(long, env = "LUNAR_TRIM_SECONDS", value_name = "SECONDS", default_value_t = 86_400)]
+    pub trim_seconds: u64,
     /// The directory of kubelet: no path outside is touched.
     #[arg(
         long,

@@ -167,6 +167,20 @@ impl Daemon {
         Ok(found.map(|told| Attachment { told }))
     }
 
+    /// The volumes that are served here under a publication, with their devices.
+    pub async fn published(&self) -> Result<Vec<(VolumeId, Device)>, CsiError> {
+        let request = with_deadline(v1::ListLocalAttachmentsRequest {}, QUERY_DEADLINE);
+        let told = self.client.clone().list_local_attachments(request).await;
+        let all = open("list what is attached", told)?.attachments.into_iter();
+        let served = all.filter_map(|told| {
+            let volume = told.volume_id.parse().ok()?;
+            let attachment = Attachment { told };
+            let served = attachment.served(volume).ok().filter(|_| attachment.is_published())?;
+            Some((volume, served.device))
+        });
+        Ok(served.collect())
+    }
+
     /// What the content of an attached volume may be.
     pub async fn content(&self, volume: VolumeId) -> Result<Content, CsiError> {
         let message = v1::GetContentRequest { volume: by_id(volume) };

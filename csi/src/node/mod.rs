@@ -3,6 +3,7 @@
 //!
 //! - `service` checks calls and gives each a task with the keys of its volume; `stage`, `publish`,
 //!   `unstage` and `expand` are what those tasks do.
+//! - `trim` works by itself, with the same keys.
 //! - `worker` is another process: whatever touches a device, a path or a mount is done there.
 
 pub mod capability;
@@ -17,11 +18,13 @@ pub mod request;
 pub mod service;
 pub mod stage;
 pub mod text;
+pub mod trim;
 pub mod unstage;
 pub mod worker;
 pub mod workers;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use lunar_proto::csi::identity_server::IdentityServer;
 use lunar_proto::csi::node_server::NodeServer;
@@ -29,6 +32,7 @@ use tonic::service::Routes;
 
 use crate::args::NodeArgs;
 use crate::identity::IdentityService;
+use crate::keyed_lock::KeyedLock;
 use crate::server::serve;
 
 use self::daemon::Daemon;
@@ -49,7 +53,12 @@ pub async fn run(arguments: &NodeArgs) -> Result<(), Box<dyn std::error::Error>>
     let identity = IdentityServer::new(IdentityService::new(is_ready));
     let daemon = Daemon::at(&arguments.socket)?;
     let workers = Workers::new(arguments.kubelet_root.clone());
-    let node = NodeServer::new(NodeService::new(Node { daemon, workers }));
+    let (node, locks) = (Node { daemon, workers }, KeyedLock::default());
+    if arguments.trim_seconds > 0 {
+        let every = Duration::from_secs(arguments.trim_seconds);
+        tokio::spawn(trim::keep_trimming(node.clone(), locks.clone(), every));
+    }
+    let node = NodeServer::new(NodeService::new(node, locks));
     let services = Routes::new(identity).add_service(node);
     Ok(serve(&arguments.serve.endpoint, services).await?)
 }

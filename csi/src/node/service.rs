@@ -57,10 +57,10 @@ pub struct NodeService {
 }
 
 impl NodeService {
-    /// The service of a node.
+    /// The service of a node; whoever else works at its volumes has the same locks.
     #[must_use]
-    pub fn new(node: Node) -> Self {
-        Self { node, locks: KeyedLock::default() }
+    pub const fn new(node: Node, locks: KeyedLock) -> Self {
+        Self { node, locks }
     }
 
     /// Does the work of a call in a task that has these keys.

@@ -53,6 +53,11 @@ impl Loop {
         file.set_len(bytes).expect("its length");
     }
 
+    /// Bytes of the file that are there.
+    pub(crate) fn allocated(&self) -> u64 {
+        self.file.metadata().expect("the file").blocks() * 512
+    }
+
     pub(crate) fn write(&self, offset: u64, bytes: &[u8]) {
         let device = OpenOptions::new().write(true).open(&self.device).expect("the device");
         device.write_all_at(bytes, offset).expect("written");

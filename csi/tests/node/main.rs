@@ -16,5 +16,6 @@ mod loops;
 mod paths;
 mod sizes;
 mod stale;
+mod trim;
 mod worker;
 mod world;

@@ -141,6 +141,8 @@ pub(crate) struct World {
     /// As the driver and kubelet are told it: perhaps by a symlink.
     given: PathBuf,
     driver: Child,
+    /// How often the driver trims, from its next start on.
+    pub(crate) trim_seconds: u64,
     client: NodeClient<Channel>,
     // The last to go: the devices are files in it.
     pub(crate) folder: TempDir,
@@ -180,9 +182,9 @@ impl World {
         let given = folder.path().join(name);
         let fscore = FakeFsCore::default();
         fscore.serve(&folder.path().join("fs-core.sock"));
-        let driver = start(folder.path(), &given);
+        let driver = start(folder.path(), &given, 0);
         let client = connect(&folder.path().join("csi.sock")).await;
-        Self { fscore, root, given, driver, client, folder }
+        Self { fscore, root, given, driver, trim_seconds: 0, client, folder }
     }
 
     /// A blank volume that fs-core may attach, and the directories that kubelet makes for it.
@@ -313,13 +315,18 @@ impl World {
         while UnixStream::connect(&socket).await.is_ok() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        self.driver = start(self.folder.path(), &self.given);
+        self.driver = start(self.folder.path(), &self.given, self.trim_seconds);
         self.client = connect(&self.folder.path().join("csi.sock")).await;
     }
 
     pub(crate) fn kill(&mut self) {
         self.driver.kill().expect("killed");
         self.driver.wait().expect("ended");
+    }
+
+    /// What the driver has logged so far.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("driver.log")).expect("a log")
     }
 
     pub(crate) fn is_driver_alive(&mut self) -> bool {
@@ -344,7 +351,7 @@ impl Drop for World {
     }
 }
 
-fn start(folder: &Path, root: &Path) -> Child {
+fn start(folder: &Path, root: &Path, trim_seconds: u64) -> Child {
     let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("driver.log"));
     let path = std::env::var("PATH").unwrap_or_default();
     let started = Command::new(env!("CARGO_BIN_EXE_csi-driver"))
@@ -355,6 +362,7 @@ fn start(folder: &Path, root: &Path) -> Child {
         .arg(folder.join("fs-core.sock"))
         .arg("--kubelet-root")
         .arg(root)
+        .args(["--trim-seconds", &trim_seconds.to_string()])
         .env("PATH", format!("{}:{path}", folder.join("bin").display()))
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -29,6 +29,16 @@ pub enum Tool {
     /// Grows the xfs that is mounted there to its device. It takes a path; whatever xfs that
     /// comes to mean, growing it to its own device harms nobody.
     GrowXfs(String),
+    /// Gives back what the file system that is mounted there has free, of a part of it. It takes a
+    /// path; whatever file system that comes to mean, it gives back only what is free there.
+    Trim {
+        /// Where it is mounted.
+        at: String,
+        /// Where the part begins.
+        offset: u64,
+        /// How long it is.
+        length: u64,
+    },
     /// Lets nobody write to the device.
     SetReadOnly,
     /// Lets everybody write to it again.
@@ -47,6 +57,7 @@ impl Tool {
             Self::CheckExt4 => "e2fsck",
             Self::GrowExt4 => "resize2fs",
             Self::GrowXfs(_) => "xfs_growfs",
+            Self::Trim { .. } => "fstrim",
             Self::SetReadOnly | Self::SetWritable => "blockdev",
         }
     }
@@ -54,7 +65,11 @@ impl Tool {
     /// The Debian package that has it.
     const fn package(&self) -> &'static str {
         match self {
-            Self::Identify | Self::Wipe | Self::SetReadOnly | Self::SetWritable => "util-linux",
+            Self::Identify
+            | Self::Wipe
+            | Self::Trim { .. }
+            | Self::SetReadOnly
+            | Self::SetWritable => "util-linux",
             Self::Make(FileSystem::Ext4) | Self::CheckExt4 | Self::GrowExt4 => "e2fsprogs",
             Self::Make(FileSystem::Xfs) | Self::GrowXfs(_) => "xfsprogs",
         }
@@ -66,7 +81,15 @@ impl Tool {
         matches!(self, Self::Wipe | Self::Make(_) | Self::CheckExt4)
     }
 
-    fn arguments<'a>(&'a self, device: &'a str) -> Vec<&'a str> {
+    fn arguments(&self, device: &str) -> Vec<String> {
+        if let Self::Trim { at, offset, length } = self {
+            let (offset, length) = (format!("--offset={offset}"), format!("--length={length}"));
+            return vec![offset, length, "--".to_owned(), at.clone()];
+        }
+        self.plain_arguments(device).into_iter().map(str::to_owned).collect()
+    }
+
+    fn plain_arguments<'a>(&'a self, device: &'a str) -> Vec<&'a str> {
         match self {
             // -p: past the cache of blkid, and with partition tables.
             Self::Identify => vec!["-p", "-o", "export", device],
@@ -77,6 +100,7 @@ impl Tool {
             Self::CheckExt4 => vec!["-p", device],
             Self::GrowExt4 => vec![device],
             Self::GrowXfs(at) => vec!["-d", at],
+            Self::Trim { at, .. } => vec![at],
             Self::SetReadOnly => vec!["--setro", device],
             Self::SetWritable => vec!["--setrw", device],
         }
@@ -150,7 +174,8 @@ mod tests {
         for tool in
             [Tool::Wipe, Tool::Make(FileSystem::Ext4), Tool::Make(FileSystem::Xfs), Tool::CheckExt4]
         {
-            assert_eq!(tool.arguments("/dev/x").last(), Some(&"/dev/x"), "{tool:?}");
+            let last = tool.arguments("/dev/x").pop();
+            assert_eq!(last.as_deref(), Some("/dev/x"), "{tool:?}");
             assert!(tool.is_change(), "{tool:?}");
         }
         assert!(!Tool::Identify.is_change());
