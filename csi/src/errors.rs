@@ -22,10 +22,9 @@ pub struct CsiError {
 
 /// Reasons of the metadata service and of fs-core whose code in CSI is not the one that they have
 /// there.
-const OTHER_CODES: [(&str, Code); 16] = [
+const OTHER_CODES: [(&str, Code); 15] = [
     // They pass by themselves.
     ("VOLUME_BUSY", Code::Aborted),
-    ("VOLUME_NOT_AT_REST", Code::Aborted),
     ("VOLUME_NOT_READY", Code::Aborted),
     ("SNAPSHOT_NOT_READY", Code::Aborted),
     ("SET_DECIDED", Code::Aborted),

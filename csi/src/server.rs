@@ -6,7 +6,7 @@
 //! - The socket can be opened by root alone.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -58,12 +58,18 @@ async fn listen(path: &Path) -> Result<UnixListener, ServeError> {
     Ok(listener)
 }
 
+/// Which file is at a path.
+fn socket_id(path: &Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
+}
+
 /// Serves until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// The socket cannot be made, or serving fails.
 pub async fn serve(path: &Path, services: Routes) -> Result<(), ServeError> {
     let listener = listen(path).await?;
+    let own = socket_id(path);
     let mut terminated = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
     let mut interrupted = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
     info!(socket = %path.display(), "serving");
@@ -88,8 +94,10 @@ pub async fn serve(path: &Path, services: Routes) -> Result<(), ServeError> {
         served = serving => served.map_err(ServeError::Serve)?,
         () = overdue => warn!("calls are still under way: they go on without an answer"),
     }
-    // Nobody answers there any more; that it cannot be removed harms nobody.
-    let _ = std::fs::remove_file(path);
+    // A successor may have its own there by now. That it cannot be removed harms nobody.
+    if own.is_some() && socket_id(path) == own {
+        let _ = std::fs::remove_file(path);
+    }
     Ok(())
 }
 

@@ -39,7 +39,7 @@ pub(super) async fn unpublish(
         service.node(&Selector::Name(node.clone())).await?;
     }
     let node = args.node.clone().map(Selector::Name);
-    let request = UnpublishVolume { volume: volume.clone(), node };
+    let request = UnpublishVolume { volume: volume.clone(), node, only: Vec::new() };
     let (begun, limit) = (Instant::now(), args.wait.unwrap_or(PATIENCE));
     let waiting = Waiting::on(&format!("waiting for the nodes of volume {volume}"));
     loop {

@@ -194,6 +194,14 @@ fn is_half_made(wanted: &Wanted, found: &Volume) -> bool {
         && wanted.range.is_within_limit(found.size)
 }
 
+/// A clone is there that was not grown: nobody may forget it, so the answer is not final.
+fn half_made(error: CsiError) -> CsiError {
+    match error.code {
+        tonic::Code::Aborted | tonic::Code::Unavailable => error,
+        _ => CsiError::unavailable(format!("the clone is cut, and not grown yet: {error}")),
+    }
+}
+
 /// The volume that has the name, if it is the one that was asked for.
 async fn same(
     call: &Call,
@@ -204,7 +212,7 @@ async fn same(
     let found = match is_half_made(wanted, &found) {
         true => {
             let size = wanted.range.choose(Some(found.size), pool.extent_size)?;
-            at_least(call, found, size).await?
+            at_least(call, found, size).await.map_err(half_made)?
         }
         false => found,
     };
@@ -252,7 +260,7 @@ async fn clone_of_volume(
     let found = find_volume(call, &Selector::Name(wanted.name.clone())).await?;
     match (found, ending) {
         (Some(found), Ending::Sealed) => {
-            let found = at_least(call, found, size).await?;
+            let found = at_least(call, found, size).await.map_err(half_made)?;
             same(call, wanted, pool, found).await
         }
         (Some(found), Ending::Aborted(_)) => same(call, wanted, pool, found).await,

@@ -9,11 +9,11 @@
 use std::collections::HashMap;
 
 use lunar_proto::csi;
-use lunar_proto::domain::{LeftPublication, PublishVolume, Selector, UnpublishVolume};
+use lunar_proto::domain::{LeftPublication, Publication, PublishVolume, Selector, UnpublishVolume};
 use lunar_types::{Name, NodeId, VolumeId};
 
 use super::call::Call;
-use super::ids::{id_of, require, shown, volume_id};
+use super::ids::{find_volume, id_of, require, shown, volume_id};
 use crate::capability::volume_use;
 use crate::errors::CsiError;
 
@@ -51,7 +51,7 @@ fn asked_back(asked: &csi::ControllerUnpublishVolumeRequest) -> Option<Unpublish
         "" => None,
         name => Some(Selector::Name(name.parse().ok()?)),
     };
-    Some(UnpublishVolume { volume, node })
+    Some(UnpublishVolume { volume, node, only: Vec::new() })
 }
 
 fn still_left(left: &[LeftPublication]) -> CsiError {
@@ -67,6 +67,15 @@ pub(super) async fn unpublish(
     require("volume_id", &asked.volume_id)?;
     let done = csi::ControllerUnpublishVolumeResponse {};
     let Some(request) = asked_back(&asked) else { return Ok(done) };
+    // What is published after this look is not meant, however late the request comes.
+    let Some(volume) = find_volume(&call, &request.volume).await? else { return Ok(done) };
+    let is_meant =
+        |it: &&Publication| asked.node_id.is_empty() || it.node_name.as_str() == asked.node_id;
+    let only: Vec<_> = volume.publications.iter().filter(is_meant).map(|it| it.id).collect();
+    if only.is_empty() {
+        return Ok(done);
+    }
+    let request = UnpublishVolume { only, ..request };
     let mut left: Option<Vec<LeftPublication>> = None;
     while let Some((service, wait)) = call.waiting() {
         let still = service.unpublish_volume(&request, wait).await?;

@@ -92,6 +92,12 @@ impl Attachment {
         self.told.state() == v1::AttachmentState::Poisoned
     }
 
+    /// Its detachment was begun and has not ended.
+    #[must_use]
+    pub fn is_detaching(&self) -> bool {
+        self.told.state() == v1::AttachmentState::Detaching
+    }
+
     /// What serves the volume.
     ///
     /// # Errors

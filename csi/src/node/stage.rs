@@ -47,6 +47,13 @@ pub struct Node {
     pub workers: Workers,
 }
 
+/// Whether a stage that has failed has left something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Undone {
+    All,
+    Left,
+}
+
 /// Whether somebody may forget a call that has ended so.
 fn is_final(error: &CsiError) -> bool {
     !matches!(error.code, Code::Unavailable | Code::Aborted)
@@ -67,12 +74,16 @@ impl Node {
         let served = self.attach(stage).await?;
         match self.prepare(stage, &served).await {
             Ok(()) => Ok(served),
-            Err(error) => {
-                if is_final(&error) {
-                    self.undo(&served).await;
+            // What is staged otherwise stays so, and that answer says it.
+            Err(error) if is_final(&error) && error.code != Code::AlreadyExists => {
+                match self.undo(&served).await {
+                    Undone::All => Err(error),
+                    Undone::Left => Err(CsiError::unavailable(format!(
+                        "{error}; it is still mounted or attached here, so ask again"
+                    ))),
                 }
-                Err(error)
             }
+            Err(error) => Err(error),
         }
     }
 
@@ -95,6 +106,7 @@ impl Node {
             is_migratable: stage.access.sharing == Sharing::Nodes,
             is_for_file_system: stage.access.form != Form::Block,
         };
+        self.end_detachment(volume).await?;
         let attachment = self.daemon.attach(volume, how).await?;
         let served = attachment.served(volume)?;
         if !attachment.is_poisoned() {
@@ -111,6 +123,34 @@ impl Node {
         info!(%volume, "attached anew after a failed flush");
         self.daemon.detach(volume).await?;
         self.daemon.attach(volume, how).await?.served(volume)
+    }
+
+    /// Ends what an unstage has begun: nobody else would, when kubelet has a new pod for the volume.
+    async fn end_detachment(&self, volume: VolumeId) -> Result<(), CsiError> {
+        let Some(there) = self.daemon.attachment(volume).await? else { return Ok(()) };
+        if !there.is_detaching() || !there.is_published() {
+            return Ok(());
+        }
+        info!(%volume, "a detachment that was begun is ended first");
+        match self.daemon.detach(volume).await {
+            Err(error) if error.code != Code::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses what is mounted without the driver's having finished a file system on it: it would
+    /// be formatted at another node.
+    async fn assert_used(&self, volume: VolumeId) -> Result<(), CsiError> {
+        match self.daemon.content(volume).await? {
+            Content::Used => Ok(()),
+            Content::Blank | Content::Formatting => {
+                let message = format!(
+                    "volume {volume} is mounted here, and no file system of the driver was \
+                     finished on it: unmount it, or say that it is used with 'lunar volume attach'"
+                );
+                Err(CsiError::precondition(message))
+            }
+        }
     }
 
     /// What is at a path, and what is mounted of a device.
@@ -143,7 +183,10 @@ impl Node {
         }
         match survey.uses.iter().find(|used| is_of(used, device)) {
             // What pods have mounted is neither checked nor formatted.
-            Some(used) => adopt(used, how, &used.mount.point)?,
+            Some(used) => {
+                self.assert_used(stage.volume).await?;
+                adopt(used, how, &used.mount.point)?;
+            }
             None => self.make_ready(stage, device, how).await?,
         }
         self.mount(stage, device, how).await
@@ -312,15 +355,23 @@ impl Node {
     }
 
     /// Detaches what a final answer leaves unstaged; what is in use stays.
-    async fn undo(&self, Served { volume, device }: &Served) {
+    async fn undo(&self, Served { volume, device }: &Served) -> Undone {
         match self.uses(device).await {
-            Ok(uses) if uses.is_empty() => {
-                if let Err(error) = self.daemon.detach(*volume).await {
+            Ok(uses) if uses.is_empty() => match self.daemon.detach(*volume).await {
+                Err(error) if error.code != Code::NotFound => {
                     warn!(%volume, %error, "attached for a stage that has failed, and stays so");
+                    Undone::Left
                 }
+                _ => Undone::All,
+            },
+            Ok(_) => {
+                info!(%volume, "still mounted: it stays attached");
+                Undone::Left
             }
-            Ok(_) => info!(%volume, "still mounted: it stays attached"),
-            Err(error) => warn!(%volume, %error, "nobody knows what is mounted: it stays attached"),
+            Err(error) => {
+                warn!(%volume, %error, "nobody knows what is mounted: it stays attached");
+                Undone::Left
+            }
         }
     }
 }

@@ -39,8 +39,10 @@ pub async fn keep_trimming(node: Node, locks: KeyedLock, every: Duration) {
         sleep(every).await;
         match node.daemon.published().await {
             Ok(volumes) => {
+                // Each by itself: a LUN that hangs keeps its own volume, and no other one.
                 for (volume, device) in volumes {
-                    trim(&node, &locks, volume, &device).await;
+                    let (node, locks) = (node.clone(), locks.clone());
+                    tokio::spawn(async move { trim(&node, &locks, volume, &device).await });
                 }
             }
             Err(error) => warn!("nothing is trimmed now: {error}"),

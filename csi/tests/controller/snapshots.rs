@@ -147,11 +147,11 @@ async fn a_volume_whose_node_is_lost_is_not_cut_until_its_journal_is_replayed() 
     let (node, next) = (Node::join(&world, "a").await, Node::join(&world, "b").await);
     node.attach(&volume, None).await.expect("granted");
     node.lose().await;
-    assert_eq!(code(driver.cut(&volume, "snap").await), Code::Aborted);
-    assert_eq!(code(driver.cut_group("g", &[&volume]).await), Code::Aborted);
+    assert_eq!(code(driver.cut(&volume, "snap").await), Code::FailedPrecondition);
+    assert_eq!(code(driver.cut_group("g", &[&volume]).await), Code::FailedPrecondition);
     let volume_content_source = of_volume(&volume);
     let request = csi::CreateVolumeRequest { volume_content_source, ..new_volume("c") };
-    assert_eq!(code(driver.create(request).await), Code::Aborted);
+    assert_eq!(code(driver.create(request).await), Code::FailedPrecondition);
     assert!(world.all_snapshots().await.is_empty());
     let held = next.attach(&volume, None).await.expect("taken over");
     next.retire(&held).await;

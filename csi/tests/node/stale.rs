@@ -111,7 +111,10 @@ async fn a_dead_file_system_is_mounted_anew_for_the_next_pod_once_the_last_has_l
         drop(file);
         shut_down(&claim);
         let second = claim.at_target(&world.pod(&claim.id, "pod-2"));
-        assert_eq!(code(world.publish(&second, &wanted).await), Code::FailedPrecondition);
+        let refused = world.publish(&second, &wanted).await.expect_err("a pod still has it");
+        // It is mounted, so nobody may forget it.
+        assert_eq!(refused.code(), Code::Unavailable);
+        assert!(refused.message().contains("delete the pods"), "{refused}");
         assert!(world.is_attached(&claim), "a pod still has it");
         world.unpublish(&claim).await.expect("unpublished");
         world.publish(&second, &wanted).await.expect("mounted anew");

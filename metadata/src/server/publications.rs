@@ -32,7 +32,15 @@ impl<S: MetaStore> Publications for Handlers<S> {
         let wait = wait(request.get_ref().wait_ms)?;
         let request = UnpublishVolume::try_from(request.into_inner())?;
         let volume = request.volume.clone();
-        let ask = move |service: &Service<S>| block_on(service.unpublish_volume(&request));
+        let first = request.clone();
+        let left = self.call(move |service| block_on(service.unpublish_volume(&first))).await?;
+        // What is published while this one waits is not meant.
+        let only = left.iter().map(|left| left.publication.id).collect();
+        let request = UnpublishVolume { only, ..request };
+        let ask = move |service: &Service<S>| match request.only.is_empty() {
+            true => Ok(Vec::new()),
+            false => block_on(service.unpublish_volume(&request)),
+        };
         let is_done = |left: &Vec<LeftPublication>| left.is_empty();
         let left = self.ask_until(wait, ask, is_done).await?;
         match left.first() {

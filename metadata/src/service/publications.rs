@@ -238,7 +238,8 @@ async fn unpublish<T: Txn>(
         },
     };
     for (key, row) in rows_of(txn, volume).await? {
-        if only.is_some_and(|only| only != key.node) {
+        let is_meant = request.only.is_empty() || request.only.contains(&row.id);
+        if !is_meant || only.is_some_and(|only| only != key.node) {
             continue;
         }
         let node = key.node;

@@ -44,7 +44,7 @@ impl Case {
 
     fn unpublish_of(&self, node: Option<usize>) -> Vec<LeftPublication> {
         let node = node.map(|node| Selector::Name(name(NAMES[node])));
-        let request = UnpublishVolume { volume: Selector::Id(self.volume), node };
+        let request = UnpublishVolume { volume: Selector::Id(self.volume), node, only: vec![] };
         block_on(self.world.service.unpublish_volume(&request)).expect("asked")
     }
 
@@ -99,6 +99,12 @@ impl Case {
             recalls: vec![],
         };
         block_on(self.world.service.watch_node(&watch)).expect("news").recalls
+    }
+
+    fn unpublish_only(&self, publication: PublicationId) -> Vec<LeftPublication> {
+        let volume = Selector::Id(self.volume);
+        let request = UnpublishVolume { volume, node: None, only: vec![publication] };
+        block_on(self.world.service.unpublish_volume(&request)).expect("asked")
     }
 
     /// A node is gone, and that is proven.
@@ -271,7 +277,7 @@ fn what_is_not_there_is_unpublished_and_not_published() {
     for (volume, node) in
         [(VolumeId::from_u128(99), None), (case.volume, nowhere), (case.volume, None)]
     {
-        let request = UnpublishVolume { volume: Selector::Id(volume), node };
+        let request = UnpublishVolume { volume: Selector::Id(volume), node, only: vec![] };
         let left = block_on(case.world.service.unpublish_volume(&request)).expect("asked");
         assert_eq!(left, []);
     }
@@ -398,6 +404,21 @@ impl Model {
         }
         Ok(())
     }
+}
+
+#[test]
+fn a_late_request_takes_back_only_what_it_means() {
+    let case = Case::new();
+    let old = case.published(0, Single);
+    assert!(case.unpublish_only(old).is_empty());
+    let new = case.published(0, Single);
+    case.attach(0, Some(new)).expect("granted");
+    // It was on its way since before: the pod that has the volume now does not notice.
+    assert!(case.unpublish_only(old).is_empty());
+    assert!(!case.shown()[0].recalled);
+    assert!(case.recalls_told_to(0).is_empty());
+    assert_eq!(case.unpublish_only(new).len(), 1);
+    assert!(case.shown()[0].recalled);
 }
 
 proptest! {

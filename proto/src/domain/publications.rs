@@ -63,6 +63,8 @@ pub struct UnpublishVolume {
     pub volume: Selector<VolumeId>,
     /// Of this node, or of every one.
     pub node: Option<Selector<NodeId>>,
+    /// Only these; none: whatever is there.
+    pub only: Vec<PublicationId>,
 }
 
 /// A publication that is recalled, and still there.

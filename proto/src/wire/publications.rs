@@ -109,14 +109,22 @@ impl TryFrom<v1::UnpublishVolumeRequest> for UnpublishVolume {
 
     fn try_from(wire: v1::UnpublishVolumeRequest) -> Checked<Self> {
         let node = wire.node.map(|node| selector("node", Some(node))).transpose()?;
-        Ok(Self { volume: selector("volume", wire.volume)?, node })
+        let ids = wire.publication_ids.iter().enumerate();
+        let only = ids.map(|(index, id)| parsed(&format!("publication_ids[{index}]"), id));
+        let only = only.collect::<Result<_, _>>()?;
+        Ok(Self { volume: selector("volume", wire.volume)?, node, only })
     }
 }
 
 impl From<UnpublishVolume> for v1::UnpublishVolumeRequest {
     /// Without a wait.
     fn from(request: UnpublishVolume) -> Self {
-        Self { volume: Some(request.volume.into()), node: request.node.map(Into::into), wait_ms: 0 }
+        Self {
+            volume: Some(request.volume.into()),
+            node: request.node.map(Into::into),
+            wait_ms: 0,
+            publication_ids: request.only.iter().map(ToString::to_string).collect(),
+        }
     }
 }
 

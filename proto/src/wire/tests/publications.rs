@@ -41,6 +41,7 @@ fn publications_survive_the_wire() {
         survives::<_, v1::UnpublishVolumeRequest>(UnpublishVolume {
             volume: Selector::Id(VOLUME),
             node,
+            only: vec![PUBLICATION],
         });
     }
 }
