@@ -24,6 +24,8 @@ tools=$(cd "$tools" && pwd)
 say "installing $version with $(go version)"
 # Static: it runs in the lab's machine.
 module=github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity
-CGO_ENABLED=0 GOBIN=$tools go install "$module@$version"
+install() { CGO_ENABLED=0 GOBIN=$tools go install "$module@$version"; }
+# A mirror that does not answer at once is no reason to leave it out.
+install || { sleep 5; install; } || { sleep 30; install; }
 mv "$tools/csi-sanity" "$tools/csi-sanity-$version"
 ln -sf "csi-sanity-$version" "$tools/csi-sanity"
