@@ -125,7 +125,7 @@ impl Node {
         self.daemon.attach(volume, how).await?.served(volume)
     }
 
-    /// Ends what an unstage has begun: nobody else would, when kubelet has a new pod for the volume.
+    /// Ends what an unstage has begun: nobody else would, when kubelet has a new pod for it.
     async fn end_detachment(&self, volume: VolumeId) -> Result<(), CsiError> {
         let Some(there) = self.daemon.attachment(volume).await? else { return Ok(()) };
         if !there.is_detaching() || !there.is_published() {
