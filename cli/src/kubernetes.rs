@@ -43,14 +43,14 @@ fn items(list: &Value) -> impl Iterator<Item = &Value> {
 async fn kubectl(what: &str, arguments: &[&str]) -> Result<Value, CliError> {
     let output = Command::new("kubectl").args(arguments).args(["-o", "json"]).output().await;
     let output = output.map_err(|error| {
-        let (exit, advice) = match error.kind() {
+        let advice = match error.kind() {
             io::ErrorKind::NotFound => {
-                (Exit::Failed, "install kubectl, or ask for the volume: 'lunar explain volume'")
+                "install kubectl, or ask for the volume: 'lunar explain volume'"
             }
-            _ => (Exit::Failed, "see that kubectl can be run"),
+            _ => "see that kubectl can be run",
         };
         let message = format!("cannot look up {what}: kubectl cannot be started: {error}");
-        CliError::new(exit, "KUBECTL_NOT_STARTED", message).advise(advice)
+        CliError::new(Exit::Failed, "KUBECTL_NOT_STARTED", message).advise(advice)
     })?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);

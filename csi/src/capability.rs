@@ -5,8 +5,6 @@
 //! by name, never served as something that it is not.
 
 use std::collections::BTreeSet;
-use std::fmt;
-use std::str::FromStr;
 
 use lunar_proto::csi::VolumeCapability;
 use lunar_proto::csi::volume_capability::AccessType;
@@ -14,47 +12,12 @@ use lunar_proto::csi::volume_capability::access_mode::Mode;
 use lunar_proto::domain::PublicationMode;
 
 use crate::errors::CsiError;
+use crate::file_system::FileSystem;
 
 /// The most bytes of all mount flags together, by the specification.
 const MOUNT_FLAGS_BYTES_MAX: usize = 4096;
 /// The most capabilities that are looked at; each combination that is served is named in fewer.
 const CAPABILITIES_MAX: usize = 64;
-
-/// A file system that the driver makes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
-pub enum FsType {
-    /// The default.
-    #[default]
-    Ext4,
-    /// With `nouuid`.
-    Xfs,
-}
-
-/// A file system that the driver does not make.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("file system {0:?} is not served: ask for ext4 or xfs")]
-pub struct FsTypeError(String);
-
-impl FromStr for FsType {
-    type Err = FsTypeError;
-
-    fn from_str(text: &str) -> Result<Self, FsTypeError> {
-        match text {
-            "ext4" => Ok(Self::Ext4),
-            "xfs" => Ok(Self::Xfs),
-            other => Err(FsTypeError(other.chars().take(64).collect())),
-        }
-    }
-}
-
-impl fmt::Display for FsType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Ext4 => "ext4",
-            Self::Xfs => "xfs",
-        })
-    }
-}
 
 /// How a pod sees a volume.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -62,7 +25,7 @@ pub enum Access {
     /// As a device.
     Block,
     /// As a directory of this file system.
-    Mount(FsType),
+    Mount(FileSystem),
 }
 
 /// What a volume is to be used for, as the driver serves it.
@@ -97,11 +60,7 @@ fn access_of(capability: &VolumeCapability) -> Result<Access, CsiError> {
     if let Some(flag) = mount.mount_flags.iter().find(odd) {
         return Err(CsiError::invalid(format!("volume capability: {flag:?} is no mount flag")));
     }
-    let fs_type = match mount.fs_type.as_str() {
-        "" => FsType::default(),
-        text => text.parse().map_err(CsiError::invalid)?,
-    };
-    Ok(Access::Mount(fs_type))
+    FileSystem::asked(&mount.fs_type).map(Access::Mount).map_err(CsiError::invalid)
 }
 
 /// What one capability asks for.
@@ -212,8 +171,8 @@ mod tests {
         let access = |fs_type: &str| {
             volume_use(&capability(mount(fs_type), Mode::SingleNodeWriter)).map(|it| it.access)
         };
-        assert_eq!(access(""), Ok(Access::Mount(FsType::Ext4)));
-        assert_eq!(access("xfs"), Ok(Access::Mount(FsType::Xfs)));
+        assert_eq!(access(""), Ok(Access::Mount(FileSystem::Ext4)));
+        assert_eq!(access("xfs"), Ok(Access::Mount(FileSystem::Xfs)));
         for other in ["btrfs", "EXT4", "ext4 ", "ext3"] {
             assert!(access(other).is_err(), "{other}");
         }

@@ -1,7 +1,10 @@
-//! Names of CSI as names of ours.
+//! Names and ids of CSI as those of ours.
 //!
 //! A name of CSI is any text of 1 to 128 bytes without control characters; the sidecars of
 //! Kubernetes give `pvc-…` and `snapshot-…`, which are names of ours already.
+
+use std::fmt::Display;
+use std::str::FromStr;
 
 use lunar_types::Name;
 use uuid::Uuid;
@@ -44,6 +47,19 @@ pub fn name_of(text: &str) -> Result<Name, CsiNameError> {
         let id = Uuid::new_v5(&NAMESPACE, text.as_bytes());
         format!("csi-{id}").parse().expect("letters, digits and dashes")
     }))
+}
+
+/// A text of a caller, in a message: as much of it as the longest name has.
+#[must_use]
+pub fn shown(text: &str) -> String {
+    text.chars().take(BYTES_MAX).collect()
+}
+
+/// The id that a text is; nothing if it names nothing. One object has one text: that in which the
+/// driver has told it.
+#[must_use]
+pub fn id_of<I: FromStr + Display>(text: &str) -> Option<I> {
+    text.parse::<I>().ok().filter(|id| id.to_string() == text)
 }
 
 /// The name of a snapshot that a group cuts of a volume.

@@ -8,8 +8,10 @@ use std::collections::HashMap;
 use lunar_proto::domain::Selector;
 use lunar_types::{LogicalBlockSize, PoolId};
 
-use crate::capability::{Access, FsType, VolumeUse};
+use crate::capability::{Access, VolumeUse};
 use crate::errors::CsiError;
+use crate::file_system::FileSystem;
+use crate::naming::shown;
 
 /// What the sidecars put before their own.
 const OF_SIDECARS: &str = "csi.storage.k8s.io/";
@@ -31,11 +33,7 @@ pub struct VolumeParameters {
     /// What its device advertises, if that was said.
     pub block_size: Option<LogicalBlockSize>,
     /// Its file system, if that was said.
-    pub fs_type: Option<FsType>,
-}
-
-fn shown(text: &str) -> String {
-    text.chars().take(128).collect()
+    pub fs_type: Option<FileSystem>,
 }
 
 /// The first parameter that nobody obeys, in the order of names.
@@ -171,7 +169,7 @@ mod tests {
         let all = VolumeParameters::new(&all).expect("known");
         assert_eq!(all.pool, Selector::Name("tank".parse().expect("a name")));
         assert_eq!(all.block_size, Some(LogicalBlockSize::B512));
-        assert_eq!(all.fs_type, Some(FsType::Xfs));
+        assert_eq!(all.fs_type, Some(FileSystem::Xfs));
         for (name, value) in [
             ("Pool", "tank"),
             ("iops", "100"),

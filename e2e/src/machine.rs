@@ -90,6 +90,14 @@ pub trait Background {
     fn log(&self) -> String;
 }
 
+/// Fails with this text unless something holds.
+///
+/// # Errors
+/// It does not.
+pub fn require(holds: bool, text: impl FnOnce() -> String) -> Result<(), MachineError> {
+    if holds { Ok(()) } else { Err(MachineError::Unexpected(text())) }
+}
+
 /// Where commands run.
 pub trait Machine {
     /// Runs a shell script (bash, stopping at the first error).

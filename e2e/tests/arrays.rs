@@ -6,7 +6,7 @@ mod support;
 use std::time::Duration;
 
 use lunar_e2e::cluster::{Cluster, ClusterSpec};
-use lunar_e2e::machine::{Machine, MachineError};
+use lunar_e2e::machine::{Machine, MachineError, require};
 use lunar_e2e::recorder::{BLOCKS, Recorder};
 use lunar_e2e::session::wait_until;
 use lunar_e2e::takeover::make_pool_of;
@@ -34,10 +34,6 @@ fn run(cluster: &Cluster) -> Result<(), MachineError> {
     one_path_is_lost_and_io_goes_on(cluster, Network::Storage)?;
     one_path_is_lost_and_io_goes_on(cluster, Network::StorageB)?;
     a_node_with_one_path_of_two_does_not_use_the_lun(cluster)
-}
-
-fn require(holds: bool, text: impl FnOnce() -> String) -> Result<(), MachineError> {
-    if holds { Ok(()) } else { Err(MachineError::Unexpected(text())) }
 }
 
 /// Runs a command of the operator that has to be refused; gives what it said.

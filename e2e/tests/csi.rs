@@ -7,7 +7,7 @@ mod support;
 use std::time::Duration;
 
 use lunar_e2e::csi::{Drivers, KUBELET, prepare};
-use lunar_e2e::machine::MachineError;
+use lunar_e2e::machine::{MachineError, require};
 use lunar_e2e::product::Product;
 use lunar_e2e::session::Session;
 use lunar_lab::{Lab, LunSpec};
@@ -20,10 +20,6 @@ const LIMIT: Duration = Duration::from_secs(120);
 const TIMED_BYTES: u64 = 10 * GIB;
 const CLAIMS: [(&str, &str); 3] =
     [("pvc-ext4", "ext4"), ("pvc-xfs", "xfs"), ("pvc-block", "block")];
-
-fn require(holds: bool, text: impl FnOnce() -> String) -> Result<(), MachineError> {
-    if holds { Ok(()) } else { Err(MachineError::Unexpected(text())) }
-}
 
 /// A walk of the fake kubelet; gives what it told.
 fn kubelet(session: &Session<'_>, arguments: &str) -> Result<Value, MachineError> {

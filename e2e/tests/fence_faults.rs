@@ -6,7 +6,7 @@ mod support;
 use std::time::Duration;
 
 use lunar_e2e::cluster::{Cluster, ClusterSpec};
-use lunar_e2e::machine::MachineError;
+use lunar_e2e::machine::{MachineError, require};
 use lunar_e2e::recorder::{BLOCKS, Recorder};
 use lunar_e2e::session::wait_until;
 use lunar_e2e::takeover::{Fault, Meanwhile, Plan, make_pool_of, take_over};
@@ -38,10 +38,6 @@ fn fences_end_whatever_dies_meanwhile_and_bad_luns_are_named() {
 
 fn unexpected(text: String) -> MachineError {
     MachineError::Unexpected(text)
-}
-
-fn require(holds: bool, text: impl FnOnce() -> String) -> Result<(), MachineError> {
-    if holds { Ok(()) } else { Err(unexpected(text())) }
 }
 
 fn lost(

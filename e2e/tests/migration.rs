@@ -7,7 +7,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use lunar_e2e::cluster::{Cluster, ClusterSpec};
-use lunar_e2e::machine::MachineError;
+use lunar_e2e::machine::{MachineError, require};
 use lunar_e2e::session::wait_until;
 use lunar_e2e::takeover::make_pool;
 use lunar_lab::{Job, Outcome, Signal};
@@ -47,10 +47,6 @@ fn run(cluster: &mut Cluster) -> Result<(), MachineError> {
 
 fn unexpected(text: String) -> MachineError {
     MachineError::Unexpected(text)
-}
-
-fn require(holds: bool, text: impl FnOnce() -> String) -> Result<(), MachineError> {
-    if holds { Ok(()) } else { Err(unexpected(text())) }
 }
 
 fn text_of(object: &Value, key: &str) -> String {

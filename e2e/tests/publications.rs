@@ -6,7 +6,7 @@ mod support;
 use std::time::Duration;
 
 use lunar_e2e::cluster::{Attached, Cluster, ClusterSpec};
-use lunar_e2e::machine::{Machine, MachineError};
+use lunar_e2e::machine::{Machine, MachineError, require};
 use lunar_e2e::recorder::{BLOCKS, HeirRounds, Recorder, Rounds};
 use lunar_e2e::takeover::{judge, make_pool};
 use support::{programs, say};
@@ -28,10 +28,6 @@ fn leave_to_attach_is_given_and_taken_back() {
         .and_then(|()| a_node_that_lives_gives_it_back(&mut cluster))
         .and_then(|()| a_node_that_is_lost_is_fenced_first(&mut cluster));
     done.map_err(|error| cluster.with_logs(error)).unwrap_or_else(|error| panic!("{error}"));
-}
-
-fn require(holds: bool, text: impl FnOnce() -> String) -> Result<(), MachineError> {
-    if holds { Ok(()) } else { Err(MachineError::Unexpected(text())) }
 }
 
 fn name_of(cluster: &Cluster, node: usize) -> String {

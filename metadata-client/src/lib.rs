@@ -33,6 +33,7 @@ mod transport;
 mod volumes;
 
 use std::future::Future;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use lunar_proto::domain::{Page, PageRequest};
 use lunar_types::RequestId;
@@ -48,6 +49,16 @@ pub use transport::{EndpointError, MetadataClient, Policy};
 #[must_use]
 pub fn fresh_request_id() -> RequestId {
     RequestId::from_u128(uuid::Uuid::new_v4().as_u128())
+}
+
+/// Seconds since 1970-01-01 UTC on this host's clock, for people: when a snapshot was asked for.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "what people are told of time is that of the host where they ask"
+)]
+#[must_use]
+pub fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Every item of a list, page by page.

@@ -3,9 +3,9 @@
 //! - Who waits has asked for a set under one request id and hears how it ends: Sealed or Aborted.
 //! - Who stops waiting takes nothing back; the error says how to look at what came of it.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use lunar_metadata_client::{MetadataClient, fresh_request_id};
+use lunar_metadata_client::{MetadataClient, fresh_request_id, unix_seconds};
 use lunar_proto::domain::{
     CreateSnapshots, Fsfreeze, NewCut, NewMember, SetAbort, SetState, SnapshotSet,
 };
@@ -40,14 +40,6 @@ pub(super) async fn cut(
             Err(error.advise(how_to_look(&request.members)))
         }
     }
-}
-
-#[allow(
-    clippy::disallowed_methods,
-    reason = "the time of a snapshot is that of the host where it was asked for, for people"
-)]
-pub(super) fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Ends when the person who waits presses Ctrl-C.

@@ -1,7 +1,8 @@
 //! `lunar doctor`.
 
+use lunar_metadata_client::unix_seconds;
+
 use super::Context;
-use super::cut::unix_seconds;
 use crate::doctor::checks::{self, DaemonFacts};
 use crate::doctor::{Diagnosis, Verdict, host};
 use crate::error::{CliError, Exit};

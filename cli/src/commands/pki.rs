@@ -6,10 +6,10 @@ use lunar_identity::CertFacts;
 use lunar_identity::certificate::{HostName, host_names, lifetime, serial_of};
 use lunar_identity::files::read_certificates;
 use lunar_identity::issue::{Authority, Order, cluster_of};
+use lunar_metadata_client::unix_seconds;
 use lunar_proto::domain::RevokeCertificate;
 
 use super::Context;
-use super::cut::unix_seconds;
 use crate::args::{InitArgs, IssueArgs, PkiCommand, RevokeArgs, RotateArgs};
 use crate::error::{CliError, Exit};
 use crate::pki::{AUTHORITY, Existing, PkiDir, PkiError};

@@ -8,7 +8,7 @@
 //! - a clone of a volume is cut first and grown then. One that was cut off in between is still of
 //!   its source's size and was never granted: it is grown by the next call.
 
-use lunar_metadata_client::{ErrorReason, fresh_request_id};
+use lunar_metadata_client::{ErrorReason, fresh_request_id, unix_seconds};
 use lunar_proto::csi;
 use lunar_proto::csi::volume_content_source::{SnapshotSource, Type, VolumeSource};
 use lunar_proto::domain::{
@@ -18,7 +18,7 @@ use lunar_proto::domain::{
 use lunar_types::{Epoch, LogicalBlockSize, Name, PoolId, SnapshotId, VolumeId, VolumeSize};
 
 use super::call::Call;
-use super::cut::{Ending, decided, not_cut, unix_seconds};
+use super::cut::{Ending, decided, not_cut};
 use super::grow::at_least;
 use super::ids::{find_volume, require, shown, snapshot_of, unless, volume_of};
 use super::view;

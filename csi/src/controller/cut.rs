@@ -3,22 +3,11 @@
 //! A set that is not decided in the time of the call goes on without it: the call is ABORTED, and
 //! the next one finds by name what came of it. One that was not cut has changed nothing.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use lunar_proto::domain::{SetAbort, SetState, SnapshotSet};
 use lunar_types::SnapshotSetId;
 
 use super::call::Call;
 use crate::errors::CsiError;
-
-/// The time that a snapshot is said to be of.
-#[allow(
-    clippy::disallowed_methods,
-    reason = "the time of a snapshot is that of the host where it was asked for, for people"
-)]
-pub(super) fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
 
 /// How a set ended.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use lunar_metadata_client::{ErrorReason, fresh_request_id};
+use lunar_metadata_client::{ErrorReason, fresh_request_id, unix_seconds};
 use lunar_proto::csi;
 use lunar_proto::domain::{
     CreateSnapshots, DeleteGroup, Fsfreeze, NewCut, NewMember, SET_MEMBERS_MAX, Selector,
@@ -16,7 +16,7 @@ use lunar_proto::domain::{
 use lunar_types::{Name, SnapshotGroupId, SnapshotId, VolumeId};
 
 use super::call::Call;
-use super::cut::{Ending, decided, decided_by_id, not_cut, unix_seconds};
+use super::cut::{Ending, decided, decided_by_id, not_cut};
 use super::ids::{find_snapshot, find_volume, id_of, require, shown, unless};
 use super::view;
 use crate::errors::CsiError;

@@ -3,28 +3,13 @@
 //! An id is the text that the driver has told: a UUID in small letters with its dashes. Any other
 //! text names nothing.
 
-use std::fmt::Display;
-use std::str::FromStr;
-
 use lunar_metadata_client::{ClientError, ErrorKind, ErrorReason};
 use lunar_proto::domain::{Selector, Snapshot, SnapshotState, Volume, VolumeState};
 use lunar_types::{SnapshotId, VolumeId};
 
 use super::call::Call;
 use crate::errors::CsiError;
-
-/// The most of a text that is shown.
-const SHOWN_MAX: usize = 128;
-
-/// The id that a text is; nothing if it names nothing.
-pub(super) fn id_of<I: FromStr + Display>(text: &str) -> Option<I> {
-    text.parse::<I>().ok().filter(|id| id.to_string() == text)
-}
-
-/// A text of a caller, in a message.
-pub(super) fn shown(text: &str) -> String {
-    text.chars().take(SHOWN_MAX).collect()
-}
+pub(super) use crate::naming::{id_of, shown};
 
 /// Refuses a field that is empty.
 pub(super) fn require(field: &str, text: &str) -> Result<(), CsiError> {

@@ -40,8 +40,6 @@ use crate::server::serve;
 
 use call::Controller;
 
-pub use publish::PUBLICATION_ID;
-
 /// How long the service may take to show that it is there.
 const PROBE: Duration = Duration::from_secs(2);
 

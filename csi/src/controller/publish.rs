@@ -16,9 +16,7 @@ use super::call::Call;
 use super::ids::{find_volume, id_of, require, shown, volume_id};
 use crate::capability::volume_use;
 use crate::errors::CsiError;
-
-/// The id of the publication, in what the node is given.
-pub const PUBLICATION_ID: &str = "publicationId";
+use crate::publication::PUBLICATION_KEY;
 
 /// Gives a node the leave to attach a volume.
 pub(super) async fn publish(
@@ -40,7 +38,7 @@ pub(super) async fn publish(
         reads_only: asked.readonly || asked_use.reads_only,
     };
     let publication = call.service().publish_volume(&publish).await?;
-    let publish_context = HashMap::from([(PUBLICATION_ID.to_owned(), publication.id.to_string())]);
+    let publish_context = HashMap::from([(PUBLICATION_KEY.to_owned(), publication.id.to_string())]);
     Ok(csi::ControllerPublishVolumeResponse { publish_context })
 }
 

@@ -6,7 +6,7 @@
 //! - One of a group is deleted with its group, and not alone: callers are told the group's id,
 //!   which says so by the specification.
 
-use lunar_metadata_client::{ErrorReason, fresh_request_id};
+use lunar_metadata_client::{ErrorReason, fresh_request_id, unix_seconds};
 use lunar_proto::csi;
 use lunar_proto::domain::{
     CreateSnapshots, DeleteSnapshot, Fsfreeze, NewCut, NewMember, Selector, Snapshot, SnapshotState,
@@ -14,7 +14,7 @@ use lunar_proto::domain::{
 use lunar_types::{Name, SnapshotId, VolumeId};
 
 use super::call::Call;
-use super::cut::{Ending, decided, decided_by_id, not_cut, unix_seconds};
+use super::cut::{Ending, decided, decided_by_id, not_cut};
 use super::ids::{find_snapshot, find_volume, id_of, require, shown, snapshot_of, unless};
 use super::view;
 use crate::errors::CsiError;

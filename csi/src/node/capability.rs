@@ -4,11 +4,10 @@ use lunar_proto::csi::VolumeCapability;
 use lunar_proto::csi::volume_capability::access_mode::Mode;
 use lunar_proto::csi::volume_capability::{AccessType, MountVolume};
 
-use super::file_system::FileSystem;
 use super::options::MountOptions;
-use super::text::quoted;
 use super::worker::mounts::{FsMount, Writing};
 use crate::errors::CsiError;
+use crate::file_system::FileSystem;
 
 /// Who may have it at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,10 +95,7 @@ fn sharing(mode: i32) -> Result<(Sharing, Writing), CsiError> {
 
 fn fs_mount(mount: &MountVolume, writing: Writing) -> Result<FsMount, CsiError> {
     let MountVolume { fs_type, mount_flags, volume_mount_group } = mount;
-    let kind = FileSystem::of(fs_type).ok_or_else(|| {
-        let fs_type = quoted(fs_type);
-        CsiError::invalid(format!("file system {fs_type} is not known: ext4 and xfs are"))
-    })?;
+    let kind = FileSystem::asked(fs_type).map_err(CsiError::invalid)?;
     if !volume_mount_group.is_empty() {
         let why = "leave fsGroup to kubelet (fsGroupPolicy File)";
         return Err(CsiError::invalid(format!("volume_mount_group is not done here: {why}")));

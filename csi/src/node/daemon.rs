@@ -163,24 +163,23 @@ impl Daemon {
         open(&format!("detach volume {volume}"), told).map(|_| ())
     }
 
-    /// A volume, if it is attached here.
-    pub async fn attachment(&self, volume: VolumeId) -> Result<Option<Attachment>, CsiError> {
+    async fn attachments(&self) -> Result<impl Iterator<Item = Attachment> + use<>, CsiError> {
         let request = with_deadline(v1::ListLocalAttachmentsRequest {}, QUERY_DEADLINE);
         let told = self.client.clone().list_local_attachments(request).await;
         let all = open("list what is attached", told)?.attachments;
+        Ok(all.into_iter().map(|told| Attachment { told }))
+    }
+
+    /// A volume, if it is attached here.
+    pub async fn attachment(&self, volume: VolumeId) -> Result<Option<Attachment>, CsiError> {
         let id = volume.to_string();
-        let found = all.into_iter().find(|told| told.volume_id == id);
-        Ok(found.map(|told| Attachment { told }))
+        Ok(self.attachments().await?.find(|attachment| attachment.told.volume_id == id))
     }
 
     /// The volumes that are served here under a publication, with their devices.
     pub async fn published(&self) -> Result<Vec<(VolumeId, Device)>, CsiError> {
-        let request = with_deadline(v1::ListLocalAttachmentsRequest {}, QUERY_DEADLINE);
-        let told = self.client.clone().list_local_attachments(request).await;
-        let all = open("list what is attached", told)?.attachments.into_iter();
-        let served = all.filter_map(|told| {
-            let volume = told.volume_id.parse().ok()?;
-            let attachment = Attachment { told };
+        let served = self.attachments().await?.filter_map(|attachment| {
+            let volume = attachment.told.volume_id.parse().ok()?;
             let served = attachment.served(volume).ok().filter(|_| attachment.is_published())?;
             Some((volume, served.device))
         });

@@ -7,7 +7,6 @@ use lunar_types::VolumeId;
 use tracing::info;
 
 use super::device::Device;
-use super::file_system::FileSystem;
 use super::stage::Node;
 use super::text::quoted;
 use super::worker::Work;
@@ -148,7 +147,7 @@ impl Node {
             let why = "it grows when it is mounted to be written to";
             CsiError::precondition(format!("volume {volume} is mounted read only here: {why}"))
         })?;
-        let kind = FileSystem::of(&used.mount.fs_type).ok_or_else(|| {
+        let kind = used.mount.fs_type.parse().map_err(|_| {
             let fs_type = quoted(&used.mount.fs_type);
             CsiError::internal(format!("volume {volume} is mounted as {fs_type}"))
         })?;

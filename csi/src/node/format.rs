@@ -6,11 +6,11 @@
 //! - What could not be read is an error before it comes here, never "nothing".
 
 use super::daemon::Content;
-use super::file_system::FileSystem;
 use super::text::said;
 use super::worker::mounts::Writing;
 use super::workers::Ended;
 use crate::errors::CsiError;
+use crate::file_system::FileSystem;
 
 /// What is on a device.
 #[derive(Clone, Debug, PartialEq, Eq)]

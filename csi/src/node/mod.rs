@@ -10,7 +10,6 @@ pub mod capability;
 pub mod daemon;
 pub mod device;
 pub mod expand;
-pub mod file_system;
 pub mod format;
 pub mod options;
 pub mod publish;

@@ -8,9 +8,8 @@ use lunar_types::{PublicationId, VolumeId};
 use super::text::quoted;
 use super::worker::paths::{PathError, beneath};
 use crate::errors::CsiError;
-
-/// The key in the publish context: the leave to attach, which ControllerPublishVolume has got.
-pub const PUBLICATION_KEY: &str = "publicationId";
+use crate::naming::id_of;
+use crate::publication::PUBLICATION_KEY;
 
 /// What Kubernetes adds to the volume context by itself.
 const OF_KUBERNETES: [&str; 2] = ["csi.storage.k8s.io/", "storage.kubernetes.io/"];
@@ -33,8 +32,7 @@ pub fn named(volume_id: &str) -> Result<Named, CsiError> {
         return Err(CsiError::invalid("volume_id is missing"));
     }
     // One volume has one text: another one would have another key.
-    let id = volume_id.parse().ok().filter(|id: &VolumeId| id.to_string() == volume_id);
-    Ok(id.map_or(Named::Nothing, Named::Volume))
+    Ok(id_of(volume_id).map_or(Named::Nothing, Named::Volume))
 }
 
 /// The volume of a call that needs one.

@@ -36,9 +36,7 @@ use super::worker::place::PodAccess;
 use super::worker::stats::{Stats, Usage};
 use crate::errors::CsiError;
 use crate::keyed_lock::KeyedLock;
-
-/// Which cluster of Lunar a node is of: a volume can be attached there alone.
-pub const CLUSTER_KEY: &str = "csi.lunar.storage/cluster";
+use crate::topology::CLUSTER_KEY;
 
 /// What the node part can.
 const CAPABILITIES: [RpcType; 5] = [

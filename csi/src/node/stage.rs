@@ -14,7 +14,6 @@ use uuid::Uuid;
 use super::capability::{Access, Form, Sharing};
 use super::daemon::{AttachAs, Content, Daemon};
 use super::device::{Device, Served};
-use super::file_system::FileSystem;
 use super::format::{self, Found, Step};
 use super::text::quoted;
 use super::worker::Work;
@@ -24,6 +23,7 @@ use super::worker::tools::Tool;
 use super::worker::unmount::{Also, Unmounted};
 use super::workers::Workers;
 use crate::errors::CsiError;
+use crate::file_system::FileSystem;
 
 /// A volume that is to be staged.
 #[derive(Clone, Debug)]

@@ -14,12 +14,12 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::device::Device;
-use super::file_system::FileSystem;
 use super::stage::Node;
 use super::worker::Work;
 use super::worker::survey::Mounted;
 use super::worker::tools::Tool;
 use crate::errors::CsiError;
+use crate::file_system::FileSystem;
 use crate::keyed_lock::KeyedLock;
 
 /// What is trimmed at a time: the device is busy with it for some seconds at the most.

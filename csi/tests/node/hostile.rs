@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::os::unix::fs::symlink;
 
-use lunar_csi::node::request::PUBLICATION_KEY;
+use lunar_csi::publication::PUBLICATION_KEY;
 use lunar_proto::csi::volume_capability::access_mode::Mode;
 use lunar_proto::csi::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
 use lunar_proto::csi::{

@@ -3,8 +3,8 @@
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 
+use lunar_csi::file_system::FileSystem;
 use lunar_csi::node::device::{Device, DeviceNumber};
-use lunar_csi::node::file_system::FileSystem;
 use lunar_csi::node::worker::failure::{Failure, Kind};
 use lunar_csi::node::worker::tools::Tool;
 use lunar_csi::node::worker::{FAILED, Order, Work};

@@ -8,8 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use lunar_csi::node::request::PUBLICATION_KEY;
 use lunar_csi::node::worker::mountinfo::{self, Mount};
+use lunar_csi::publication::PUBLICATION_KEY;
 use lunar_proto::csi::node_client::NodeClient;
 use lunar_proto::csi::volume_capability::access_mode::Mode;
 use lunar_proto::csi::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};

@@ -1,6 +1,6 @@
 //! Handlers of publications.
 
-use lunar_proto::domain::{LeftPublication, PublishVolume, UnpublishVolume};
+use lunar_proto::domain::{PublishVolume, UnpublishVolume};
 use lunar_proto::v1;
 use lunar_proto::v1::publications_server::Publications;
 use lunar_proto::wire::wait;
@@ -34,15 +34,16 @@ impl<S: MetaStore> Publications for Handlers<S> {
         let volume = request.volume.clone();
         let first = request.clone();
         let left = self.call(move |service| block_on(service.unpublish_volume(&first))).await?;
-        // What is published while this one waits is not meant.
-        let only = left.iter().map(|left| left.publication.id).collect();
-        let request = UnpublishVolume { only, ..request };
-        let ask = move |service: &Service<S>| match request.only.is_empty() {
-            true => Ok(Vec::new()),
-            false => block_on(service.unpublish_volume(&request)),
+        let left = match left.is_empty() || wait.is_zero() {
+            true => left,
+            false => {
+                // What is published while this one waits is not meant.
+                let only = left.iter().map(|left| left.publication.id).collect();
+                let request = UnpublishVolume { only, ..request };
+                let ask = move |service: &Service<S>| block_on(service.unpublish_volume(&request));
+                self.ask_until(wait, ask, Vec::is_empty).await?
+            }
         };
-        let is_done = |left: &Vec<LeftPublication>| left.is_empty();
-        let left = self.ask_until(wait, ask, is_done).await?;
         match left.first() {
             None => info!(%volume, "the volume is unpublished"),
             Some(left) => info!(%volume, why = %left.why, "a publication is recalled"),

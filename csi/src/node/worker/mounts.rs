@@ -23,8 +23,8 @@ use super::failure::{Failure, Kind};
 use super::mountinfo::{Mount, mount_id};
 use super::open_device::block_number;
 use super::paths::Spot;
+use crate::file_system::FileSystem;
 use crate::node::device::{Device, DeviceNumber};
-use crate::node::file_system::FileSystem;
 use crate::node::options::{FsOption, MountOptions};
 use crate::node::text::{quoted, said};
 

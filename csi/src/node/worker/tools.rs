@@ -8,7 +8,7 @@ use std::process::Command;
 use serde::{Deserialize, Serialize};
 
 use super::failure::{Failure, Kind};
-use crate::node::file_system::FileSystem;
+use crate::file_system::FileSystem;
 
 /// Where programs of root are, should PATH not say so.
 const MORE_PATH: &str = "/usr/sbin:/sbin:/usr/bin:/bin";

@@ -17,7 +17,7 @@ use super::open_device::block_number;
 use super::paths::Spot;
 use super::survey::mount_at;
 use super::users::users_of;
-use crate::node::file_system::FileSystem;
+use crate::file_system::FileSystem;
 use crate::node::text::quoted;
 
 /// More mounts on one path than anybody has made on purpose.
